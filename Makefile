@@ -1,0 +1,46 @@
+# One virtual environment, .venv, made and filled on demand. Every path is relative, and nothing runs through a
+# script of .venv/bin (their first lines break on a blank), so the checkout may lie in a directory named "like this".
+
+PYTHON ?= python3
+VENV := .venv/bin/python
+INPUTS := pyproject.toml constraints.txt Makefile
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint types check-full bench-readme clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
+
+demo: .venv/demo.stamp  ## train on noisy digits; a table and demo.png at the end
+	$(VENV) examples/digits_label_noise.py
+
+test: .venv/test.stamp  ## run the tests
+	$(VENV) -m pytest
+
+lint: .venv/test.stamp  ## check style and formatting
+	$(VENV) -m ruff check .
+	$(VENV) -m ruff format --check .
+
+types: .venv/test.stamp  ## check types
+	$(VENV) -m mypy
+
+check-full: .venv/test.stamp  ## compare 20,000 random problems with the dynamic program
+	$(VENV) -m tests.exactness --problems 20000
+
+bench-readme: .venv/bench.stamp  ## measure the speed table of the README
+	$(VENV) -m bench.speed
+
+clean:  ## remove .venv, caches and everything the programs wrote
+	rm -rf .venv build dist *.egg-info demo.png .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/pip.stamp: $(INPUTS)
+	$(PYTHON) -m venv .venv
+	$(VENV) -m pip install --quiet -c constraints.txt pip setuptools
+	@touch $@
+
+# .venv/demo.stamp, .venv/test.stamp, .venv/bench.stamp: the package, editable, with the extra of that name
+.venv/%.stamp: .venv/pip.stamp
+	$(VENV) -m pip install -c constraints.txt --no-build-isolation -e ".[$*]"
+	@touch $@

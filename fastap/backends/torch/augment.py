@@ -1,0 +1,100 @@
+"""Loss-augmented inference: the exact ``argmax F + s epsilon L`` for all rows of a batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastap.backends.torch import rowsearch
+from fastap.backends.torch.banded import solve_blocks
+from fastap.backends.torch.monotone import RankingSums, Segments, conflict_blocks, pool, select
+from fastap.backends.torch.terms import Terms
+
+_ULPS = 8 * torch.finfo(torch.float64).eps
+
+
+def augmented(terms: Terms, sign: int) -> Tensor:
+    """``a``, the number of negatives above each row in a loss-augmented ranking; ``sign`` is that of the update."""
+    if terms.count == 0:
+        return terms.rows.above
+    return _positive_update(terms) if sign > 0 else _negative_update(terms)
+
+
+def _positive_update(terms: Terms) -> Tensor:
+    """Concave terms: search the rows, then pool the blocks in conflict."""
+    a = rowsearch.concave_argmax(terms)
+    blocks = conflict_blocks(terms, a, a)
+    conflict = blocks.first < blocks.last
+    if bool(conflict.any()):
+        inside = select(blocks, conflict)
+        chosen = a[conflict]
+        a[conflict], _ = pool(terms[conflict], inside, inside.least(chosen), inside.greatest(chosen))
+    return a
+
+
+def _negative_update(terms: Terms) -> Tensor:
+    """Search the rows; pool the blocks in conflict as if their terms were concave; prove it, or solve them outright.
+
+    A block's solution may leave the range of its rows' own choices and meet its neighbours; such blocks are merged
+    and solved again. The sum of the optima of all blocks bounds the optimum from above, so a non-decreasing
+    concatenation attains it.
+    """
+    a, best = rowsearch.argmax(terms)
+    least = greatest = a
+    blocks = conflict_blocks(terms, least, greatest)
+    settled = blocks.first == blocks.last
+    while not bool(settled.all()):
+        open_ = ~settled
+        a = a.clone()
+        a[open_] = _solve(terms[open_], select(blocks, open_), least[open_], greatest[open_])
+        least, greatest = blocks.least(a), blocks.greatest(a)
+        merged = conflict_blocks(terms, least, greatest)
+        settled = merged.last - merged.first == blocks.last - blocks.first
+        blocks = merged
+    return a
+
+
+def _solve(terms: Terms, blocks: Segments, low: Tensor, high: Tensor) -> Tensor:
+    """The optimum of each block of rows in conflict; their own choices lie between ``low`` and ``high``."""
+    a, levels = pool(terms, blocks, blocks.least(low), blocks.greatest(high))
+    a = torch.minimum(a, terms.rows.at_or_above)  # never worse for any row, and still non-decreasing
+    priced = terms.priced(_prices(terms, a, levels))
+    favourite, bound = rowsearch.argmax(priced)
+    # Rounding of g is that of its largest part.
+    rounding = _ULPS * (priced.standard(a).abs() + (a * priced.rows.score).abs() + terms.task.abs())
+    shortfall = (bound - priced.term(a)).clamp_(min=0.0)
+    unproved = blocks.greatest(shortfall - rounding) > 0
+    if bool(unproved.any()):
+        rest, inside = priced[unproved], select(blocks, unproved)
+        # In an optimum no row falls short of its bound by more than the block as a whole does now.
+        total = RankingSums(rest)(shortfall[unproved])
+        slack = (total - (total - shortfall[unproved])[inside.first])[inside.last]
+        floor = bound[unproved] - slack - rounding[unproved]
+        left, right = rowsearch.band(rest, favourite[unproved], floor)
+        a[unproved] = solve_blocks(terms[unproved], inside, left, right)
+    return a
+
+
+def _prices(terms: Terms, a: Tensor, levels: Segments) -> Tensor:
+    """Lagrange prices: what each row must be paid for one more negative so that it would choose ``a`` by itself.
+
+    With multipliers ``l_i >= 0`` for ``a_i <= a_{i+1}``, the sum of the priced terms
+    ``g_i(a) + (l_{i-1} - l_i) a`` bounds the optimum of the block from above. ``l_i`` is as large as the marginals
+    of the rows above it in its level set allow, and those below it; for concave terms the bound is then attained.
+    """
+    # At the ends of the range there is no next marginal; any of the right sign will do.
+    inner = a >= 1
+    fall = terms.marginal(a.clamp(min=1))
+    fall = torch.where(inner, fall, fall.clamp(min=0.0))
+    inner = a < terms.rows.n_negative
+    rise = terms.marginal(torch.where(inner, a + 1, a))
+    rise = torch.where(inner, rise, rise.clamp(max=0.0))
+    sums = RankingSums(terms)
+    fallen, risen = sums(fall), sums(rise)
+    from_above = fallen - (fallen - fall)[levels.first]
+    from_below = risen - risen[levels.last]
+    multiplier = torch.minimum(from_above, from_below.neg_()).clamp_(min=0.0)
+    multiplier = torch.where(levels.last == torch.arange(terms.count, device=a.device), 0.0, multiplier)
+    price = -multiplier
+    price[1:] += multiplier[:-1]
+    return price

@@ -1,0 +1,101 @@
+"""From the best ``a`` of each row alone to the best non-decreasing ``a``: conflict blocks, and pooling inside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fastap.backends.torch.terms import Terms
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Consecutive rows grouped: for every row the first and the last row of its group."""
+
+    first: Tensor
+    last: Tensor
+
+    def least(self, values: Tensor) -> Tensor:
+        """For every row the least value of its segment."""
+        return torch.empty_like(values).scatter_reduce_(0, self.first, values, "amin", include_self=False)[self.first]
+
+    def greatest(self, values: Tensor) -> Tensor:
+        """For every row the greatest value of its segment."""
+        return torch.empty_like(values).scatter_reduce_(0, self.first, values, "amax", include_self=False)[self.first]
+
+
+def conflict_blocks(terms: Terms, least: Tensor, greatest: Tensor) -> Segments:
+    """Cut the rows wherever everything before stays at or below everything after; the finest such cut.
+
+    ``least`` and ``greatest`` are the range of ``a`` within a row's present block (equal for single rows). Rows of
+    different rankings never conflict.
+    """
+    # A ranking's rows come after the rows of the rankings before it: shift each ranking above the last.
+    shift = terms.rows.ranking * (terms.layout.items + 1)
+    highest_before = torch.cummax(greatest + shift, 0).values
+    lowest_after = torch.cummin((least + shift).flip(0), 0).values.flip(0)
+    starts = torch.ones_like(shift, dtype=torch.bool)
+    torch.le(highest_before[:-1], lowest_after[1:], out=starts[1:])
+    row = torch.arange(terms.count, device=starts.device)
+    first = torch.cummax(torch.where(starts, row, 0), 0).values
+    ends = torch.ones_like(starts)
+    ends[:-1] = starts[1:]
+    last = torch.cummin(torch.where(ends, row, terms.count).flip(0), 0).values.flip(0)
+    return Segments(first, last)
+
+
+def select(segments: Segments, which: Tensor) -> Segments:
+    """The segments of the marked rows, renumbered; whole segments are marked or none of their rows."""
+    rank = which.cumsum(0) - 1
+    return Segments(rank[segments.first[which]], rank[segments.last[which]])
+
+
+class RankingSums:
+    """Prefix sums over the rows of each ranking apart, so that no ranking's rounding depends on its neighbours."""
+
+    def __init__(self, terms: Terms) -> None:
+        ranking = terms.rows.ranking
+        starts = torch.ones_like(ranking, dtype=torch.bool)
+        torch.ne(ranking[1:], ranking[:-1], out=starts[1:])
+        line = starts.cumsum(0) - 1
+        row = torch.arange(ranking.shape[0], device=ranking.device)
+        column = row - torch.cummax(torch.where(starts, row, 0), 0).values
+        self.shape = (int(line[-1]) + 1, int(column.max()) + 1)
+        self.slot = line * self.shape[1] + column
+
+    def __call__(self, values: Tensor) -> Tensor:
+        if self.shape[0] == 1:
+            return values.cumsum(0)
+        table = torch.zeros(self.shape, dtype=values.dtype, device=values.device)
+        table.view(-1)[self.slot] = values
+        return table.cumsum_(1).view(-1)[self.slot]
+
+
+def pool(terms: Terms, blocks: Segments, low: Tensor, high: Tensor) -> tuple[Tensor, Segments]:
+    """The best non-decreasing ``a`` in ``[low, high]`` (one range a block) for terms that are concave there.
+
+    Returns it with its level sets, the runs of rows of one block that end at one value. Divide and conquer by value:
+    the rows that choose ``a >= t`` are those from the cut on whose marginals ``d_i(t)`` sum to the most, so each block
+    halves its range and splits at the cut, ``log2(range)`` times, every row once a level, whatever the conflicts.
+    """
+    row = torch.arange(terms.count, device=low.device)
+    sums = RankingSums(terms)
+    segments = blocks
+    for _ in range(int((high - low).max()).bit_length()):
+        middle = (low + high + 1) >> 1
+        marginal = terms.marginal(middle.clamp(min=1))
+        through = sums(marginal)
+        before = through - marginal
+        lowest = segments.least(before)
+        # The last of equal cuts: fewest rows rise, as in the search of one row.
+        cut = segments.greatest(torch.where(before == lowest, row, -1))
+        splits = (lowest < through[segments.last]) & (low < high)
+        rises = splits & (row >= cut)
+        low = torch.where(rises, middle, low)
+        high = torch.where(rises, high, torch.maximum(middle - 1, low))
+        segments = Segments(
+            torch.where(rises, cut, segments.first), torch.where(splits & ~rises, cut - 1, segments.last)
+        )
+    return low, segments

@@ -1,0 +1,149 @@
+"""From chosen rankings back to the user's items: value, gradient, ranks, average precision. Counting, no pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastap.backends.torch.augment import augmented
+from fastap.backends.torch.layout import Layout, Rows, rows_of, sort_batch
+from fastap.backends.torch.terms import Terms
+from fastap.problem import AugmentedRanking, Losses, Objective, Problem
+
+
+def losses(problem: Problem, objective: Objective) -> Losses:
+    """Loss and gradient of every ranking."""
+    layout = sort_batch(problem)
+    rows = rows_of(layout, layout.takes_part)
+    terms = Terms.of(layout, rows, objective.sign * objective.epsilon)
+    standard = ((rows.above, 1), (rows.at_or_above, 1))  # sign(0) = 0: half of the equal negatives stand above
+    if objective.loss == "perceptron":
+        chosen, first, second = rows.above, standard, ()
+    else:
+        chosen = augmented(terms, objective.sign)
+        first, second = ((chosen, 2),), standard if objective.loss == "direct" else ()
+
+    pairs = (layout.n_positive * layout.n_negative).clamp_(min=1).to(torch.float64)
+    score_gap = terms.standard(chosen)
+    if objective.loss == "direct":
+        score_gap -= terms.standard(rows.above)
+    loss = _per_ranking(layout, rows, score_gap).mul_(2.0 * objective.gain).div_(pairs)
+    if objective.task_weight:
+        task = _per_ranking(layout, rows, terms.task_loss(chosen)).div_(layout.n_positive.clamp(min=1))
+        loss.add_(task, alpha=objective.task_weight)
+    # D lies in [0, 1], the surrogates above 0; only rounding leaves these bounds.
+    loss.clamp_(min=0.0, max=1.0 if objective.loss == "direct" else None)
+
+    places = [*first, *((a, -weight) for a, weight in second)]
+    gradient = _gradient(layout, rows, places, objective.gain / pairs)
+    lost = layout.takes_part & ~layout.finite
+    loss.masked_fill_(lost, torch.nan)
+    wide = problem.scores.dtype == torch.float64
+    flat = torch.empty(gradient.shape, dtype=torch.float64 if wide else torch.float32, device=gradient.device)
+    flat.scatter_(0, layout.order, gradient.to(flat.dtype))
+    table = flat.view(problem.scores.shape).masked_fill_(lost[:, None], torch.nan)
+    return Losses(loss, table, layout.takes_part)
+
+
+def ranking(problem: Problem, objective: Objective) -> AugmentedRanking:
+    """Ranks in the loss-augmented ranking, and ``max F + s epsilon L``."""
+    layout = sort_batch(problem)
+    rows = rows_of(layout, layout.takes_part)
+    terms = Terms.of(layout, rows, objective.sign * objective.epsilon)
+    chosen = augmented(terms, objective.sign)
+
+    place = torch.arange(layout.items, device=rows.base.device)
+    ignored = place >= (layout.n_positive + layout.n_negative)[:, None]
+    # A negative has its better negatives above it, and those positives that it does not stand before. Rankings
+    # without positives or without negatives are ranked by score by the same formula.
+    below = _positives_below(layout, rows, (chosen, 1)).view(-1, layout.items)
+    ranks = (place - below.to(torch.int64)).masked_fill_(ignored, -1).view(-1)
+    ranks[rows.place] = rows.index.to(torch.int64) - 1 + chosen
+
+    positives = layout.n_positive.clamp(min=1).to(torch.float64)
+    pairs = positives * layout.n_negative.clamp(min=1)
+    last = torch.arange(layout.rankings, device=place.device) * layout.items + layout.n_positive + layout.n_negative - 1
+    mean_negative = layout.prefix[last.clamp(min=0)] / layout.n_negative.clamp(min=1)
+    value = _per_ranking(layout, rows, rows.score) / positives - mean_negative
+    value += _per_ranking(layout, rows, terms.standard(chosen)) * (2.0 / pairs)
+    value += _per_ranking(layout, rows, terms.task_loss(chosen)) / positives * (objective.sign * objective.epsilon)
+    value.masked_fill_(~(layout.takes_part & layout.finite), torch.nan)
+    return AugmentedRanking(torch.empty_like(ranks).scatter_(0, layout.order, ranks).view(problem.scores.shape), value)
+
+
+def average_precision(problem: Problem) -> Tensor:
+    """AP of every ranking, equal scores forming one threshold group; NaN without a positive or with a NaN score."""
+    layout = sort_batch(problem)
+    rows = rows_of(layout, layout.n_positive > 0)
+    positives_at_or_above = torch.searchsorted(layout.keys, layout.keys[rows.place], right=True)
+    positives_at_or_above -= rows.ranking * layout.items
+    precision = positives_at_or_above / (positives_at_or_above + rows.at_or_above).to(torch.float64)
+    result = _per_ranking(layout, rows, precision) / layout.n_positive
+    taken = problem.positive | problem.negative
+    return result.masked_fill_((problem.scores.isnan() & taken).any(-1), torch.nan)
+
+
+def _per_ranking(layout: Layout, rows: Rows, values: Tensor) -> Tensor:
+    """Sum over the rows of each ranking."""
+    total = torch.zeros(layout.rankings, dtype=torch.float64, device=values.device)
+    return total.index_add_(0, rows.ranking, values)
+
+
+def _gradient(layout: Layout, rows: Rows, choices: Sequence[tuple[Tensor, int]], scale: Tensor) -> Tensor:
+    """``-scale * sum of weight * a`` at the positives, ``scale * sum of weight * b`` at the negatives, 0 elsewhere.
+
+    Where equal scores are told apart by the loss-augmented ranking each gets the mean of the group, which is a
+    gradient as much as any other, and the same however the items came in.
+    """
+    below = _positives_below(layout, rows, *choices)
+    above = sum(weight * a for a, weight in choices).to(torch.float64)
+    for a, _ in choices:
+        _share_cut_negatives(layout, rows, a, below)
+    _share_equal_positives(layout, rows, above)
+    below[rows.place] = above.neg_()
+    return below.view(-1, layout.items).mul_(scale[:, None]).view(-1)
+
+
+def _share_cut_negatives(layout: Layout, rows: Rows, a: Tensor, below: Tensor) -> None:
+    """Give equal negatives, some of which stand above a positive and some below it, the mean of what they got."""
+    keys = layout.keys
+    place = rows.base + a
+    key = keys[place]
+    key = key[(a > 0) & (key == keys[(place + 1).clamp(max=keys.shape[0] - 1)]) & (a < rows.n_negative)].unique_consecutive()
+    if key.shape[0]:
+        first, end = torch.searchsorted(keys, key), torch.searchsorted(keys, key, right=True)
+        size = end - first
+        group = torch.repeat_interleave(torch.arange(key.shape[0], device=key.device), size)
+        member = torch.arange(group.shape[0], device=key.device) + (first - (size.cumsum(0) - size))[group]
+        below[member] = _means(below[member], group, size)
+
+
+def _share_equal_positives(layout: Layout, rows: Rows, above: Tensor) -> None:
+    """Give equal positives the mean of what they got."""
+    key = layout.keys[rows.place]
+    if bool((key[1:] == key[:-1]).any()):
+        _, group, size = key.unique_consecutive(return_inverse=True, return_counts=True)
+        above.copy_(_means(above, group, size))
+
+
+def _means(values: Tensor, group: Tensor, size: Tensor) -> Tensor:
+    """The mean of each group, at each of its members; sums of counts are exact in float64."""
+    total = torch.zeros(size.shape, dtype=torch.float64, device=values.device).index_add_(0, group, values)
+    return (total / size)[group]
+
+
+def _positives_below(layout: Layout, rows: Rows, *choices: tuple[Tensor, int]) -> Tensor:
+    """``sum of weight * b``, ``b_j = #{i : a_i >= j}``, over the given ``(a, weight)``, at the place of every negative.
+
+    float64, since one pass then serves counting and scaling; counts are exact to 2**53. 0 at ignored items, of no
+    meaning at positives.
+    """
+    changes = torch.zeros(layout.rankings * layout.items + 1, dtype=torch.float64, device=rows.base.device)
+    for a, weight in choices:
+        changes.index_add_(0, rows.base + 1 + a, torch.full_like(rows.score, weight))
+    until = changes.cumsum_(0)
+    table = until[:-1].view(-1, layout.items)
+    ends = until[layout.items :: layout.items]
+    return (ends[:, None] - table).view(-1)

@@ -1,0 +1,60 @@
+"""The separable terms of the ranking problem: one formula in one place.
+
+With ``S[a]`` the sum of the ``a`` largest negatives, ``w = epsilon * N / 2`` and ``s`` the sign of the update::
+
+    g_i(a) = S[a] - a p_i + s w a / (i + a)                                     the term row i maximises
+    d_i(a) = g_i(a) - g_i(a - 1) = (n_a - p_i) + s w i / ((i + a)(i + a - 1))   its marginal, a >= 1
+
+and ``F + s epsilon L`` is, up to a constant of the ranking, ``2 / (P N)`` times the sum of the terms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from fastap.backends.torch.layout import Layout, Rows
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The terms of a set of rows. Arguments ``a`` have the rows along their first dimension."""
+
+    layout: Layout
+    rows: Rows
+    task: Tensor  # (rows,) float64: s w
+
+    @staticmethod
+    def of(layout: Layout, rows: Rows, task_scale: float) -> Terms:
+        """``task_scale`` is ``s * epsilon`` of the direct losses, the margin of the hinge."""
+        return Terms(layout, rows, rows.n_negative * (0.5 * task_scale))
+
+    @property
+    def count(self) -> int:
+        return self.rows.count
+
+    def __getitem__(self, which: Tensor | slice) -> Terms:
+        return Terms(self.layout, self.rows[which], self.task[which])
+
+    def priced(self, price: Tensor) -> Terms:
+        """The same terms plus ``price_i * a``."""
+        return replace(self, rows=replace(self.rows, score=self.rows.score - price))
+
+    def standard(self, a: Tensor) -> Tensor:
+        """``S[a] - a p_i``."""
+        return self.layout.prefix[self.rows.base + a] - a * self.rows.score
+
+    def task_loss(self, a: Tensor) -> Tensor:
+        """``a / (i + a)``: what row i adds to ``P (1 - AP)``."""
+        return a / (self.rows.index + a)
+
+    def term(self, a: Tensor) -> Tensor:
+        """``g_i(a)``."""
+        return self.standard(a).addcmul_(self.task, self.task_loss(a))
+
+    def marginal(self, a: Tensor) -> Tensor:
+        """``d_i(a)`` for ``1 <= a <= N``."""
+        below = self.rows.index + a
+        gap = self.layout.values[self.rows.base + a] - self.rows.score
+        return gap.addcdiv_(self.task * self.rows.index, below * (below - 1.0))

@@ -1,0 +1,86 @@
+"""Arguments checked once, on the way in: every error names the argument, what was given and what is wanted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+from fastap.problem import BACKENDS, REDUCTIONS, UPDATES
+
+
+def check_tensors(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None) -> int:
+    """Types, shapes and ``dim``; returns ``dim`` counted from the front. Reads no values, so it can be traced."""
+    for name, given in (("scores", scores), ("targets", targets)):
+        if not isinstance(given, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(given).__name__}")
+    if not scores.is_floating_point():
+        raise TypeError(f"scores must have a floating dtype, got {scores.dtype}")
+    if targets.is_complex():
+        raise TypeError(f"targets must be bool, integer or floating, got {targets.dtype}")
+    if scores.dim() == 0:
+        raise ValueError("scores must have at least one dimension, got a 0-dimensional tensor")
+    if scores.shape != targets.shape:
+        raise ValueError(
+            f"targets must have the shape of scores, {tuple(scores.shape)}, got {tuple(targets.shape)}; "
+            "broadcasting is not done"
+        )
+    if scores.device != targets.device:
+        raise ValueError(f"targets must be on the device of scores, {scores.device}, got {targets.device}")
+    if not isinstance(dim, int) or isinstance(dim, bool):
+        raise TypeError(f"dim must be an int, got {type(dim).__name__}")
+    if not -scores.dim() <= dim < scores.dim():
+        raise ValueError(
+            f"dim must be in [{-scores.dim()}, {scores.dim() - 1}] for scores of {scores.dim()} dimensions, got {dim}"
+        )
+    if ignore_index is not None:
+        if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
+            raise TypeError(f"ignore_index must be an int or None, got {type(ignore_index).__name__}")
+        if ignore_index in (0, 1):
+            raise ValueError(f"ignore_index must differ from the targets 0 and 1, got {ignore_index}")
+    return dim % scores.dim()
+
+
+def check_scale(name: str, value: float) -> float:
+    """A finite, positive number."""
+    if isinstance(value, Tensor) or not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a float, got {type(value).__name__}")
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be finite and positive, got {value}")
+    return float(value)
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
+    """One of a few words."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def check_update(update: str) -> str:
+    return check_choice("update", update, UPDATES)
+
+
+def check_reduction(reduction: str) -> str:
+    return check_choice("reduction", reduction, REDUCTIONS)
+
+
+def check_backend(backend: str) -> str:
+    check_choice("backend", backend, BACKENDS)
+    if backend == "triton":
+        raise ValueError("backend 'triton' is not available in this version; use 'auto', 'torch' or 'reference'")
+    return backend
+
+
+def check_target_values(targets: Tensor, taken: Tensor, ignore_index: int | None) -> None:
+    """Every target is 0, 1 or ``ignore_index``; ``taken`` marks the zeros and ones. Waits for the device."""
+    allowed = taken if ignore_index is None else taken | (targets == ignore_index)
+    if not bool(allowed.all()):
+        wanted = "0 or 1" if ignore_index is None else f"0, 1 or ignore_index = {ignore_index}"
+        given = targets[~allowed][0].item()
+        raise ValueError(f"targets must be {wanted}, got {given}")
+
+

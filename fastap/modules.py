@@ -1,0 +1,93 @@
+"""The losses as ``nn.Module``: the same options, held."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fastap import functional
+from fastap.checks import check_backend, check_reduction, check_scale, check_update
+from fastap.problem import Reduction, Update
+
+
+class _APLoss(nn.Module):
+    """Options are kept as attributes of the same names and are the keyword arguments of the function."""
+
+    _options: tuple[str, ...] = ("dim", "ignore_index", "reduction", "backend")
+
+    def __init__(self, dim: int, ignore_index: int | None, reduction: Reduction, backend: str) -> None:
+        super().__init__()
+        self.dim = dim
+        self.ignore_index = ignore_index
+        self.reduction: Reduction = reduction
+        self.backend = backend
+        check_reduction(reduction)
+        check_backend(backend)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self._options)
+
+
+class DirectAPLoss(_APLoss):
+    """:func:`fastap.direct_ap_loss` as a module."""
+
+    _options = ("epsilon", "update", *_APLoss._options)
+
+    def __init__(
+        self,
+        *,
+        epsilon: float = 1.0,
+        update: Update = "positive",
+        dim: int = -1,
+        ignore_index: int | None = None,
+        reduction: Reduction = "mean",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(dim, ignore_index, reduction, backend)
+        self.epsilon = check_scale("epsilon", epsilon)
+        check_update(update)
+        self.update: Update = update
+
+    def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
+        return functional.direct_ap_loss(
+            scores, targets, **{name: getattr(self, name) for name in self._options}
+        )
+
+
+class APHingeLoss(_APLoss):
+    """:func:`fastap.ap_hinge_loss` as a module."""
+
+    _options = ("margin", *_APLoss._options)
+
+    def __init__(
+        self,
+        *,
+        margin: float = 1.0,
+        dim: int = -1,
+        ignore_index: int | None = None,
+        reduction: Reduction = "mean",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(dim, ignore_index, reduction, backend)
+        self.margin = check_scale("margin", margin)
+
+    def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
+        return functional.ap_hinge_loss(scores, targets, **{name: getattr(self, name) for name in self._options})
+
+
+class APPerceptronLoss(_APLoss):
+    """:func:`fastap.ap_perceptron_loss` as a module."""
+
+    def __init__(
+        self,
+        *,
+        dim: int = -1,
+        ignore_index: int | None = None,
+        reduction: Reduction = "mean",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(dim, ignore_index, reduction, backend)
+
+    def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
+        return functional.ap_perceptron_loss(
+            scores, targets, **{name: getattr(self, name) for name in self._options}
+        )

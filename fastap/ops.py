@@ -1,0 +1,162 @@
+"""The custom operators: opaque to ``torch.compile``, differentiable, one forward for value and gradient together.
+
+Every operator takes the user's tensors and plain numbers and words that have been checked. The layout with the ranked
+axis last is made inside, where compilers do not look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from fastap import backends
+from fastap.checks import check_target_values
+from fastap.problem import Objective, Problem
+
+
+def _problem(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None) -> Problem:
+    """The batch as a matrix, one ranking a row."""
+    scores, targets = scores.detach().movedim(dim, -1), targets.movedim(dim, -1)
+    shape = (-1, scores.shape[-1]) if scores.numel() else (scores.shape[:-1].numel(), scores.shape[-1])
+    scores, targets = scores.reshape(shape), targets.reshape(shape)
+    if targets.dtype == torch.bool:
+        return Problem(scores, targets, ~targets)
+    positive, negative = targets == 1, targets == 0
+    # On an accelerator reading a value would stall the stream; there a wrong target loses its ranking instead.
+    if not targets.is_cuda:
+        check_target_values(targets, positive | negative, ignore_index)
+    return Problem(scores, positive, negative)
+
+
+def loss_dtype(scores: Tensor) -> torch.dtype:
+    """float64 for float64 scores, float32 for all others."""
+    return torch.float64 if scores.dtype == torch.float64 else torch.float32
+
+
+def _loss_shape(scores: Tensor, dim: int, reduction: str) -> list[int]:
+    return [*scores.shape[:dim], *scores.shape[dim + 1 :]] if reduction == "none" else []
+
+
+@torch.library.custom_op("fastap::ap_loss", mutates_args=())
+def ap_loss(
+    scores: Tensor,
+    targets: Tensor,
+    loss: str,
+    epsilon: float,
+    update: str,
+    dim: int,
+    ignore_index: int | None,
+    reduction: str,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """The reduced loss and its gradient; the gradient has the ranked axis last."""
+    problem = _problem(scores, targets, dim, ignore_index)
+    moved = scores.movedim(dim, -1)
+    dtype = loss_dtype(scores)
+    if scores.numel() == 0:
+        return scores.new_zeros(_loss_shape(scores, dim, reduction), dtype=dtype), moved.new_zeros(
+            moved.shape, dtype=dtype
+        )
+    objective = Objective(cast(Any, loss), epsilon, cast(Any, update))
+    each, gradient, takes_part = backends.get(backend).losses(problem, objective)
+    gradient = gradient.view(moved.shape)
+    if reduction == "none":
+        return each.to(dtype).view(_loss_shape(scores, dim, reduction)), gradient
+    total = each.sum()
+    if reduction == "mean":
+        share = 1.0 / takes_part.sum().clamp_(min=1).to(torch.float64)
+        total *= share
+        if each.shape[0] > 1:
+            gradient *= share.to(dtype)
+    return total.to(dtype), gradient
+
+
+@ap_loss.register_fake
+def _(
+    scores: Tensor,
+    targets: Tensor,
+    loss: str,
+    epsilon: float,
+    update: str,
+    dim: int,
+    ignore_index: int | None,
+    reduction: str,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    dtype = loss_dtype(scores)
+    shape = [*scores.shape[:dim], *scores.shape[dim + 1 :], scores.shape[dim]]
+    return scores.new_empty(_loss_shape(scores, dim, reduction), dtype=dtype), scores.new_empty(shape, dtype=dtype)
+
+
+def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    scores, dim, reduction = inputs[0], inputs[5], inputs[7]
+    ctx.save_for_backward(output[1])
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.dim, ctx.dtype, ctx.reduction = dim, scores.dtype, reduction
+
+
+def _scale_gradient(ctx: Any, incoming: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    nothing = (None,) * 8
+    if incoming is None:
+        return None, *nothing
+    (gradient,) = ctx.saved_tensors
+    if ctx.reduction == "none":
+        incoming = incoming.unsqueeze(-1)
+    # Cast last: a scaled float16 gradient is not rounded before it is scaled.
+    return (gradient * incoming).to(ctx.dtype).movedim(-1, ctx.dim), *nothing
+
+
+ap_loss.register_autograd(_scale_gradient, setup_context=_save_gradient)
+
+
+@torch.library.custom_op("fastap::average_precision", mutates_args=())
+def average_precision(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None) -> Tensor:
+    """AP of every ranking, float64."""
+    shape = _loss_shape(scores, dim, "none")
+    if scores.numel() == 0:
+        return scores.new_full(shape, torch.nan, dtype=torch.float64)
+    return backends.torch.average_precision(_problem(scores, targets, dim, ignore_index)).view(shape)
+
+
+@average_precision.register_fake
+def _(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None) -> Tensor:
+    return scores.new_empty(_loss_shape(scores, dim, "none"), dtype=torch.float64)
+
+
+@torch.library.custom_op("fastap::loss_augmented_ranking", mutates_args=())
+def loss_augmented_ranking(
+    scores: Tensor,
+    targets: Tensor,
+    epsilon: float,
+    update: str,
+    dim: int,
+    ignore_index: int | None,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """Ranks, with the ranked axis last, and ``max F + s epsilon L``."""
+    shape, value_shape = scores.movedim(dim, -1).shape, _loss_shape(scores, dim, "none")
+    if scores.numel() == 0:
+        return scores.new_empty(shape, dtype=torch.int64), scores.new_full(value_shape, torch.nan, dtype=torch.float64)
+    problem = _problem(scores, targets, dim, ignore_index)
+    ranks, value = backends.get(backend).ranking(problem, Objective("direct", epsilon, cast(Any, update)))
+    return ranks.view(shape), value.view(value_shape)
+
+
+@loss_augmented_ranking.register_fake
+def _(
+    scores: Tensor,
+    targets: Tensor,
+    epsilon: float,
+    update: str,
+    dim: int,
+    ignore_index: int | None,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    shape: Sequence[int] = [*scores.shape[:dim], *scores.shape[dim + 1 :], scores.shape[dim]]
+    return scores.new_empty(shape, dtype=torch.int64), scores.new_empty(
+        _loss_shape(scores, dim, "none"), dtype=torch.float64
+    )

@@ -1,0 +1,75 @@
+"""What every backend is given: a batch of rankings and the loss to take of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+Update = Literal["positive", "negative"]
+Reduction = Literal["mean", "sum", "none"]
+
+UPDATES = ("positive", "negative")
+REDUCTIONS = ("mean", "sum", "none")
+BACKENDS = ("auto", "torch", "reference", "triton")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A batch of rankings, one a row; all three tensors have shape (rankings, items).
+
+    ``positive`` and ``negative`` are disjoint boolean masks; an item in neither is ignored.
+    """
+
+    scores: Tensor
+    positive: Tensor
+    negative: Tensor
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss as a difference of two rankings: ``gain * (F(y_first) - F(y_second)) + task_weight * L(y_first)``.
+
+    ============  ==========================  ========  ========  ===========
+    loss          y_first                     y_second  gain      task_weight
+    ============  ==========================  ========  ========  ===========
+    direct        argmax F + s*epsilon*L      argmax F  s/epsilon 1
+    hinge         argmax F + margin*L         y*        1         margin
+    perceptron    argmax F                    y*        1         0
+    ============  ==========================  ========  ========  ===========
+
+    ``s`` is +1 for the positive and -1 for the negative update, ``L = 1 - AP``, and ``y*`` puts every positive first.
+    """
+
+    loss: Literal["direct", "hinge", "perceptron"]
+    epsilon: float = 1.0
+    update: Update = "positive"
+
+    @property
+    def sign(self) -> int:
+        """+1 when the task loss is added to the score in the loss-augmented inference, -1 when it is taken off."""
+        return 1 if self.update == "positive" else -1
+
+    @property
+    def gain(self) -> float:
+        return self.sign / self.epsilon if self.loss == "direct" else 1.0
+
+    @property
+    def task_weight(self) -> float:
+        return {"direct": 1.0, "hinge": self.epsilon, "perceptron": 0.0}[self.loss]
+
+
+class Losses(NamedTuple):
+    """One loss a ranking and its gradient, before any reduction."""
+
+    loss: Tensor  # (rankings,) float64; 0 where the ranking takes no part, NaN where a score is not finite
+    gradient: Tensor  # (rankings, items) float32, float64 for float64 scores
+    takes_part: Tensor  # (rankings,) bool: has a positive and a negative
+
+
+class AugmentedRanking(NamedTuple):
+    """The loss-augmented ranking of every item and what it attains."""
+
+    ranks: Tensor
+    value: Tensor

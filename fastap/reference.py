@@ -1,0 +1,217 @@
+"""The oracle: average precision, its ranking problem and its losses by definition, in NumPy and float64.
+
+Slow and meant to be read. One ranking at a time; nothing here is shared with the backends it judges. Arrays
+``scores`` and ``targets`` have one dimension, targets are 1 for positives and 0 for negatives.
+
+Source: Song, Schwing, Zemel, Urtasun, Training Deep Neural Networks via Direct Loss Minimization, ICML 2016.
+"""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Update = Literal["positive", "negative"]
+
+
+def average_precision(scores: npt.ArrayLike, targets: npt.ArrayLike) -> float:
+    """``1/P * sum over positives of precision at the positive's threshold``; equal scores form one threshold.
+
+    NaN without a positive.
+    """
+    score, target = _split_checked(scores, targets)
+    positives = score[target]
+    if positives.size == 0:
+        return float("nan")
+    return float(np.mean([np.mean(target[score >= threshold]) for threshold in positives]))
+
+
+def ap_of_order(targets_in_order: npt.ArrayLike) -> float:
+    """AP of a ranking given as its targets from first to last place."""
+    target = np.asarray(targets_in_order, dtype=bool)
+    places = np.flatnonzero(target) + 1
+    return float(np.mean(np.arange(1, places.size + 1) / places))
+
+
+def ranking_score(scores: npt.ArrayLike, targets: npt.ArrayLike, order: npt.ArrayLike) -> float:
+    """``F(y) = 1/(P N) * sum over pairs of y_ij (p_i - n_j)`` for the ranking that lists the items in ``order``."""
+    score, target = _split_checked(scores, targets)
+    place = np.empty(score.size, dtype=np.int64)
+    place[np.asarray(order)] = np.arange(score.size)
+    above = np.where(place[target][:, None] < place[~target][None, :], 1.0, -1.0)
+    return float(np.mean(above * (score[target][:, None] - score[~target][None, :])))
+
+
+def brute_force(scores: npt.ArrayLike, targets: npt.ArrayLike, task_scale: float) -> tuple[float, list[Ints]]:
+    """``max F + task_scale * (1 - AP)`` over all orderings, and every ordering that attains it to 1e-12.
+
+    For at most 8 items. ``task_scale`` is ``epsilon`` for the positive update, ``-epsilon`` for the negative.
+    """
+    score, target = _split_checked(scores, targets)
+    if score.size > 8:
+        raise ValueError(f"brute_force takes at most 8 items, got {score.size}")
+    orders = [np.array(order) for order in permutations(range(score.size))]
+    values = np.array([ranking_score(score, target, o) + task_scale * (1 - ap_of_order(target[o])) for o in orders])
+    best = float(values.max())
+    within = 1e-12 * max(1.0, float(np.abs(values).max()))
+    return best, [order for order, value in zip(orders, values, strict=True) if value >= best - within]
+
+
+def augmented_choice(positives: Floats, negatives: Floats, task_scale: float) -> tuple[float, Ints]:
+    """The paper's dynamic program: ``max F + task_scale * (1 - AP)`` and, for each positive, the negatives above it.
+
+    ``positives`` and ``negatives`` are sorted, descending. A ranking is ``a_1 <= ... <= a_P`` with ``a_i`` the number
+    of negatives above positive ``i``. With ``S[a]`` the sum of the ``a`` largest negatives, positive ``i`` (counted
+    from 1) adds ``2/(P N) (S[a] - a p_i) + task_scale/P * a/(i + a)`` to ``mean(p) - mean(n)``, and
+
+        h_i(a) = max over a' <= a of [ h_{i-1}(a') + term_i(a') ].
+    """
+    n_positive, n_negative = positives.size, negatives.size
+    # F depends on differences only; centred sums lose no digits to a common offset.
+    centre = np.median(negatives)
+    p, n = positives - centre, negatives - centre
+    a = np.arange(n_negative + 1)
+    summed = np.concatenate([[0.0], np.cumsum(n)])
+    best_at = np.empty((n_positive, n_negative + 1), dtype=np.int64)
+    h = np.zeros(n_negative + 1)
+    for i in range(1, n_positive + 1):
+        term = 2.0 / (n_positive * n_negative) * (summed - a * p[i - 1]) + task_scale / n_positive * (a / (i + a))
+        total = h + term
+        h = np.maximum.accumulate(total)
+        # The first column that reaches the running maximum.
+        best_at[i - 1] = np.maximum.accumulate(np.where(np.diff(h, prepend=-np.inf) > 0, a, 0))
+    choice = np.empty(n_positive, dtype=np.int64)
+    column = n_negative
+    for i in range(n_positive - 1, -1, -1):
+        column = choice[i] = best_at[i, column]
+    return float(h[-1] + p.mean() - n.mean()), choice
+
+
+class Loss(NamedTuple):
+    """A loss and its gradient with respect to the scores."""
+
+    value: float
+    gradient: Floats
+
+
+def direct_ap_loss(
+    scores: npt.ArrayLike, targets: npt.ArrayLike, epsilon: float = 1.0, update: Update = "positive"
+) -> Loss:
+    """``s/epsilon * [max(F + s epsilon L) - max F]``, ``s`` = +1 or -1 for the positive or negative update."""
+    score, target = _split_checked(scores, targets)
+    sign = 1.0 if update == "positive" else -1.0
+    augmented = _augmented_pairs(score, target, sign * epsilon)
+    if augmented is None:
+        return Loss(0.0, np.zeros_like(score))
+    value, pairs, task_loss = augmented
+    standard = _standard_pairs(score, target)
+    gap = _pair_gap(score, target)
+    # L(y_direct) + s/epsilon [F(y_direct) - F(y_w)], the two maxima without their common part.
+    loss = task_loss + sign / epsilon * float(np.mean((pairs - standard) * gap))
+    return Loss(loss, _gradient(target, pairs - standard, sign / epsilon))
+
+
+def ap_hinge_loss(scores: npt.ArrayLike, targets: npt.ArrayLike, margin: float = 1.0) -> Loss:
+    """``max(F + margin L) - F(y*)``, ``y*`` with every positive above every negative."""
+    score, target = _split_checked(scores, targets)
+    augmented = _augmented_pairs(score, target, margin)
+    if augmented is None:
+        return Loss(0.0, np.zeros_like(score))
+    _, pairs, task_loss = augmented
+    loss = margin * task_loss + float(np.mean((pairs - 1.0) * _pair_gap(score, target)))
+    return Loss(loss, _gradient(target, pairs - 1.0, 1.0))
+
+
+def ap_perceptron_loss(scores: npt.ArrayLike, targets: npt.ArrayLike) -> Loss:
+    """``max F - F(y*)``."""
+    score, target = _split_checked(scores, targets)
+    if target.all() or not target.any():
+        return Loss(0.0, np.zeros_like(score))
+    pairs = _standard_pairs(score, target)
+    return Loss(float(np.mean((pairs - 1.0) * _pair_gap(score, target))), _gradient(target, pairs - 1.0, 1.0))
+
+
+def augmented_ranking(
+    scores: npt.ArrayLike, targets: npt.ArrayLike, epsilon: float = 1.0, update: Update = "positive"
+) -> tuple[Ints, float]:
+    """The place of every item in ``argmax F + s epsilon L``, and that maximum; NaN if a class is empty."""
+    score, target = _split_checked(scores, targets)
+    if target.all() or not target.any():
+        return np.argsort(np.argsort(-score, kind="stable"), kind="stable"), float("nan")
+    sign = 1.0 if update == "positive" else -1.0
+    p, n = _sorted_classes(score, target)
+    value, choice = augmented_choice(score[p], score[n], sign * epsilon)
+    ranks = np.empty(score.size, dtype=np.int64)
+    ranks[p] = np.arange(p.size) + choice
+    ranks[n] = np.arange(n.size) + (choice[None, :] <= np.arange(n.size)[:, None]).sum(1)
+    return ranks, value
+
+
+def _split_checked(scores: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    score, target = np.asarray(scores, dtype=np.float64), np.asarray(targets)
+    if score.ndim != 1 or score.shape != target.shape:
+        raise ValueError(f"scores and targets must share one dimension, got {score.shape} and {target.shape}")
+    if not np.isin(target, (0, 1)).all():
+        raise ValueError("targets must be 0 or 1")
+    return score, target.astype(bool)
+
+
+def _sorted_classes(score: Floats, target: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    """Indices of the positives and of the negatives, each by score, descending."""
+    order = np.argsort(-score, kind="stable")
+    return order[target[order]], order[~target[order]]
+
+
+def _pair_gap(score: Floats, target: npt.NDArray[np.bool_]) -> Floats:
+    """``p_i - n_j``."""
+    return score[target][:, None] - score[~target][None, :]
+
+
+def _standard_pairs(score: Floats, target: npt.NDArray[np.bool_]) -> Floats:
+    """``y_ij`` of the ranking by score, 0 where the scores are equal."""
+    return np.sign(_pair_gap(score, target))
+
+
+def _augmented_pairs(
+    score: Floats, target: npt.NDArray[np.bool_], task_scale: float
+) -> tuple[float, Floats, float] | None:
+    """Value, ``y_ij`` and ``1 - AP`` of the loss-augmented ranking; None if a class is empty.
+
+    ``y_ij`` is averaged over positives of equal score and over negatives of equal score: any ranking among them is
+    an optimum, and the mean of all these optima does not depend on the order of the items.
+    """
+    if target.all() or not target.any():
+        return None
+    p, n = _sorted_classes(score, target)
+    value, choice = augmented_choice(score[p], score[n], task_scale)
+    in_order = np.where(choice[:, None] <= np.arange(n.size)[None, :], 1.0, -1.0)
+    pairs = np.empty_like(in_order)
+    pairs[np.ix_(_places(p), _places(n))] = in_order
+    task_loss = float(np.mean(choice / (np.arange(1, p.size + 1) + choice)))
+    for axis, group in enumerate((score[target], score[~target])):
+        for equal in np.unique(group):
+            which = np.flatnonzero(group == equal)
+            mean = pairs.take(which, axis).mean(axis, keepdims=True)
+            if axis == 0:
+                pairs[which] = mean
+            else:
+                pairs[:, which] = mean
+    return value, pairs, task_loss
+
+
+def _places(indices: Ints) -> Ints:
+    """For indices into all items, sorted by score: their places among the items of their class."""
+    return np.argsort(np.argsort(indices))
+
+
+def _gradient(target: npt.NDArray[np.bool_], pairs: Floats, gain: float) -> Floats:
+    """``gain * d/d scores of 1/(P N) sum_ij pairs_ij (p_i - n_j)``."""
+    gradient = np.empty(target.shape)
+    gradient[target] = gain * pairs.mean(1) / pairs.shape[0]
+    gradient[~target] = -gain * pairs.mean(0) / pairs.shape[1]
+    return gradient

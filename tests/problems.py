@@ -1,0 +1,102 @@
+"""Random ranking problems of every kind that has ever been hard, from one seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Scores = Callable[[np.random.Generator, int, int], tuple[Floats, Floats]]
+
+
+def _gaussian(rng: np.random.Generator, p: int, n: int) -> tuple[Floats, Floats]:
+    return rng.normal(1, 1, p), rng.normal(0, 1, n)
+
+
+def _uniform(rng: np.random.Generator, p: int, n: int) -> tuple[Floats, Floats]:
+    return rng.uniform(0.2, 1.2, p), rng.uniform(0, 1, n)
+
+
+def _cauchy(rng: np.random.Generator, p: int, n: int) -> tuple[Floats, Floats]:
+    return rng.standard_cauchy(p) + 1, rng.standard_cauchy(n)
+
+
+def _clustered(rng: np.random.Generator, p: int, n: int) -> tuple[Floats, Floats]:
+    centres = rng.normal(0, 3, 10)
+    return (
+        rng.choice(centres, p) + rng.normal(0.5, 0.01, p),
+        rng.choice(centres, n) + rng.normal(0, 0.01, n),
+    )
+
+
+def _tied(rng: np.random.Generator, p: int, n: int) -> tuple[Floats, Floats]:
+    levels = rng.integers(1, 6)
+    return rng.integers(0, levels, p) + float(rng.integers(0, 2)), rng.integers(0, levels, n) * 1.0
+
+
+def _anti_correlated(rng: np.random.Generator, p: int, n: int) -> tuple[Floats, Floats]:
+    return rng.normal(-2, 1, p), rng.normal(0, 1, n)
+
+
+def _saturated(rng: np.random.Generator, p: int, n: int) -> tuple[Floats, Floats]:
+    steepness = rng.choice([3.0, 10.0, 30.0])
+    return (
+        1 / (1 + np.exp(-steepness * rng.normal(1, 1, p))),
+        1 / (1 + np.exp(-steepness * rng.normal(0, 1, n))),
+    )
+
+
+def _blocky(rng: np.random.Generator, p: int, n: int) -> tuple[Floats, Floats]:
+    blocks = rng.integers(2, 21)
+    return (
+        rng.integers(0, blocks, p) / blocks * 3 + 1e-3 * rng.normal(size=p),
+        rng.integers(0, blocks, n) / blocks * 3 + 1e-3 * rng.normal(size=n),
+    )
+
+
+KINDS: dict[str, Scores] = {
+    "gaussian": _gaussian,
+    "uniform": _uniform,
+    "cauchy": _cauchy,
+    "clustered": _clustered,
+    "tied": _tied,
+    "anti-correlated": _anti_correlated,
+    "saturated": _saturated,
+    "blocky": _blocky,
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rankings of one length, one a row; target -1 marks items that take no part."""
+
+    kind: str
+    scores: Floats
+    targets: npt.NDArray[np.int64]
+    epsilon: float
+
+
+def draw(rng: np.random.Generator, kind: str, n_positive: int, n_negative: int) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """One shuffled ranking of the kind; scores are float32 numbers so that every input type can hold them."""
+    positives, negatives = KINDS[kind](rng, n_positive, n_negative)
+    scores = np.concatenate([positives, negatives]).astype(np.float32).astype(np.float64)
+    targets = np.repeat([1, 0], [n_positive, n_negative])
+    order = rng.permutation(scores.size)
+    return scores[order], targets[order]
+
+
+def random_batch(rng: np.random.Generator, largest: int = 400) -> Batch:
+    """One ranking or a few of one kind, 2 to ``largest`` items each, any balance, a part of them padded."""
+    kind = str(rng.choice(list(KINDS)))
+    items = int(np.exp(rng.uniform(np.log(2), np.log(largest + 1))))
+    rankings = int(rng.choice([1, 1, 1, 2, 5]))
+    scores, targets = np.zeros((rankings, items)), np.full((rankings, items), -1)
+    for row in range(rankings):
+        used = items if rankings == 1 else int(rng.integers(2, items + 1))
+        n_positive = int(np.clip(np.exp(rng.uniform(0, np.log(used))), 1, used - 1))
+        places = rng.permutation(items)[:used]
+        scores[row, places], targets[row, places] = draw(rng, kind, n_positive, used - n_positive)
+    return Batch(kind, scores, targets, float(np.exp(rng.uniform(np.log(1e-3), np.log(1e2)))))
