@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastap.backends.torch import rowsearch
 from fastap.backends.torch.banded import solve_blocks
-from fastap.backends.torch.monotone import RankingSums, Segments, conflict_blocks, pool, select
+from fastap.backends.torch.monotone import RankingSums, Segments, merge_conflicts, pool, select, single_rows
 from fastap.backends.torch.terms import Terms
 
 _ULPS = 8 * torch.finfo(torch.float64).eps
@@ -23,7 +23,7 @@ def augmented(terms: Terms, sign: int) -> Tensor:
 def _positive_update(terms: Terms) -> Tensor:
     """Concave terms: search the rows, then pool the blocks in conflict."""
     a = rowsearch.concave_argmax(terms)
-    blocks = conflict_blocks(terms, a, a)
+    blocks = merge_conflicts(terms, single_rows(terms), a)
     conflict = blocks.first < blocks.last
     if bool(conflict.any()):
         inside = select(blocks, conflict)
@@ -39,24 +39,20 @@ def _negative_update(terms: Terms) -> Tensor:
     and solved again. The sum of the optima of all blocks bounds the optimum from above, so a non-decreasing
     concatenation attains it.
     """
-    a, best = rowsearch.argmax(terms)
-    least = greatest = a
-    blocks = conflict_blocks(terms, least, greatest)
-    settled = blocks.first == blocks.last
-    while not bool(settled.all()):
-        open_ = ~settled
-        a = a.clone()
-        a[open_] = _solve(terms[open_], select(blocks, open_), least[open_], greatest[open_])
-        least, greatest = blocks.least(a), blocks.greatest(a)
-        merged = conflict_blocks(terms, least, greatest)
-        settled = merged.last - merged.first == blocks.last - blocks.first
-        blocks = merged
-    return a
+    a, _ = rowsearch.argmax(terms)
+    solved = single_rows(terms)
+    while True:
+        blocks = merge_conflicts(terms, solved, a)
+        grown = (blocks.first != solved.first) | (blocks.last != solved.last)
+        if not bool(grown.any()):
+            return a
+        a[grown] = _solve(terms[grown], select(blocks, grown), a[grown])
+        solved = blocks
 
 
-def _solve(terms: Terms, blocks: Segments, low: Tensor, high: Tensor) -> Tensor:
-    """The optimum of each block of rows in conflict; their own choices lie between ``low`` and ``high``."""
-    a, levels = pool(terms, blocks, blocks.least(low), blocks.greatest(high))
+def _solve(terms: Terms, blocks: Segments, choice: Tensor) -> Tensor:
+    """The optimum of each block of rows whose own choices are in conflict."""
+    a, levels = pool(terms, blocks, blocks.least(choice), blocks.greatest(choice))
     a = torch.minimum(a, terms.rows.at_or_above)  # never worse for any row, and still non-decreasing
     priced = terms.priced(_prices(terms, a, levels))
     favourite, bound = rowsearch.argmax(priced)

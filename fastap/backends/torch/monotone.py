@@ -26,22 +26,27 @@ class Segments:
         return torch.empty_like(values).scatter_reduce_(0, self.first, values, "amax", include_self=False)[self.first]
 
 
-def conflict_blocks(terms: Terms, least: Tensor, greatest: Tensor) -> Segments:
-    """Cut the rows wherever everything before stays at or below everything after; the finest such cut.
+def single_rows(terms: Terms) -> Segments:
+    """Every row by itself."""
+    row = torch.arange(terms.count, device=terms.rows.base.device)
+    return Segments(row, row)
 
-    ``least`` and ``greatest`` are the range of ``a`` within a row's present block (equal for single rows). Rows of
-    different rankings never conflict.
+
+def merge_conflicts(terms: Terms, blocks: Segments, a: Tensor) -> Segments:
+    """Merge neighbouring blocks until all before a cut choose at most what all after it choose; the fewest merges.
+
+    Blocks are never split. Rows of different rankings never conflict.
     """
     # A ranking's rows come after the rows of the rankings before it: shift each ranking above the last.
-    shift = terms.rows.ranking * (terms.layout.items + 1)
-    highest_before = torch.cummax(greatest + shift, 0).values
-    lowest_after = torch.cummin((least + shift).flip(0), 0).values.flip(0)
-    starts = torch.ones_like(shift, dtype=torch.bool)
-    torch.le(highest_before[:-1], lowest_after[1:], out=starts[1:])
-    row = torch.arange(terms.count, device=starts.device)
-    first = torch.cummax(torch.where(starts, row, 0), 0).values
+    choice = a + terms.rows.ranking * (terms.layout.items + 1)
+    highest_before = torch.cummax(choice, 0).values
+    lowest_after = torch.cummin(choice.flip(0), 0).values.flip(0)
+    row = torch.arange(terms.count, device=a.device)
+    starts = blocks.first == row
+    starts[1:] &= highest_before[:-1] <= lowest_after[1:]
     ends = torch.ones_like(starts)
     ends[:-1] = starts[1:]
+    first = torch.cummax(torch.where(starts, row, 0), 0).values
     last = torch.cummin(torch.where(ends, row, terms.count).flip(0), 0).values.flip(0)
     return Segments(first, last)
 

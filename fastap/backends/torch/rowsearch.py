@@ -35,10 +35,10 @@ def argmax(terms: Terms) -> tuple[Tensor, Tensor]:
     return torch.cat([a for a, _ in found]), torch.cat([value for _, value in found])
 
 
-def band(terms: Terms, best: Tensor, best_value: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
-    """The least and the greatest ``a`` with ``g_i(a) >= floor_i``; ``best`` is one ``a`` that attains ``best_value``."""
+def band(terms: Terms, inside: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the greatest ``a`` with ``g_i(a) >= floor_i``, given one such ``a``."""
     parts = [
-        _Search(terms[part]).band(best[part], floor[part])
+        _Search(terms[part]).band(inside[part], floor[part])
         for part in (slice(first, first + _ROWS_AT_ONCE) for first in range(0, terms.count, _ROWS_AT_ONCE))
     ]
     return torch.cat([left for left, _ in parts]), torch.cat([right for _, right in parts])
@@ -85,8 +85,8 @@ class _Search:
             self._split(bound > best[self.row][:, None])
         return where, best
 
-    def band(self, best: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
-        left, right = best.clone(), best.clone()
+    def band(self, inside: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+        left, right = inside.clone(), inside.clone()
         while self.row.shape[0]:
             value, bound = self._evaluate()
             enough = value >= floor[self.row][:, None]
