@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastap.backends.torch import rowsearch
 from fastap.backends.torch.banded import solve_blocks
-from fastap.backends.torch.monotone import RankingSums, Segments, merge_conflicts, pool, select, single_rows
+from fastap.backends.torch.monotone import RankingSums, Segments, embed, merge_conflicts, pool, select, single_rows
 from fastap.backends.torch.terms import Terms
 
 _ULPS = 8 * torch.finfo(torch.float64).eps
@@ -33,27 +33,32 @@ def _positive_update(terms: Terms) -> Tensor:
 
 
 def _negative_update(terms: Terms) -> Tensor:
-    """Search the rows; pool the blocks in conflict as if their terms were concave; prove it, or solve them outright.
+    """Search the rows; where they conflict, pool them as if their terms were concave; prove that, or solve outright.
 
-    A block's solution may leave the range of its rows' own choices and meet its neighbours; such blocks are merged
-    and solved again. The sum of the optima of all blocks bounds the optimum from above, so a non-decreasing
-    concatenation attains it.
+    The sum of the optima of any blocks of rows bounds the optimum from above, so blocks whose optima, side by side,
+    do not decrease are the optimum. Pooling cuts a block into level sets, which are tried first; those whose optima
+    meet their neighbours are merged for good and solved again.
     """
     a, _ = rowsearch.argmax(terms)
     solved = single_rows(terms)
+    first_round = True
     while True:
         blocks = merge_conflicts(terms, solved, a)
         grown = (blocks.first != solved.first) | (blocks.last != solved.last)
         if not bool(grown.any()):
             return a
-        a[grown] = _solve(terms[grown], select(blocks, grown), a[grown])
-        solved = blocks
+        part, inside = terms[grown], select(blocks, grown)
+        pooled, levels = pool(part, inside, inside.least(a[grown]), inside.greatest(a[grown]))
+        if first_round:
+            inside = levels
+        a[grown] = _prove_or_solve(part, inside, pooled, levels)
+        solved = embed(blocks, grown, inside)
+        first_round = False
 
 
-def _solve(terms: Terms, blocks: Segments, choice: Tensor) -> Tensor:
-    """The optimum of each block of rows whose own choices are in conflict."""
-    a, levels = pool(terms, blocks, blocks.least(choice), blocks.greatest(choice))
-    a = torch.minimum(a, terms.rows.at_or_above)  # never worse for any row, and still non-decreasing
+def _prove_or_solve(terms: Terms, blocks: Segments, pooled: Tensor, levels: Segments) -> Tensor:
+    """The optimum of each block; ``pooled`` is one, with its level sets, if the terms are concave where it matters."""
+    a = torch.minimum(pooled, terms.rows.at_or_above)  # never worse for any row, and still non-decreasing
     priced = terms.priced(_prices(terms, a, levels))
     favourite, bound = rowsearch.argmax(priced)
     # Rounding of g is that of its largest part.
@@ -61,10 +66,10 @@ def _solve(terms: Terms, blocks: Segments, choice: Tensor) -> Tensor:
     shortfall = (bound - priced.term(a)).clamp_(min=0.0)
     unproved = blocks.greatest(shortfall - rounding) > 0
     if bool(unproved.any()):
-        rest, inside = priced[unproved], select(blocks, unproved)
+        rest, inside, short = priced[unproved], select(blocks, unproved), shortfall[unproved]
         # In an optimum no row falls short of its bound by more than the block as a whole does now.
-        total = RankingSums(rest)(shortfall[unproved])
-        slack = (total - (total - shortfall[unproved])[inside.first])[inside.last]
+        total = RankingSums(rest)(short)
+        slack = (total - (total - short)[inside.first])[inside.last]
         floor = bound[unproved] - slack - rounding[unproved]
         left, right = rowsearch.band(rest, favourite[unproved], floor)
         a[unproved] = solve_blocks(terms[unproved], inside, left, right)
@@ -89,7 +94,7 @@ def _prices(terms: Terms, a: Tensor, levels: Segments) -> Tensor:
     fallen, risen = sums(fall), sums(rise)
     from_above = fallen - (fallen - fall)[levels.first]
     from_below = risen - risen[levels.last]
-    multiplier = torch.minimum(from_above, from_below.neg_()).clamp_(min=0.0)
+    multiplier = torch.minimum(from_above, from_below).clamp_(min=0.0)
     multiplier = torch.where(levels.last == torch.arange(terms.count, device=a.device), 0.0, multiplier)
     price = -multiplier
     price[1:] += multiplier[:-1]

@@ -57,6 +57,14 @@ def select(segments: Segments, which: Tensor) -> Segments:
     return Segments(rank[segments.first[which]], rank[segments.last[which]])
 
 
+def embed(segments: Segments, which: Tensor, inside: Segments) -> Segments:
+    """``segments`` with those of the marked rows replaced by ``inside``: the inverse of :func:`select`."""
+    rows = which.nonzero().squeeze(1)
+    first, last = segments.first.clone(), segments.last.clone()
+    first[rows], last[rows] = rows[inside.first], rows[inside.last]
+    return Segments(first, last)
+
+
 class RankingSums:
     """Prefix sums over the rows of each ranking apart, so that no ranking's rounding depends on its neighbours."""
 
