@@ -36,6 +36,7 @@ clean:  ## remove .venv, caches and everything the programs wrote
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/pip.stamp: $(INPUTS)
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv .venv
 	$(VENV) -m pip install --quiet -c constraints.txt pip setuptools
 	@touch $@

@@ -144,17 +144,15 @@ def figure(results: Results, config: Config) -> Figure:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for k, (method, marker) in enumerate(zip(LOSSES, "osD", strict=True)):
-        x = [100 * noise + 0.7 * (k - 1) for noise in config.noises]  # side by side: no bar hides another
+        x = [100 * noise + (k - 1) for noise in config.noises]  # side by side: no bar hides another
         values = [results[method, noise] for noise in config.noises]
         means, spreads = zip(*map(mean_and_spread, values), strict=True)
         axes.errorbar(x, means, spreads, marker=marker, capsize=4, linewidth=2, label=method)
         for position, seeds in zip(x, values, strict=True):
-            axes.scatter(
-                [position] * len(seeds), seeds, s=14, color="black", alpha=0.5, linewidths=0, zorder=3
-            )
+            axes.scatter([position] * len(seeds), seeds, s=14, color="black", alpha=0.5, lw=0, zorder=3)
     axes.set_title("Handwritten digits, trained on partly wrong labels\n", loc="left", fontweight="bold")
     axes.text(0, 1.02, f"mean, standard deviation and each of {config.seeds} seeds", transform=axes.transAxes)
-    axes.set_xlabel("training labels flipped (%)")
+    axes.set_xlabel("training and validation labels flipped (%)")
     axes.set_xticks([100 * noise for noise in config.noises])
     axes.set_ylabel("mean AP over the ten classes, clean test labels")
     axes.grid(axis="y", alpha=0.3)
@@ -164,16 +162,11 @@ def figure(results: Results, config: Config) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=Config.seeds, help="repetitions (default: %(default)s)")
-    parser.add_argument(
-        "--steps", type=int, default=Config.steps, help="steps a network (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Config.out, help="the figure's file (default: %(default)s)"
-    )
+    describe = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=describe)
+    parser.add_argument("--seeds", type=int, default=Config.seeds, help="repetitions")
+    parser.add_argument("--steps", type=int, default=Config.steps, help="training steps")
+    parser.add_argument("--out", type=Path, default=Config.out, help="file of the figure")
     config = Config(**vars(parser.parse_args()))
 
     torch.set_num_threads(1)  # the matrices are small: a second thread mostly waits for the first

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastap.backends.torch import rowsearch
 from fastap.backends.torch.banded import solve_blocks
+from fastap.backends.torch.layout import pick
 from fastap.backends.torch.monotone import RankingSums, Segments, embed, merge_conflicts, pool, select, single_rows
 from fastap.backends.torch.terms import Terms
 
@@ -24,11 +25,10 @@ def _positive_update(terms: Terms) -> Tensor:
     """Concave terms: search the rows, then pool the blocks in conflict."""
     a = rowsearch.concave_argmax(terms)
     blocks = merge_conflicts(terms, single_rows(terms), a)
-    conflict = blocks.first < blocks.last
-    if bool(conflict.any()):
-        inside = select(blocks, conflict)
-        chosen = a[conflict]
-        a[conflict], _ = pool(terms[conflict], inside, inside.least(chosen), inside.greatest(chosen))
+    conflict = (blocks.first < blocks.last).nonzero().view(-1)
+    if conflict.shape[0]:
+        inside, chosen = select(blocks, conflict), pick(a, conflict)
+        a[conflict], _ = pool(terms.take(conflict), inside, inside.least(chosen), inside.greatest(chosen))
     return a
 
 
@@ -44,11 +44,11 @@ def _negative_update(terms: Terms) -> Tensor:
     first_round = True
     while True:
         blocks = merge_conflicts(terms, solved, a)
-        grown = (blocks.first != solved.first) | (blocks.last != solved.last)
-        if not bool(grown.any()):
+        grown = ((blocks.first != solved.first) | (blocks.last != solved.last)).nonzero().view(-1)
+        if not grown.shape[0]:
             return a
-        part, inside = terms[grown], select(blocks, grown)
-        pooled, levels = pool(part, inside, inside.least(a[grown]), inside.greatest(a[grown]))
+        part, inside, chosen = terms.take(grown), select(blocks, grown), pick(a, grown)
+        pooled, levels = pool(part, inside, inside.least(chosen), inside.greatest(chosen))
         if first_round:
             inside = levels
         a[grown] = _prove_or_solve(part, inside, pooled, levels)
@@ -64,15 +64,15 @@ def _prove_or_solve(terms: Terms, blocks: Segments, pooled: Tensor, levels: Segm
     # Rounding of g is that of its largest part.
     rounding = _ULPS * (priced.standard(a).abs() + (a * priced.rows.score).abs() + terms.task.abs())
     shortfall = (bound - priced.term(a)).clamp_(min=0.0)
-    unproved = blocks.greatest(shortfall - rounding) > 0
-    if bool(unproved.any()):
-        rest, inside, short = priced[unproved], select(blocks, unproved), shortfall[unproved]
+    unproved = (blocks.greatest(shortfall - rounding) > 0).nonzero().view(-1)
+    if unproved.shape[0]:
+        rest, inside, short = priced.take(unproved), select(blocks, unproved), shortfall[unproved]
         # In an optimum no row falls short of its bound by more than the block as a whole does now.
         total = RankingSums(rest)(short)
         slack = (total - (total - short)[inside.first])[inside.last]
         floor = bound[unproved] - slack - rounding[unproved]
         left, right = rowsearch.band(rest, favourite[unproved], floor)
-        a[unproved] = solve_blocks(terms[unproved], inside, left, right)
+        a[unproved] = solve_blocks(terms.take(unproved), inside, left, right)
     return a
 
 

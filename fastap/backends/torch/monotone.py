@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fastap.backends.torch.layout import pick
 from fastap.backends.torch.terms import Terms
 
 
@@ -19,11 +20,11 @@ class Segments:
 
     def least(self, values: Tensor) -> Tensor:
         """For every row the least value of its segment."""
-        return torch.empty_like(values).scatter_reduce_(0, self.first, values, "amin", include_self=False)[self.first]
+        return pick(values.scatter_reduce(0, self.first, values, "amin", include_self=False), self.first)
 
     def greatest(self, values: Tensor) -> Tensor:
         """For every row the greatest value of its segment."""
-        return torch.empty_like(values).scatter_reduce_(0, self.first, values, "amax", include_self=False)[self.first]
+        return pick(values.scatter_reduce(0, self.first, values, "amax", include_self=False), self.first)
 
 
 def single_rows(terms: Terms) -> Segments:
@@ -51,18 +52,17 @@ def merge_conflicts(terms: Terms, blocks: Segments, a: Tensor) -> Segments:
     return Segments(first, last)
 
 
-def select(segments: Segments, which: Tensor) -> Segments:
-    """The segments of the marked rows, renumbered; whole segments are marked or none of their rows."""
-    rank = which.cumsum(0) - 1
-    return Segments(rank[segments.first[which]], rank[segments.last[which]])
+def select(segments: Segments, rows: Tensor) -> Segments:
+    """The segments of these rows, renumbered; of a segment all rows are given or none."""
+    rank = torch.empty_like(segments.first)
+    rank[rows] = torch.arange(rows.shape[0], device=rows.device)
+    return Segments(pick(rank, pick(segments.first, rows)), pick(rank, pick(segments.last, rows)))
 
 
-def embed(segments: Segments, which: Tensor, inside: Segments) -> Segments:
-    """``segments`` with those of the marked rows replaced by ``inside``: the inverse of :func:`select`."""
-    rows = which.nonzero().squeeze(1)
-    first, last = segments.first.clone(), segments.last.clone()
-    first[rows], last[rows] = rows[inside.first], rows[inside.last]
-    return Segments(first, last)
+def embed(segments: Segments, rows: Tensor, inside: Segments) -> Segments:
+    """``segments`` with those of these rows replaced by ``inside``: the inverse of :func:`select`."""
+    first = segments.first.index_copy(0, rows, pick(rows, inside.first))
+    return Segments(first, segments.last.index_copy(0, rows, pick(rows, inside.last)))
 
 
 class RankingSums:
@@ -82,8 +82,8 @@ class RankingSums:
         if self.shape[0] == 1:
             return values.cumsum(0)
         table = torch.zeros(self.shape, dtype=values.dtype, device=values.device)
-        table.view(-1)[self.slot] = values
-        return table.cumsum_(1).view(-1)[self.slot]
+        table.view(-1).index_copy_(0, self.slot, values)
+        return pick(table.cumsum_(1).view(-1), self.slot)
 
 
 def pool(terms: Terms, blocks: Segments, low: Tensor, high: Tensor) -> tuple[Tensor, Segments]:
@@ -104,7 +104,7 @@ def pool(terms: Terms, blocks: Segments, low: Tensor, high: Tensor) -> tuple[Ten
         lowest = segments.least(before)
         # The last of equal cuts: fewest rows rise, as in the search of one row.
         cut = segments.greatest(torch.where(before == lowest, row, -1))
-        splits = (lowest < through[segments.last]) & (low < high)
+        splits = (lowest < pick(through, segments.last)) & (low < high)
         rises = splits & (row >= cut)
         low = torch.where(rises, middle, low)
         high = torch.where(rises, high, torch.maximum(middle - 1, low))

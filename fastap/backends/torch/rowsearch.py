@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastap.backends.torch.layout import pick
 from fastap.backends.torch.terms import Terms
 
+_TINY = torch.finfo(torch.float64).tiny
+_NOWHERE = torch.iinfo(torch.int64).max
 _FIRST_SPLIT = 16
 _SPLIT = 8
 # Rows are searched in groups whose first tables (rows x 17 float64, a dozen alive at a time) stay in a core's cache
@@ -29,27 +32,28 @@ def concave_argmax(terms: Terms) -> Tensor:
 
 def argmax(terms: Terms) -> tuple[Tensor, Tensor]:
     """Some ``a`` in ``[0, #{n >= p_i}]`` of largest ``g_i(a)``, and that value, for the negative update."""
-    found = [_Search(terms[first : first + _ROWS_AT_ONCE]).argmax() for first in range(0, terms.count, _ROWS_AT_ONCE)]
-    if not found:
-        return terms.rows.above, terms.rows.score
+    found = [_Search(terms.part(first, last)).argmax() for first, last in _parts(terms)]
     return torch.cat([a for a, _ in found]), torch.cat([value for _, value in found])
 
 
 def band(terms: Terms, inside: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
     """The least and the greatest ``a`` with ``g_i(a) >= floor_i``, given one such ``a``."""
-    parts = [
-        _Search(terms[part]).band(inside[part], floor[part])
-        for part in (slice(first, first + _ROWS_AT_ONCE) for first in range(0, terms.count, _ROWS_AT_ONCE))
+    found = [
+        _Search(terms.part(first, last)).band(inside[first:last], floor[first:last]) for first, last in _parts(terms)
     ]
-    return torch.cat([left for left, _ in parts]), torch.cat([right for _, right in parts])
+    return torch.cat([left for left, _ in found]), torch.cat([right for _, right in found])
+
+
+def _parts(terms: Terms) -> list[tuple[int, int]]:
+    return [(first, min(first + _ROWS_AT_ONCE, terms.count)) for first in range(0, terms.count, _ROWS_AT_ONCE)]
 
 
 class _Search:
     """Branch and bound over intervals of ``a`` for rows with ``s = -1``.
 
     ``g_i = A + B`` with ``A(a) = S[a] - a p_i`` concave and ``B(a) = -w a / (i + a)`` convex. On an interval
-    ``[u, v]``, ``A`` lies under its tangents at both ends and ``B`` under its chord, so ``g_i`` lies under the value
-    at the point where the tangents cross, or under its larger end. Tight to second order in the width: at most 64
+    ``[u, v]``, ``A`` lies under its tangents at both ends and ``B`` under its chord, so ``g_i`` lies under its larger end
+    or the bound where the tangents cross. Tight to second order in the width: at most 64
     evaluations a row on every distribution tried, N = 100 to 1,000,000.
     """
 
@@ -77,52 +81,59 @@ class _Search:
             better = torch.full_like(best, -torch.inf).scatter_reduce_(0, self.row, top, "amax")
             improved = better > best
             best = torch.maximum(best, better)
+            goal = pick(best, self.row)
             # Of several intervals that attain a new best, the leftmost: the result does not hang on their order.
-            nowhere = torch.iinfo(torch.int64).max
-            candidate = torch.where(top == best[self.row], at, nowhere)
-            leftmost = torch.full_like(where, nowhere).scatter_reduce_(0, self.row, candidate, "amin")
+            candidate = at.masked_fill_(top != goal, _NOWHERE)
+            leftmost = torch.full_like(where, _NOWHERE).scatter_reduce_(0, self.row, candidate, "amin")
             where = torch.where(improved, leftmost, where)
-            self._split(bound > best[self.row][:, None])
+            self._split(bound > goal[:, None])
         return where, best
 
     def band(self, inside: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
         left, right = inside.clone(), inside.clone()
         while self.row.shape[0]:
             value, bound = self._evaluate()
-            enough = value >= floor[self.row][:, None]
-            a = torch.where(enough, self.grid, torch.iinfo(torch.int64).max).amin(1)
-            left.scatter_reduce_(0, self.row, a, "amin")
-            a = torch.where(enough, self.grid, -1).amax(1)
-            right.scatter_reduce_(0, self.row, a, "amax")
-            outside = (self.grid[:, :-1] < left[self.row][:, None]) | (self.grid[:, 1:] > right[self.row][:, None])
-            self._split((bound >= floor[self.row][:, None]) & outside)
+            least = pick(floor, self.row)[:, None]
+            enough = value >= least
+            left.scatter_reduce_(0, self.row, self.grid.masked_fill(~enough, _NOWHERE).amin(1), "amin")
+            right.scatter_reduce_(0, self.row, self.grid.masked_fill(~enough, -1).amax(1), "amax")
+            outside = self.grid[:, :-1] < pick(left, self.row)[:, None]
+            outside |= self.grid[:, 1:] > pick(right, self.row)[:, None]
+            # Beside an end that is high enough others may be, wherever the bound has its top.
+            self._split(outside & ((bound >= least) | enough[:, :-1] | enough[:, 1:]))
         return left, right
 
     def _evaluate(self) -> tuple[Tensor, Tensor]:
         """``g`` on the grid and an upper bound of ``g`` strictly inside each interval (-inf where it is empty)."""
-        rows, layout = self.terms.rows, self.terms.layout
-        row, grid = self.row, self.grid
-        score, index = rows.score[row][:, None], rows.index[row][:, None]
-        place = rows.base[row][:, None] + grid
-        concave = layout.prefix[place] - grid * score
-        convex = self.terms.task[row][:, None] * (grid / (index + grid))
+        rows, layout, grid = self.terms.rows, self.terms.layout, self.grid
+        score, index, base, task = (
+            pick(field, self.row)[:, None] for field in (rows.score, rows.index, rows.base, self.terms.task)
+        )
+        a = grid.to(torch.float64)
+        concave = pick(layout.prefix, grid + base).sub_(a * score)
+        convex = (a / (a + index)).mul_(task)
         value = concave + convex
-        width = grid[:, 1:] - grid[:, :-1]
-        slope_left = layout.values[place[:, :-1] + (width > 0)] - score
-        slope_right = layout.values[place[:, 1:]] - score
-        run = width.to(torch.float64)
-        bend = slope_left - slope_right
-        cross = (concave[:, 1:] - concave[:, :-1] - run * slope_right) / bend
-        cross = torch.where(bend > 0, torch.minimum(cross.clamp_(min=0.0), run), 0.0)
-        chord = (convex[:, 1:] - convex[:, :-1]) / run
-        bound = value[:, :-1] + cross * (slope_left + chord)
-        bound = torch.maximum(bound, torch.maximum(value[:, :-1], value[:, 1:]))
-        return value, bound.masked_fill_(width < 2, -torch.inf)
+        left, right = grid[:, :-1], grid[:, 1:]
+        inside = right - left > 1
+        slope_left = pick(layout.values, left + base + inside).sub_(score)
+        slope_right = pick(layout.values, right + base).sub_(score)
+        run = a[:, 1:] - a[:, :-1]
+        # Where the tangents cross; parallel tangents (A is linear) are met at an end.
+        cross = concave[:, 1:] - concave[:, :-1]
+        cross.addcmul_(run, slope_right, value=-1.0).div_((slope_left - slope_right).clamp_(min=_TINY))
+        cross = torch.minimum(cross.clamp_(min=0.0), run)
+        slope_left += (convex[:, 1:] - convex[:, :-1]).div_(run.clamp_(min=1.0))
+        bound = torch.addcmul(value[:, :-1], cross, slope_left)
+        return value, bound.masked_fill_(~inside, -torch.inf)
 
     def _split(self, keep: Tensor) -> None:
         """Go on with the marked intervals, each cut into eight."""
-        which, column = keep.nonzero(as_tuple=True)
-        left, right = self.grid[which, column], self.grid[which, column + 1]
+        intervals = keep.shape[1]
+        which = keep.view(-1).nonzero().view(-1)
+        row = torch.div(which, intervals, rounding_mode="floor")
+        left_end = which + row  # the grid has one column more than there are intervals
+        grid = self.grid.view(-1)
+        left, right = grid.index_select(0, left_end), grid.index_select(0, left_end + 1)
         eighths = torch.arange(_SPLIT + 1, device=left.device)
-        self.row = self.row[which]
+        self.row = self.row.index_select(0, row)
         self.grid = left[:, None] + ((right - left)[:, None] * eighths >> 3)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from fastap.backends.torch.layout import Layout, Rows
+from fastap.backends.torch.layout import Layout, Rows, pick
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,13 @@ class Terms:
     def count(self) -> int:
         return self.rows.count
 
-    def __getitem__(self, which: Tensor | slice) -> Terms:
-        return Terms(self.layout, self.rows[which], self.task[which])
+    def take(self, which: Tensor) -> Terms:
+        """The terms of the rows of these numbers."""
+        return Terms(self.layout, self.rows.take(which), self.task.index_select(0, which))
+
+    def part(self, first: int, last: int) -> Terms:
+        """The terms of rows ``first`` to ``last - 1``."""
+        return Terms(self.layout, self.rows.part(first, last), self.task[first:last])
 
     def priced(self, price: Tensor) -> Terms:
         """The same terms plus ``price_i * a``."""
@@ -43,7 +48,7 @@ class Terms:
 
     def standard(self, a: Tensor) -> Tensor:
         """``S[a] - a p_i``."""
-        return self.layout.prefix[self.rows.base + a] - a * self.rows.score
+        return pick(self.layout.prefix, self.rows.base + a) - a * self.rows.score
 
     def task_loss(self, a: Tensor) -> Tensor:
         """``a / (i + a)``: what row i adds to ``P (1 - AP)``."""
@@ -56,5 +61,5 @@ class Terms:
     def marginal(self, a: Tensor) -> Tensor:
         """``d_i(a)`` for ``1 <= a <= N``."""
         below = self.rows.index + a
-        gap = self.layout.values[self.rows.base + a] - self.rows.score
+        gap = pick(self.layout.values, self.rows.base + a) - self.rows.score
         return gap.addcdiv_(self.task * self.rows.index, below * (below - 1.0))
