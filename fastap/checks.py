@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
-
 
 from fastap.problem import BACKENDS, REDUCTIONS, UPDATES
 
@@ -71,7 +69,9 @@ def check_reduction(reduction: str) -> str:
 def check_backend(backend: str) -> str:
     check_choice("backend", backend, BACKENDS)
     if backend == "triton":
-        raise ValueError("backend 'triton' is not available in this version; use 'auto', 'torch' or 'reference'")
+        raise ValueError(
+            "backend 'triton' is not available in this version; use 'auto', 'torch' or 'reference'"
+        )
     return backend
 
 
@@ -82,5 +82,3 @@ def check_target_values(targets: Tensor, taken: Tensor, ignore_index: int | None
         wanted = "0 or 1" if ignore_index is None else f"0, 1 or ignore_index = {ignore_index}"
         given = targets[~allowed][0].item()
         raise ValueError(f"targets must be {wanted}, got {given}")
-
-

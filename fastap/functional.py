@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from fastap import ops
@@ -54,7 +55,15 @@ def direct_ap_loss(
     Source: Song, Schwing, Zemel, Urtasun, Training Deep Neural Networks via Direct Loss Minimization, ICML 2016.
     """
     return _ap_loss(
-        scores, targets, "direct", check_scale("epsilon", epsilon), update, dim, ignore_index, reduction, backend
+        scores,
+        targets,
+        "direct",
+        check_scale("epsilon", epsilon),
+        update,
+        dim,
+        ignore_index,
+        reduction,
+        backend,
     )
 
 
@@ -76,7 +85,15 @@ def ap_hinge_loss(
     Source: Yue, Finley, Radlinski, Joachims, A Support Vector Method for Optimizing Average Precision, SIGIR 2007.
     """
     return _ap_loss(
-        scores, targets, "hinge", check_scale("margin", margin), "positive", dim, ignore_index, reduction, backend
+        scores,
+        targets,
+        "hinge",
+        check_scale("margin", margin),
+        "positive",
+        dim,
+        ignore_index,
+        reduction,
+        backend,
     )
 
 
@@ -158,7 +175,8 @@ def _ap_loss(
     backend: str,
 ) -> Tensor:
     dim = check_tensors(scores, targets, dim, ignore_index)
-    value, _ = ops.ap_loss(
+    run = ops.ap_loss if torch.compiler.is_compiling() else ops.EagerAPLoss.apply
+    value, _ = run(
         scores,
         targets,
         loss,

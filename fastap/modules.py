@@ -71,7 +71,9 @@ class APHingeLoss(_APLoss):
         self.margin = check_scale("margin", margin)
 
     def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return functional.ap_hinge_loss(scores, targets, **{name: getattr(self, name) for name in self._options})
+        return functional.ap_hinge_loss(
+            scores, targets, **{name: getattr(self, name) for name in self._options}
+        )
 
 
 class APPerceptronLoss(_APLoss):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -17,7 +18,7 @@ BACKENDS = ("auto", "torch", "reference", "triton")
 
 @dataclass(frozen=True)
 class Problem:
-    """A batch of rankings, one a row; all three tensors have shape (rankings, items).
+    """A batch of rankings, one a row; all three tensors are contiguous, (rankings, items).
 
     ``positive`` and ``negative`` are disjoint boolean masks; an item in neither is ignored.
     """
@@ -53,11 +54,18 @@ class Objective:
 
     @property
     def gain(self) -> float:
+        """What the difference of the scores of the two rankings counts."""
         return self.sign / self.epsilon if self.loss == "direct" else 1.0
 
     @property
     def task_weight(self) -> float:
+        """What ``L(y_first)`` counts by itself."""
         return {"direct": 1.0, "hinge": self.epsilon, "perceptron": 0.0}[self.loss]
+
+    @property
+    def ceiling(self) -> float:
+        """The largest loss there is; rounding apart, none falls below 0 or rises above this."""
+        return 1.0 if self.loss == "direct" else inf
 
 
 class Losses(NamedTuple):

@@ -43,7 +43,9 @@ def check_batch(batch: Batch, dtype: torch.dtype = torch.float64) -> Counter[str
             counts["rankings"] += 1
             if score.size <= 6:
                 brute, _ = reference.brute_force(score, target, sign * batch.epsilon)
-                np.testing.assert_allclose(float(value[row]), brute, rtol=RELATIVE, atol=1e-12 * _scale(score, batch))
+                np.testing.assert_allclose(
+                    float(value[row]), brute, rtol=RELATIVE, atol=1e-12 * _scale(score, batch)
+                )
                 counts["brute force"] += 1
             expected = reference.direct_ap_loss(score, target, batch.epsilon, update)
             rounding = 1e-13 * _scale(score, batch) / batch.epsilon + (0 if dtype == torch.float64 else 1e-6)
@@ -60,15 +62,25 @@ def check_batch(batch: Batch, dtype: torch.dtype = torch.float64) -> Counter[str
                 assert low - rounding <= 1 - loss[row] <= high + rounding or update == "negative"
     assert (bracket["negative"] >= 0).all()
     assert (bracket["positive"] <= 1).all()
-    assert (bracket["negative"] <= bracket["positive"] + 1e-13 * np.abs(batch.scores).max() / batch.epsilon + 1e-6).all()
+    assert (
+        bracket["negative"] <= bracket["positive"] + 1e-13 * np.abs(batch.scores).max() / batch.epsilon + 1e-6
+    ).all()
     return counts
 
 
-def _check_ranking(score: Floats, target: npt.NDArray[np.bool_], task_scale: float, place: npt.NDArray[np.int64], value: float) -> None:
+def _check_ranking(
+    score: Floats,
+    target: npt.NDArray[np.bool_],
+    task_scale: float,
+    place: npt.NDArray[np.int64],
+    value: float,
+) -> None:
     """The ranking is a permutation, it attains the value, and the value is the dynamic program's."""
     assert sorted(place) == list(range(score.size))
     order = np.argsort(place)
-    attained = reference.ranking_score(score, target, order) + task_scale * (1 - reference.ap_of_order(target[order]))
+    attained = reference.ranking_score(score, target, order) + task_scale * (
+        1 - reference.ap_of_order(target[order])
+    )
     ranked = np.argsort(-score, kind="stable")
     p, n = ranked[target[ranked]], ranked[~target[ranked]]
     best, _ = reference.augmented_choice(score[p], score[n], task_scale)
@@ -112,8 +124,12 @@ def batches(seed: int, largest: int) -> Iterable[Batch]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--problems", type=int, default=20_000, help="how many rankings to solve (default: %(default)s)")
-    parser.add_argument("--largest", type=int, default=400, help="the most items in a ranking (default: %(default)s)")
+    parser.add_argument(
+        "--problems", type=int, default=20_000, help="how many rankings to solve (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--largest", type=int, default=400, help="the most items in a ranking (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     counts: Counter[str] = Counter()
@@ -123,7 +139,9 @@ def main() -> None:
         try:
             counts += check_batch(batch, torch.float64 if number % 2 else torch.float32)
         except AssertionError:
-            print(f"batch {number} of seed {options.seed}: {batch.kind}, {batch.scores.shape}, epsilon {batch.epsilon}")
+            print(
+                f"batch {number} of seed {options.seed}: {batch.kind}, {batch.scores.shape}, epsilon {batch.epsilon}"
+            )
             raise
         counts[batch.kind] += 1
     print(", ".join(f"{count} {name}" for name, count in counts.items()))

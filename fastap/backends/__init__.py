@@ -8,8 +8,6 @@ from fastap.backends import reference, torch
 from fastap.problem import AugmentedRanking, Losses, Objective, Problem
 
 
-
-
 class Backend(Protocol):
     """What a backend offers; see :class:`fastap.problem.Problem` and :class:`fastap.problem.Objective`."""
 

@@ -8,7 +8,15 @@ from torch import Tensor
 from fastap.backends.torch import rowsearch
 from fastap.backends.torch.banded import solve_blocks
 from fastap.backends.torch.layout import pick
-from fastap.backends.torch.monotone import RankingSums, Segments, embed, merge_conflicts, pool, select, single_rows
+from fastap.backends.torch.monotone import (
+    RankingSums,
+    Segments,
+    embed,
+    merge_conflicts,
+    pool,
+    select,
+    single_rows,
+)
 from fastap.backends.torch.terms import Terms
 
 _ULPS = 8 * torch.finfo(torch.float64).eps

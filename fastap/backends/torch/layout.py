@@ -96,7 +96,7 @@ def _sign_magnitude(bits: Tensor) -> Tensor:
 
 def sort_batch(problem: Problem) -> Layout:
     """Sort every ranking of the batch and take the prefix sums of its negatives."""
-    scores = problem.scores.contiguous()
+    scores = problem.scores
     rankings, items = scores.shape
     device = scores.device
     # A class is 0, 1 or 2; two of them add up from one mask each, without a branch.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastap.backends.torch import short
 from fastap.backends.torch.augment import augmented
 from fastap.backends.torch.layout import Layout, Rows, rows_of, sort_batch
 from fastap.backends.torch.terms import Terms
@@ -15,10 +16,16 @@ from fastap.problem import AugmentedRanking, Losses, Objective, Problem
 
 def losses(problem: Problem, objective: Objective) -> Losses:
     """Loss and gradient of every ranking."""
+    table = short.table_of(problem)
+    if table is not None:
+        return short.losses(problem, table, objective)
     layout = sort_batch(problem)
     rows = rows_of(layout, layout.takes_part)
     terms = Terms.of(layout, rows, objective.sign * objective.epsilon)
-    standard = ((rows.above, 1), (rows.at_or_above, 1))  # sign(0) = 0: half of the equal negatives stand above
+    standard = (
+        (rows.above, 1),
+        (rows.at_or_above, 1),
+    )  # sign(0) = 0: half of the equal negatives stand above
     if objective.loss == "perceptron":
         chosen, first, second = rows.above, standard, ()
     else:
@@ -33,8 +40,7 @@ def losses(problem: Problem, objective: Objective) -> Losses:
     if objective.task_weight:
         task = _per_ranking(layout, rows, terms.task_loss(chosen)).div_(layout.n_positive.clamp(min=1))
         loss.add_(task, alpha=objective.task_weight)
-    # D lies in [0, 1], the surrogates above 0; only rounding leaves these bounds.
-    loss.clamp_(min=0.0, max=1.0 if objective.loss == "direct" else None)
+    loss.clamp_(min=0.0, max=objective.ceiling)
 
     places = [*first, *((a, -weight) for a, weight in second)]
     gradient = _gradient(layout, rows, places, objective.gain / pairs)
@@ -64,13 +70,22 @@ def ranking(problem: Problem, objective: Objective) -> AugmentedRanking:
 
     positives = layout.n_positive.clamp(min=1).to(torch.float64)
     pairs = positives * layout.n_negative.clamp(min=1)
-    last = torch.arange(layout.rankings, device=place.device) * layout.items + layout.n_positive + layout.n_negative - 1
+    last = (
+        torch.arange(layout.rankings, device=place.device) * layout.items
+        + layout.n_positive
+        + layout.n_negative
+        - 1
+    )
     mean_negative = layout.prefix[last.clamp(min=0)] / layout.n_negative.clamp(min=1)
     value = _per_ranking(layout, rows, rows.score) / positives - mean_negative
     value += _per_ranking(layout, rows, terms.standard(chosen)) * (2.0 / pairs)
-    value += _per_ranking(layout, rows, terms.task_loss(chosen)) / positives * (objective.sign * objective.epsilon)
+    value += (
+        _per_ranking(layout, rows, terms.task_loss(chosen)) / positives * (objective.sign * objective.epsilon)
+    )
     value.masked_fill_(~(layout.takes_part & layout.finite), torch.nan)
-    return AugmentedRanking(torch.empty_like(ranks).scatter_(0, layout.order, ranks).view(problem.scores.shape), value)
+    return AugmentedRanking(
+        torch.empty_like(ranks).scatter_(0, layout.order, ranks).view(problem.scores.shape), value
+    )
 
 
 def average_precision(problem: Problem) -> Tensor:
@@ -111,7 +126,9 @@ def _share_cut_negatives(layout: Layout, rows: Rows, a: Tensor, below: Tensor) -
     keys = layout.keys
     place = rows.base + a
     key = keys[place]
-    key = key[(a > 0) & (key == keys[(place + 1).clamp(max=keys.shape[0] - 1)]) & (a < rows.n_negative)].unique_consecutive()
+    key = key[
+        (a > 0) & (key == keys[(place + 1).clamp(max=keys.shape[0] - 1)]) & (a < rows.n_negative)
+    ].unique_consecutive()
     if key.shape[0]:
         first, end = torch.searchsorted(keys, key), torch.searchsorted(keys, key, right=True)
         size = end - first
