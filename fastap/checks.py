@@ -59,19 +59,20 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
 
 
 def check_update(update: str) -> str:
+    """``"positive"`` or ``"negative"``."""
     return check_choice("update", update, UPDATES)
 
 
 def check_reduction(reduction: str) -> str:
+    """``"mean"``, ``"sum"`` or ``"none"``."""
     return check_choice("reduction", reduction, REDUCTIONS)
 
 
 def check_backend(backend: str) -> str:
+    """A backend that is there."""
     check_choice("backend", backend, BACKENDS)
     if backend == "triton":
-        raise ValueError(
-            "backend 'triton' is not available in this version; use 'auto', 'torch' or 'reference'"
-        )
+        raise ValueError("backend 'triton' is not available in this version; use 'auto', 'torch' or 'reference'")
     return backend
 
 

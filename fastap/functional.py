@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -114,9 +116,7 @@ def ap_perceptron_loss(
     return _ap_loss(scores, targets, "perceptron", 1.0, "positive", dim, ignore_index, reduction, backend)
 
 
-def average_precision(
-    scores: Tensor, targets: Tensor, *, dim: int = -1, ignore_index: int | None = None
-) -> Tensor:
+def average_precision(scores: Tensor, targets: Tensor, *, dim: int = -1, ignore_index: int | None = None) -> Tensor:
     """``sum over thresholds of (recall_k - recall_{k-1}) * precision_k``, exact, for every ranking; no gradient.
 
     Equal scores form one threshold, as in ``sklearn.metrics.average_precision_score``; only the order of the scores
@@ -126,7 +126,8 @@ def average_precision(
         float64, the shape of ``scores`` without ``dim``; NaN where a ranking has no positive or a NaN score.
     """
     dim = check_tensors(scores, targets, dim, ignore_index)
-    return ops.average_precision(scores.detach(), targets, dim, ignore_index)
+    result: Tensor = ops.average_precision(scores.detach(), targets, dim, ignore_index)
+    return result
 
 
 def loss_augmented_ranking(
@@ -175,8 +176,8 @@ def _ap_loss(
     backend: str,
 ) -> Tensor:
     dim = check_tensors(scores, targets, dim, ignore_index)
-    run = ops.ap_loss if torch.compiler.is_compiling() else ops.EagerAPLoss.apply
-    value, _ = run(
+    run: Any = ops.ap_loss if torch.compiler.is_compiling() else ops.EagerAPLoss.apply
+    value: Tensor = run(
         scores,
         targets,
         loss,
@@ -186,5 +187,5 @@ def _ap_loss(
         ignore_index,
         check_reduction(reduction),
         check_backend(backend),
-    )
+    )[0]
     return value

@@ -48,9 +48,7 @@ class DirectAPLoss(_APLoss):
         self.update: Update = update
 
     def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return functional.direct_ap_loss(
-            scores, targets, **{name: getattr(self, name) for name in self._options}
-        )
+        return functional.direct_ap_loss(scores, targets, **{name: getattr(self, name) for name in self._options})
 
 
 class APHingeLoss(_APLoss):
@@ -71,9 +69,7 @@ class APHingeLoss(_APLoss):
         self.margin = check_scale("margin", margin)
 
     def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return functional.ap_hinge_loss(
-            scores, targets, **{name: getattr(self, name) for name in self._options}
-        )
+        return functional.ap_hinge_loss(scores, targets, **{name: getattr(self, name) for name in self._options})
 
 
 class APPerceptronLoss(_APLoss):
@@ -90,6 +86,4 @@ class APPerceptronLoss(_APLoss):
         super().__init__(dim, ignore_index, reduction, backend)
 
     def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return functional.ap_perceptron_loss(
-            scores, targets, **{name: getattr(self, name) for name in self._options}
-        )
+        return functional.ap_perceptron_loss(scores, targets, **{name: getattr(self, name) for name in self._options})

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastap import backends
 from fastap.checks import check_target_values
-from fastap.problem import Objective, Problem
+from fastap.problem import Objective, Problem, loss_dtype
 
 
 def _problem(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None) -> Problem:
@@ -30,11 +30,6 @@ def _problem(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None
     if not targets.is_cuda:
         check_target_values(targets, positive | negative, ignore_index)
     return Problem(scores, positive, negative)
-
-
-def loss_dtype(scores: Tensor) -> torch.dtype:
-    """float64 for float64 scores, float32 for all others."""
-    return torch.float64 if scores.dtype == torch.float64 else torch.float32
 
 
 def _moved_shape(scores: Tensor, dim: int) -> list[int]:
@@ -59,9 +54,7 @@ def _ap_loss(
     """The reduced loss and its gradient; the gradient has the ranked axis last."""
     shape, dtype = _moved_shape(scores, dim), loss_dtype(scores)
     if scores.numel() == 0:
-        return scores.new_zeros(_loss_shape(scores, dim, reduction), dtype=dtype), scores.new_zeros(
-            shape, dtype=dtype
-        )
+        return scores.new_zeros(_loss_shape(scores, dim, reduction), dtype=dtype), scores.new_zeros(shape, dtype=dtype)
     problem = _problem(scores, targets, dim, ignore_index)
     objective = Objective(cast(Any, loss), epsilon, cast(Any, update))
     each, gradient, takes_part = backends.get(backend).losses(problem, objective)
@@ -162,9 +155,7 @@ def loss_augmented_ranking(
     """Ranks, with the ranked axis last, and ``max F + s epsilon L``."""
     shape, value_shape = _moved_shape(scores, dim), _loss_shape(scores, dim, "none")
     if scores.numel() == 0:
-        return scores.new_empty(shape, dtype=torch.int64), scores.new_full(
-            value_shape, torch.nan, dtype=torch.float64
-        )
+        return scores.new_empty(shape, dtype=torch.int64), scores.new_full(value_shape, torch.nan, dtype=torch.float64)
     problem = _problem(scores, targets, dim, ignore_index)
     ranks, value = backends.get(backend).ranking(problem, Objective("direct", epsilon, cast(Any, update)))
     return ranks.view(shape), value.view(value_shape)

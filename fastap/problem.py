@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 Update = Literal["positive", "negative"]
@@ -26,6 +27,16 @@ class Problem:
     scores: Tensor
     positive: Tensor
     negative: Tensor
+
+    @property
+    def loss_dtype(self) -> torch.dtype:
+        """The type of losses and gradients: float64 for float64 scores, float32 for all others."""
+        return loss_dtype(self.scores)
+
+
+def loss_dtype(scores: Tensor) -> torch.dtype:
+    """float64 for float64 scores, float32 for all others."""
+    return torch.float64 if scores.dtype == torch.float64 else torch.float32
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,7 @@ def brute_force(scores: npt.ArrayLike, targets: npt.ArrayLike, task_scale: float
     if score.size > 8:
         raise ValueError(f"brute_force takes at most 8 items, got {score.size}")
     orders = [np.array(order) for order in permutations(range(score.size))]
-    values = np.array(
-        [ranking_score(score, target, o) + task_scale * (1 - ap_of_order(target[o])) for o in orders]
-    )
+    values = np.array([ranking_score(score, target, o) + task_scale * (1 - ap_of_order(target[o])) for o in orders])
     best = float(values.max())
     within = 1e-12 * max(1.0, float(np.abs(values).max()))
     return best, [order for order, value in zip(orders, values, strict=True) if value >= best - within]
@@ -82,9 +80,7 @@ def augmented_choice(positives: Floats, negatives: Floats, task_scale: float) ->
     best_at = np.empty((n_positive, n_negative + 1), dtype=np.int64)
     h = np.zeros(n_negative + 1)
     for i in range(1, n_positive + 1):
-        term = 2.0 / (n_positive * n_negative) * (summed - a * p[i - 1]) + task_scale / n_positive * (
-            a / (i + a)
-        )
+        term = 2.0 / (n_positive * n_negative) * (summed - a * p[i - 1]) + task_scale / n_positive * (a / (i + a))
         total = h + term
         h = np.maximum.accumulate(total)
         # The first column that reaches the running maximum.
@@ -112,7 +108,7 @@ def direct_ap_loss(
     augmented = _augmented_pairs(score, target, sign * epsilon)
     if augmented is None:
         return Loss(0.0, np.zeros_like(score))
-    value, pairs, task_loss = augmented
+    _, pairs, task_loss = augmented
     standard = _standard_pairs(score, target)
     gap = _pair_gap(score, target)
     # L(y_direct) + s/epsilon [F(y_direct) - F(y_w)], the two maxima without their common part.

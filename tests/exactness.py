@@ -1,13 +1,15 @@
 """Is the torch backend exact? Random problems of every kind against the dynamic program and brute force.
 
-``python -m tests.exactness --problems 20000`` runs the whole; the test suite a fixed-seed slice of it.
+``python -m tests.exactness --problems 20000`` runs the whole; the test suite a fixed-seed slice of it. Every problem
+is solved for both updates, and every loss on both paths of the backend (:mod:`tests.paths`).
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,81 +17,97 @@ import torch
 
 import fastap
 from fastap import reference
+from tests.paths import PATHS, solving
 from tests.problems import Batch, Floats, random_batch
 
 RELATIVE = 1e-9
 
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
 
-def check_batch(batch: Batch, dtype: torch.dtype = torch.float64) -> Counter[str]:
-    """Assert that values, ranks and gradients of one batch are right, for both updates; count what was checked."""
+
+class Solution(NamedTuple):
+    """What the library says of a batch."""
+
+    loss: Floats  # (rankings,)
+    gradient: Floats  # (rankings, items)
+
+
+def check_batch(batch: Batch, dtype: torch.dtype = torch.float64, paths: Sequence[str] = PATHS) -> Counter[str]:
+    """Assert that values, ranks, losses and gradients of a batch are right for both updates; count what was checked."""
     counts: Counter[str] = Counter()
     scores, targets = torch.tensor(batch.scores, dtype=dtype), torch.tensor(batch.targets)
     metric = fastap.average_precision(scores, targets, ignore_index=-1).numpy()
-    bracket = {}
-    for update in ("positive", "negative"):
+    for sign, update in ((1, "positive"), (-1, "negative")):
         options = {"epsilon": batch.epsilon, "update": update, "ignore_index": -1}
-        ranks, value = fastap.loss_augmented_ranking(scores, targets, **options)
-        leaf = scores.clone().requires_grad_()
-        loss = fastap.direct_ap_loss(leaf, targets, reduction="none", **options)
-        loss.sum().backward()
-        bracket[update] = loss.detach().double().numpy()
+        ranks, value = (each.numpy() for each in fastap.loss_augmented_ranking(scores, targets, **options))
+        solutions = [_solve(scores, targets, options, path) for path in paths]
         for row in range(scores.shape[0]):
             taken = batch.targets[row] >= 0
             score, target = batch.scores[row, taken], batch.targets[row, taken] == 1
-            place = ranks[row].numpy()
-            assert (place[~taken] == -1).all()
-            sign = 1 if update == "positive" else -1
-            _check_ranking(score, target, sign * batch.epsilon, place[taken], float(value[row]))
-            counts["rankings"] += 1
+            task_scale = sign * batch.epsilon
+            assert (ranks[row, ~taken] == -1).all()
+            _check_ranking(score, target, task_scale, ranks[row, taken], float(value[row]))
             if score.size <= 6:
-                brute, _ = reference.brute_force(score, target, sign * batch.epsilon)
-                np.testing.assert_allclose(
-                    float(value[row]), brute, rtol=RELATIVE, atol=1e-12 * _scale(score, batch)
-                )
+                best, _ = reference.brute_force(score, target, task_scale)
+                absolute = 1e-14 * _scale(score, task_scale)
+                np.testing.assert_allclose(value[row], best, rtol=RELATIVE, atol=absolute)
                 counts["brute force"] += 1
             expected = reference.direct_ap_loss(score, target, batch.epsilon, update)
-            rounding = 1e-13 * _scale(score, batch) / batch.epsilon + (0 if dtype == torch.float64 else 1e-6)
-            np.testing.assert_allclose(bracket[update][row], expected.value, rtol=RELATIVE, atol=rounding)
-            if is_unique(score, target, sign * batch.epsilon):
-                given = leaf.grad[row].double().numpy()
-                assert (given[~taken] == 0).all()
-                largest = np.abs(expected.gradient).max()
-                tolerance = 1e-12 if dtype == torch.float64 else 1e-6
-                np.testing.assert_allclose(given[taken], expected.gradient, rtol=0, atol=tolerance * largest)
-                counts["gradients"] += 1
+            unique = is_unique(score, target, task_scale)
+            for loss, gradient in solutions:
+                _check_loss(score, target, task_scale, loss[row], expected.value, dtype)
+                assert (gradient[row, ~taken] == 0).all()
+                if unique:
+                    absolute = (1e-12 if dtype == torch.float64 else 1e-6) * np.abs(expected.gradient).max()
+                    np.testing.assert_allclose(gradient[row, taken], expected.gradient, rtol=0, atol=absolute)
+                    counts["gradients"] += 1
             if np.unique(score).size == score.size:
-                low, high = (0.0, metric[row]) if update == "positive" else (1 - metric[row], 1.0)
-                assert low - rounding <= 1 - loss[row] <= high + rounding or update == "negative"
-    assert (bracket["negative"] >= 0).all()
-    assert (bracket["positive"] <= 1).all()
-    assert (
-        bracket["negative"] <= bracket["positive"] + 1e-13 * np.abs(batch.scores).max() / batch.epsilon + 1e-6
-    ).all()
+                by_score = reference.ap_of_order(target[np.argsort(-score)])
+                np.testing.assert_allclose(metric[row], by_score, rtol=1e-12)
+    counts["problems"] += scores.shape[0]
     return counts
 
 
-def _check_ranking(
-    score: Floats,
-    target: npt.NDArray[np.bool_],
-    task_scale: float,
-    place: npt.NDArray[np.int64],
-    value: float,
-) -> None:
+def _solve(scores: torch.Tensor, targets: torch.Tensor, options: dict[str, object], path: str) -> Solution:
+    leaf = scores.clone().requires_grad_()
+    with solving(path):
+        loss = fastap.direct_ap_loss(leaf, targets, reduction="none", **options)
+    loss.sum().backward()
+    return Solution(loss.detach().double().numpy(), leaf.grad.double().numpy())
+
+
+def _check_ranking(score: Floats, target: Bools, task_scale: float, place: Ints, value: float) -> None:
     """The ranking is a permutation, it attains the value, and the value is the dynamic program's."""
     assert sorted(place) == list(range(score.size))
     order = np.argsort(place)
-    attained = reference.ranking_score(score, target, order) + task_scale * (
-        1 - reference.ap_of_order(target[order])
-    )
+    task_loss = 1 - reference.ap_of_order(target[order])
+    attained = reference.ranking_score(score, target, order) + task_scale * task_loss
     ranked = np.argsort(-score, kind="stable")
     p, n = ranked[target[ranked]], ranked[~target[ranked]]
     best, _ = reference.augmented_choice(score[p], score[n], task_scale)
-    scale = abs(task_scale) + np.abs(score - np.median(score)).max()
-    np.testing.assert_allclose(value, best, rtol=RELATIVE, atol=1e-14 * scale)
-    np.testing.assert_allclose(attained, best, rtol=RELATIVE, atol=1e-14 * scale)
+    absolute = 1e-14 * _scale(score, task_scale)
+    np.testing.assert_allclose(value, best, rtol=RELATIVE, atol=absolute)
+    np.testing.assert_allclose(attained, best, rtol=RELATIVE, atol=absolute)
 
 
-def is_unique(score: Floats, target: npt.NDArray[np.bool_], task_scale: float) -> bool:
+def _check_loss(
+    score: Floats, target: Bools, task_scale: float, loss: float, expected: float, dtype: torch.dtype
+) -> None:
+    """The loss is the oracle's, and ``0 <= D- <= 1 - AP <= D+ <= 1``, AP of any ranking by score."""
+    # Sums of scores are rounded, and their difference is divided by epsilon; a float32 loss is rounded once more.
+    rounding = 1e-13 * _scale(score, task_scale) / abs(task_scale) + (0 if dtype == torch.float64 else 2**-24)
+    np.testing.assert_allclose(loss, expected, rtol=RELATIVE, atol=rounding)
+    assert 0 <= loss <= 1
+    # Equal scores may come in any order; a negative or a positive first is the worst and the best that can happen.
+    worst, best = (1 - reference.ap_of_order(target[np.lexsort((first, -score))]) for first in (target, ~target))
+    if task_scale > 0:
+        assert worst <= loss + rounding
+    else:
+        assert loss <= best + rounding
+
+
+def is_unique(score: Floats, target: Bools, task_scale: float) -> bool:
     """Whether one choice of ``a`` alone attains the optimum, clear of rounding."""
     p, n = np.sort(score[target])[::-1], np.sort(score[~target])[::-1]
     a = np.arange(n.size + 1)
@@ -112,38 +130,45 @@ def is_unique(score: Floats, target: npt.NDArray[np.bool_], task_scale: float) -
     return bool(((through >= through.max() - close).sum(1) == 1).all())
 
 
-def _scale(score: Floats, batch: Batch) -> float:
-    return float(np.abs(score - np.median(score)).max()) + batch.epsilon
+def _scale(score: Floats, task_scale: float) -> float:
+    return float(np.abs(score - np.median(score)).max()) + abs(task_scale)
 
 
-def batches(seed: int, largest: int) -> Iterable[Batch]:
+def batches(seed: int, largest: int) -> Iterator[Batch]:
     rng = np.random.default_rng(seed)
     while True:
         yield random_batch(rng, largest)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--problems", type=int, default=20_000, help="how many rankings to solve (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--largest", type=int, default=400, help="the most items in a ranking (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+def check_many(problems: int, seed: int = 0, largest: int = 400, paths: Sequence[str] = PATHS) -> Counter[str]:
+    """Check that many rankings, float32 and float64 in turn; a failure says which batch it was."""
     counts: Counter[str] = Counter()
-    for number, batch in enumerate(batches(options.seed, options.largest)):
-        if counts["rankings"] >= options.problems:
+    for number, batch in enumerate(batches(seed, largest)):
+        if counts["problems"] >= problems:
             break
         try:
-            counts += check_batch(batch, torch.float64 if number % 2 else torch.float32)
-        except AssertionError:
-            print(
-                f"batch {number} of seed {options.seed}: {batch.kind}, {batch.scores.shape}, epsilon {batch.epsilon}"
-            )
-            raise
-        counts[batch.kind] += 1
+            counts += check_batch(batch, torch.float64 if number % 2 else torch.float32, paths)
+        except AssertionError as error:
+            where = f"batch {number} of seed {seed}: {batch.kind}, {batch.scores.shape}, epsilon {batch.epsilon}"
+            raise AssertionError(where) from error
+        counts[batch.kind] += batch.scores.shape[0]
+    return counts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--problems", type=int, default=20_000, help="how many rankings (default: %(default)s)")
+    parser.add_argument("--largest", type=int, default=400, help="the most items in a ranking (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--path",
+        choices=("both", "auto", *PATHS),
+        default="both",
+        help="the path every loss is taken on; auto is the library's own choice (default: %(default)s)",
+    )
+    options = parser.parse_args()
+    paths = PATHS if options.path == "both" else (options.path,)
+    counts = check_many(options.problems, options.seed, options.largest, paths)
     print(", ".join(f"{count} {name}" for name, count in counts.items()))
 
 

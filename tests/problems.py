@@ -57,6 +57,20 @@ def _blocky(rng: np.random.Generator, p: int, n: int) -> tuple[Floats, Floats]:
     )
 
 
+def _conflicting(rng: np.random.Generator, p: int, n: int) -> tuple[Floats, Floats]:
+    """Nearly equal positives under most negatives: of the negative update, lower rows want fewer negatives above."""
+    negatives = rng.standard_cauchy(n) if rng.random() < 0.5 else rng.uniform(0, rng.choice([1.0, 30.0]), n)
+    positives = np.quantile(negatives, rng.uniform(0, 0.3)) + rng.choice([0.0, 1e-6, 1e-2]) * rng.normal(size=p)
+    if rng.random() < 0.3:
+        positives, negatives = np.round(positives, 1), np.round(negatives, 1)
+    return positives, negatives
+
+
+def _two_valued(rng: np.random.Generator, p: int, n: int) -> tuple[Floats, Floats]:
+    share = rng.uniform(0, 1, 2)
+    return (rng.random(p) < share[0]) * 1.0, (rng.random(n) < share[1]) * 1.0
+
+
 KINDS: dict[str, Scores] = {
     "gaussian": _gaussian,
     "uniform": _uniform,
@@ -66,6 +80,8 @@ KINDS: dict[str, Scores] = {
     "anti-correlated": _anti_correlated,
     "saturated": _saturated,
     "blocky": _blocky,
+    "conflicting": _conflicting,
+    "two-valued": _two_valued,
 }
 
 

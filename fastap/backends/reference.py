@@ -28,10 +28,9 @@ def losses(problem: Problem, objective: Objective) -> Losses:
         else:
             loss[row], gradient[row, taken] = reference.ap_perceptron_loss(score, target)
     device = problem.scores.device
-    dtype = torch.float64 if problem.scores.dtype == torch.float64 else torch.float32
     return Losses(
         torch.from_numpy(loss).to(device),
-        torch.from_numpy(gradient).to(device, dtype),
+        torch.from_numpy(gradient).to(device, problem.loss_dtype),
         torch.from_numpy(takes_part).to(device),
     )
 

@@ -22,15 +22,7 @@ def losses(problem: Problem, objective: Objective) -> Losses:
     layout = sort_batch(problem)
     rows = rows_of(layout, layout.takes_part)
     terms = Terms.of(layout, rows, objective.sign * objective.epsilon)
-    standard = (
-        (rows.above, 1),
-        (rows.at_or_above, 1),
-    )  # sign(0) = 0: half of the equal negatives stand above
-    if objective.loss == "perceptron":
-        chosen, first, second = rows.above, standard, ()
-    else:
-        chosen = augmented(terms, objective.sign)
-        first, second = ((chosen, 2),), standard if objective.loss == "direct" else ()
+    chosen = rows.above if objective.loss == "perceptron" else augmented(terms, objective.sign)
 
     pairs = (layout.n_positive * layout.n_negative).clamp_(min=1).to(torch.float64)
     score_gap = terms.standard(chosen)
@@ -42,15 +34,19 @@ def losses(problem: Problem, objective: Objective) -> Losses:
         loss.add_(task, alpha=objective.task_weight)
     loss.clamp_(min=0.0, max=objective.ceiling)
 
-    places = [*first, *((a, -weight) for a, weight in second)]
-    gradient = _gradient(layout, rows, places, objective.gain / pairs)
+    # Twice a_first - a_second. sign(0) = 0: in the standard ranking half of the equal negatives stand above.
+    standard = [(rows.above, 1), (rows.at_or_above, 1)]
+    choices = standard if objective.loss == "perceptron" else [(chosen, 2)]
+    if objective.loss == "direct":
+        choices += [(a, -weight) for a, weight in standard]
+    gradient = _gradient(layout, rows, choices, objective.gain / pairs)
+
     lost = layout.takes_part & ~layout.finite
     loss.masked_fill_(lost, torch.nan)
-    wide = problem.scores.dtype == torch.float64
-    flat = torch.empty(gradient.shape, dtype=torch.float64 if wide else torch.float32, device=gradient.device)
-    flat.scatter_(0, layout.order, gradient.to(flat.dtype))
-    table = flat.view(problem.scores.shape).masked_fill_(lost[:, None], torch.nan)
-    return Losses(loss, table, layout.takes_part)
+    by_item = gradient.new_empty(gradient.shape, dtype=problem.loss_dtype)
+    by_item.scatter_(0, layout.order, gradient.to(by_item.dtype))
+    by_item = by_item.view(problem.scores.shape).masked_fill_(lost[:, None], torch.nan)
+    return Losses(loss, by_item, layout.takes_part)
 
 
 def ranking(problem: Problem, objective: Objective) -> AugmentedRanking:
@@ -70,22 +66,13 @@ def ranking(problem: Problem, objective: Objective) -> AugmentedRanking:
 
     positives = layout.n_positive.clamp(min=1).to(torch.float64)
     pairs = positives * layout.n_negative.clamp(min=1)
-    last = (
-        torch.arange(layout.rankings, device=place.device) * layout.items
-        + layout.n_positive
-        + layout.n_negative
-        - 1
-    )
+    last = torch.arange(layout.rankings, device=place.device) * layout.items + layout.n_positive + layout.n_negative - 1
     mean_negative = layout.prefix[last.clamp(min=0)] / layout.n_negative.clamp(min=1)
     value = _per_ranking(layout, rows, rows.score) / positives - mean_negative
     value += _per_ranking(layout, rows, terms.standard(chosen)) * (2.0 / pairs)
-    value += (
-        _per_ranking(layout, rows, terms.task_loss(chosen)) / positives * (objective.sign * objective.epsilon)
-    )
+    value += _per_ranking(layout, rows, terms.task_loss(chosen)) / positives * (objective.sign * objective.epsilon)
     value.masked_fill_(~(layout.takes_part & layout.finite), torch.nan)
-    return AugmentedRanking(
-        torch.empty_like(ranks).scatter_(0, layout.order, ranks).view(problem.scores.shape), value
-    )
+    return AugmentedRanking(torch.empty_like(ranks).scatter_(0, layout.order, ranks).view(problem.scores.shape), value)
 
 
 def average_precision(problem: Problem) -> Tensor:
@@ -113,11 +100,13 @@ def _gradient(layout: Layout, rows: Rows, choices: Sequence[tuple[Tensor, int]],
     gradient as much as any other, and the same however the items came in.
     """
     below = _positives_below(layout, rows, *choices)
-    above = sum(weight * a for a, weight in choices).to(torch.float64)
+    above = torch.zeros_like(rows.score)
+    for a, weight in choices:
+        above.add_(a, alpha=weight)
     for a, _ in choices:
         _share_cut_negatives(layout, rows, a, below)
     _share_equal_positives(layout, rows, above)
-    below[rows.place] = above.neg_()
+    below.index_copy_(0, rows.place, above.neg_())
     return below.view(-1, layout.items).mul_(scale[:, None]).view(-1)
 
 

@@ -40,8 +40,7 @@ def argmax(terms: Terms) -> tuple[Tensor, Tensor]:
 def band(terms: Terms, inside: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
     """The least and the greatest ``a`` with ``g_i(a) >= floor_i``, given one such ``a``."""
     found = [
-        _Search(terms.part(first, last)).band(inside[first:last], floor[first:last])
-        for first, last in _parts(terms)
+        _Search(terms.part(first, last)).band(inside[first:last], floor[first:last]) for first, last in _parts(terms)
     ]
     return torch.cat([left for left, _ in found]), torch.cat([right for _, right in found])
 

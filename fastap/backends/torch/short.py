@@ -79,8 +79,8 @@ def losses(problem: Problem, table: Table, objective: Objective) -> Losses:
     """Loss and gradient of every ranking."""
     with np.errstate(invalid="ignore"):  # padding less padding, of no meaning anywhere
         each, p_gain, n_gain = _losses(table, objective)
-    wide = problem.scores.dtype == torch.float64
-    gradient = np.zeros(problem.scores.shape, np.float64 if wide else np.float32)
+    gradient = torch.zeros(problem.scores.shape, dtype=problem.loss_dtype)
+    by_item = gradient.numpy()
     rankings = table.rankings[:, None]
     if table.padded:
         for gain, item, count in (
@@ -88,16 +88,16 @@ def losses(problem: Problem, table: Table, objective: Objective) -> Losses:
             (n_gain, table.n_item, table.n_negative),
         ):
             line, column = np.nonzero(np.arange(gain.shape[1]) < count)
-            gradient[table.rankings[line], item[line, column]] = gain[line, column]
+            by_item[table.rankings[line], item[line, column]] = gain[line, column]
     else:
-        gradient[rankings, table.p_item] = p_gain
-        gradient[rankings, table.n_item] = n_gain
+        by_item[rankings, table.p_item] = p_gain
+        by_item[rankings, table.n_item] = n_gain
     loss = np.zeros(problem.scores.shape[0])
     loss[table.rankings] = each
     if table.lost is not None:
-        gradient[table.lost] = np.nan
+        by_item[table.lost] = np.nan
         loss[table.lost] = np.nan
-    return Losses(torch.from_numpy(loss), torch.from_numpy(gradient), torch.from_numpy(table.takes_part))
+    return Losses(torch.from_numpy(loss), gradient, torch.from_numpy(table.takes_part))
 
 
 def _losses(table: Table, objective: Objective) -> tuple[Floats, Floats, Floats]:
@@ -138,7 +138,7 @@ def _losses(table: Table, objective: Objective) -> tuple[Floats, Floats, Floats]
 
 def _chosen(table: Table, sums: Floats, objective: Objective) -> Ints:
     """``a``, the number of negatives above each positive in the loss-augmented ranking."""
-    task = objective.sign * objective.epsilon * 0.5 * table.n_negative[:, :, None]
+    task = table.n_negative[:, :, None] * np.float64(0.5 * objective.sign * objective.epsilon)
     return _positive_update(table, task) if objective.sign > 0 else _negative_update(table, sums, task)
 
 
@@ -157,7 +157,8 @@ def _positive_update(table: Table, task: Floats) -> Ints:
     spared = through.argmin(1)
     if table.padded:
         spared[np.arange(spared.shape[1]) >= table.n_negative] = table.p.shape[1]
-    return ((spared[:, None, :] < i) @ np.ones(spared.shape[1])).astype(np.int64)
+    chosen: Ints = ((spared[:, None, :] < i) @ np.ones(spared.shape[1])).astype(np.int64)
+    return chosen
 
 
 def _negative_update(table: Table, sums: Floats, task: Floats) -> Ints:
@@ -170,7 +171,7 @@ def _negative_update(table: Table, sums: Floats, task: Floats) -> Ints:
     real = i[:, 0] <= table.n_positive
     if table.padded:
         term = np.where(real[:, :, None], term, 0.0)
-    best = term.argmax(2)
+    best: Ints = term.argmax(2)
     if ((best[:, 1:] >= best[:, :-1]) | ~real[:, 1:]).all():
         return best
     for row in range(i.size):
@@ -195,7 +196,8 @@ def _shared(gain: Floats, scores: Floats) -> Floats:
     group += np.arange(0, scores.size, scores.shape[1])[:, None]
     flat = group.ravel()
     total, size = np.bincount(flat, gain.ravel()), np.bincount(flat)
-    return (total / np.maximum(size, 1))[group]
+    shared: Floats = (total / np.maximum(size, 1))[group]
+    return shared
 
 
 def _sorted(scores: Floats, members: Bools, line: Ints, widest: int) -> tuple[Floats, Ints]:
