@@ -76,10 +76,15 @@ def check_backend(backend: str) -> str:
     return backend
 
 
-def check_target_values(targets: Tensor, taken: Tensor, ignore_index: int | None) -> None:
-    """Every target is 0, 1 or ``ignore_index``; ``taken`` marks the zeros and ones. Waits for the device."""
+def wrong_targets(targets: Tensor, taken: Tensor, ignore_index: int | None) -> Tensor | None:
+    """An error for a target that is not 0, 1 or ``ignore_index``; ``taken`` marks the zeros and ones.
+
+    On an accelerator the error would stall the stream: there the result marks the rankings (lines) with such a target.
+    """
     allowed = taken if ignore_index is None else taken | (targets == ignore_index)
+    if targets.device.type != "cpu":
+        return ~allowed.all(-1)
     if not bool(allowed.all()):
         wanted = "0 or 1" if ignore_index is None else f"0, 1 or ignore_index = {ignore_index}"
-        given = targets[~allowed][0].item()
-        raise ValueError(f"targets must be {wanted}, got {given}")
+        raise ValueError(f"targets must be {wanted}, got {targets[~allowed][0].item()}")
+    return None

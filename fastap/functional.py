@@ -51,8 +51,8 @@ def direct_ap_loss(
         loss NaN and gradient NaN; the gradients of the others are untouched.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was given and what is wanted. Target values are not checked
-            on CUDA, where that would stall the stream.
+        TypeError, ValueError: naming the argument, what was given and what is wanted. On CUDA a wrong
+            target value is no error, which would stall the stream: loss and gradient of its ranking are NaN.
 
     Source: Song, Schwing, Zemel, Urtasun, Training Deep Neural Networks via Direct Loss Minimization, ICML 2016.
     """

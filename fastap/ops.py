@@ -12,24 +12,22 @@ import torch
 from torch import Tensor
 
 from fastap import backends
-from fastap.checks import check_target_values
+from fastap.checks import wrong_targets
 from fastap.problem import Objective, Problem, loss_dtype
 
 
-def _problem(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None) -> Problem:
-    """The batch as a matrix, one ranking a row."""
+def _problem(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None) -> tuple[Problem, Tensor | None]:
+    """The batch as a matrix, one ranking a row, and which rankings have a wrong target, where that is no error."""
     scores = scores.detach()
     if dim != scores.dim() - 1:
         scores, targets = scores.movedim(dim, -1), targets.movedim(dim, -1)
     shape = (scores.shape[:-1].numel(), scores.shape[-1])
     scores, targets = scores.reshape(shape).contiguous(), targets.reshape(shape).contiguous()
     if targets.dtype == torch.bool:
-        return Problem(scores, targets, ~targets)
+        return Problem(scores, targets, ~targets), None
     positive, negative = targets == 1, targets == 0
-    # On an accelerator reading a value would stall the stream; there a wrong target leaves its item out.
-    if not targets.is_cuda:
-        check_target_values(targets, positive | negative, ignore_index)
-    return Problem(scores, positive, negative)
+    wrong = wrong_targets(targets, positive | negative, ignore_index)
+    return Problem(scores, positive, negative), wrong
 
 
 def _moved_shape(scores: Tensor, dim: int) -> list[int]:
@@ -55,9 +53,12 @@ def _ap_loss(
     shape, dtype = _moved_shape(scores, dim), loss_dtype(scores)
     if scores.numel() == 0:
         return scores.new_zeros(_loss_shape(scores, dim, reduction), dtype=dtype), scores.new_zeros(shape, dtype=dtype)
-    problem = _problem(scores, targets, dim, ignore_index)
+    problem, wrong = _problem(scores, targets, dim, ignore_index)
     objective = Objective(cast(Any, loss), epsilon, cast(Any, update))
     each, gradient, takes_part = backends.get(backend).losses(problem, objective)
+    if wrong is not None:
+        each, takes_part = each.masked_fill(wrong, torch.nan), takes_part | wrong
+        gradient = gradient.masked_fill(wrong[:, None], torch.nan)
     gradient = gradient.view(shape)
     if reduction == "none" or each.shape[0] == 1:
         return each.to(dtype).view(_loss_shape(scores, dim, reduction)), gradient
@@ -134,7 +135,9 @@ def average_precision(scores: Tensor, targets: Tensor, dim: int, ignore_index: i
     shape = _loss_shape(scores, dim, "none")
     if scores.numel() == 0:
         return scores.new_full(shape, torch.nan, dtype=torch.float64)
-    return backends.torch.average_precision(_problem(scores, targets, dim, ignore_index)).view(shape)
+    problem, wrong = _problem(scores, targets, dim, ignore_index)
+    result = backends.torch.average_precision(problem)
+    return (result if wrong is None else result.masked_fill(wrong, torch.nan)).view(shape)
 
 
 @average_precision.register_fake
@@ -156,8 +159,10 @@ def loss_augmented_ranking(
     shape, value_shape = _moved_shape(scores, dim), _loss_shape(scores, dim, "none")
     if scores.numel() == 0:
         return scores.new_empty(shape, dtype=torch.int64), scores.new_full(value_shape, torch.nan, dtype=torch.float64)
-    problem = _problem(scores, targets, dim, ignore_index)
+    problem, wrong = _problem(scores, targets, dim, ignore_index)
     ranks, value = backends.get(backend).ranking(problem, Objective("direct", epsilon, cast(Any, update)))
+    if wrong is not None:
+        value = value.masked_fill(wrong, torch.nan)
     return ranks.view(shape), value.view(value_shape)
 
 

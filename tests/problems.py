@@ -108,13 +108,24 @@ def draw(
 
 def random_batch(rng: np.random.Generator, largest: int = 400) -> Batch:
     """One ranking or a few of one kind, 2 to ``largest`` items each, any balance, a part of them padded."""
-    kind = str(rng.choice(list(KINDS)))
+    kind = str(rng.choice([*KINDS, "conflicting"]))
     items = int(np.exp(rng.uniform(np.log(2), np.log(largest + 1))))
     rankings = int(rng.choice([1, 1, 1, 2, 5]))
     scores, targets = np.zeros((rankings, items)), np.full((rankings, items), -1)
     for row in range(rankings):
         used = items if rankings == 1 else int(rng.integers(2, items + 1))
-        n_positive = int(np.clip(np.exp(rng.uniform(0, np.log(used))), 1, used - 1))
+        share = rng.uniform(0.1, 0.6) if kind == "conflicting" else np.exp(-rng.uniform(0, np.log(used)))
+        n_positive = int(np.clip(used * share, 1, used - 1))
         places = rng.permutation(items)[:used]
         scores[row, places], targets[row, places] = draw(rng, kind, n_positive, used - n_positive)
-    return Batch(kind, scores, targets, float(np.exp(rng.uniform(np.log(1e-3), np.log(1e2)))))
+    epsilon = float(np.exp(rng.uniform(np.log(1e-3), np.log(1e2))))
+    if kind == "conflicting":
+        epsilon = _conflicting_epsilon(rng, scores[0], targets[0]) or epsilon
+    return Batch(kind, scores, targets, epsilon)
+
+
+def _conflicting_epsilon(rng: np.random.Generator, scores: Floats, targets: npt.NDArray[np.int64]) -> float:
+    """Where what a row gains by one more negative above it is near what it loses: one ranking in five conflicts."""
+    p, n = scores[targets == 1], scores[targets == 0]
+    gap = max(0.0, float(np.median(n) - np.median(p)))
+    return gap * (p.size + n.size) ** 2 / (p.size * n.size) * float(np.exp(rng.uniform(np.log(0.03), 0)))

@@ -44,7 +44,7 @@ def losses(problem: Problem, objective: Objective) -> Losses:
     lost = layout.takes_part & ~layout.finite
     loss.masked_fill_(lost, torch.nan)
     by_item = gradient.new_empty(gradient.shape, dtype=problem.loss_dtype)
-    by_item.scatter_(0, layout.order, gradient.to(by_item.dtype))
+    by_item.index_copy_(0, layout.order, gradient.to(by_item.dtype))
     by_item = by_item.view(problem.scores.shape).masked_fill_(lost[:, None], torch.nan)
     return Losses(loss, by_item, layout.takes_part)
 
@@ -72,7 +72,9 @@ def ranking(problem: Problem, objective: Objective) -> AugmentedRanking:
     value += _per_ranking(layout, rows, terms.standard(chosen)) * (2.0 / pairs)
     value += _per_ranking(layout, rows, terms.task_loss(chosen)) / positives * (objective.sign * objective.epsilon)
     value.masked_fill_(~(layout.takes_part & layout.finite), torch.nan)
-    return AugmentedRanking(torch.empty_like(ranks).scatter_(0, layout.order, ranks).view(problem.scores.shape), value)
+    return AugmentedRanking(
+        torch.empty_like(ranks).index_copy_(0, layout.order, ranks).view(problem.scores.shape), value
+    )
 
 
 def average_precision(problem: Problem) -> Tensor:

@@ -24,11 +24,13 @@ class Terms:
     layout: Layout
     rows: Rows
     task: Tensor  # (rows,) float64: s w
+    pull: Tensor  # (rows,) float64: s w i
 
     @staticmethod
     def of(layout: Layout, rows: Rows, task_scale: float) -> Terms:
         """``task_scale`` is ``s * epsilon`` of the direct losses, the margin of the hinge."""
-        return Terms(layout, rows, rows.n_negative * (0.5 * task_scale))
+        task = rows.n_negative * (0.5 * task_scale)
+        return Terms(layout, rows, task, task * rows.index)
 
     @property
     def count(self) -> int:
@@ -36,11 +38,13 @@ class Terms:
 
     def take(self, which: Tensor) -> Terms:
         """The terms of the rows of these numbers."""
-        return Terms(self.layout, self.rows.take(which), self.task.index_select(0, which))
+        return Terms(
+            self.layout, self.rows.take(which), self.task.index_select(0, which), self.pull.index_select(0, which)
+        )
 
     def part(self, first: int, last: int) -> Terms:
         """The terms of rows ``first`` to ``last - 1``."""
-        return Terms(self.layout, self.rows.part(first, last), self.task[first:last])
+        return Terms(self.layout, self.rows.part(first, last), self.task[first:last], self.pull[first:last])
 
     def priced(self, price: Tensor) -> Terms:
         """The same terms plus ``price_i * a``."""
@@ -61,5 +65,5 @@ class Terms:
     def marginal(self, a: Tensor) -> Tensor:
         """``d_i(a)`` for ``1 <= a <= N``."""
         below = self.rows.index + a
-        gap = pick(self.layout.values, self.rows.base + a) - self.rows.score
-        return gap.addcdiv_(self.task * self.rows.index, below * (below - 1.0))
+        gap = pick(self.layout.values, self.rows.base + a).sub_(self.rows.score)
+        return gap.addcdiv_(self.pull, below * (below - 1.0))
