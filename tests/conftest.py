@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.losses import LOSSES, Loss
 from tests.paths import PATHS, solving
 
 
@@ -12,3 +13,9 @@ def path(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test once on each path of the torch backend."""
     with solving(request.param):
         yield request.param
+
+
+@pytest.fixture(params=LOSSES)
+def loss(request: pytest.FixtureRequest) -> Loss:
+    """Each of the losses, under one signature."""
+    return LOSSES[request.param]

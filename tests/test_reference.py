@@ -136,7 +136,7 @@ def test_gradient_by_finite_differences(seed: int, loss: str) -> None:
 
 @pytest.mark.parametrize("update", SIGNS)
 def test_gradient_at_ties_is_the_mean_over_all_orders_of_the_equal_items(update: str) -> None:
-    epsilon = 2.0
+    epsilon = 1.9
     # Positives and negatives in groups of equal scores, no positive equal to a negative: max F is smooth there, and
     # max F + s eps L has one gradient for every order within the groups.
     scores, targets = np.array([1.0, 1.0, 1.5, 1.5, 0.8, 0.5]), np.array([1, 1, 0, 0, 0, 1])

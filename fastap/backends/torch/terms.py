@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from fastap.backends.torch.layout import Layout, Rows, pick
@@ -29,7 +30,7 @@ class Terms:
     @staticmethod
     def of(layout: Layout, rows: Rows, task_scale: float) -> Terms:
         """``task_scale`` is ``s * epsilon`` of the direct losses, the margin of the hinge."""
-        task = rows.n_negative * (0.5 * task_scale)
+        task = rows.n_negative.to(torch.float64) * (0.5 * task_scale)
         return Terms(layout, rows, task, task * rows.index)
 
     @property

@@ -1,0 +1,560 @@
+"""What a user sees of the losses and of the loss-augmented ranking: shapes, types, targets, reductions, invariances."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import fastap
+from fastap import reference
+from tests.losses import LOSSES, Loss, random_batch, value_and_gradient
+from tests.paths import PATHS, solving
+
+HALF = torch.float16, torch.bfloat16
+UPDATES = ("positive", "negative")
+
+
+def identical(given: Tensor, expected: Tensor) -> None:
+    """Equal to the last bit, type and shape included; NaN equals NaN."""
+    torch.testing.assert_close(given, expected, rtol=0, atol=0, equal_nan=True)
+
+
+# Shapes
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 7), (2, 3, 7), (2, 1, 3, 5)])
+def test_every_axis_can_be_ranked(shape: tuple[int, ...], loss: Loss, path: str) -> None:
+    scores, targets = (each[0].view(shape) for each in random_batch(1, 1, int(np.prod(shape))))
+    for dim in range(-len(shape), len(shape)):
+        value, gradient = value_and_gradient(loss, scores, targets, dim=dim)
+        assert gradient.shape == scores.shape
+        assert value.shape == scores.select(dim, 0).shape
+        matrix = [each.movedim(dim, -1).reshape(-1, shape[dim]) for each in (scores, targets)]
+        expected, slope = value_and_gradient(loss, *matrix)
+        identical(value, expected.view(value.shape))
+        identical(gradient.movedim(dim, -1).reshape(-1, shape[dim]), slope)
+
+
+@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("dim", [0, 1, 2, -1, -3])
+def test_ranking_has_the_shape_of_the_scores(dim: int, update: str) -> None:
+    scores, targets = (each[0].view(4, 5, 6) for each in random_batch(2, 1, 120, ignored=0.1))
+    options = {"update": update, "ignore_index": -1}
+    ranks, value = fastap.loss_augmented_ranking(scores, targets, dim=dim, **options)
+    assert ranks.shape == scores.shape
+    assert ranks.dtype == torch.int64
+    assert value.shape == scores.select(dim, 0).shape
+    assert value.dtype == torch.float64
+    items = scores.shape[dim]
+    matrix = [each.movedim(dim, -1).reshape(-1, items) for each in (scores, targets)]
+    expected = fastap.loss_augmented_ranking(*matrix, **options)
+    identical(ranks.movedim(dim, -1).reshape(-1, items), expected.ranks)
+    identical(value, expected.value.view(value.shape))
+
+
+def test_ranking_is_a_named_tuple() -> None:
+    result = fastap.loss_augmented_ranking(torch.tensor([0.0, 1.0]), torch.tensor([1, 0]), epsilon=0.1)
+    assert isinstance(result, fastap.AugmentedRanking)
+    assert result._fields == ("ranks", "value")
+    assert result.ranks.tolist() == [1, 0]
+    assert float(result.value) == pytest.approx(1 + 0.1 / 2)
+
+
+def test_strides_do_not_matter(loss: Loss, path: str) -> None:
+    scores, targets = random_batch(3, 6, 10)
+    expected = value_and_gradient(loss, scores, targets)
+    strided = scores.repeat_interleave(2, 1)[:, ::2], targets.repeat_interleave(3, 1)[:, ::3]
+    transposed = scores.t().contiguous().t(), targets.t().contiguous().t()
+    for given in (strided, transposed):
+        assert not given[0].is_contiguous()
+        value = loss(leaf := given[0].detach().requires_grad_(), given[1], reduction="none")
+        identical(value.detach(), expected[0])
+        identical(torch.autograd.grad(value.sum(), leaf)[0], expected[1])
+
+
+def test_expanded_scores_add_their_gradients(loss: Loss, path: str) -> None:
+    _, targets = random_batch(4, 5, 9)
+    row = torch.randn(9, dtype=torch.float64, generator=torch.Generator().manual_seed(4)).requires_grad_()
+    value = loss(row.expand(5, 9), targets, reduction="none")
+    (gradient,) = torch.autograd.grad(value.sum(), row)
+    expected, slope = value_and_gradient(loss, row.repeat(5, 1), targets)
+    identical(value.detach(), expected)
+    torch.testing.assert_close(gradient, slope.sum(0), rtol=1e-14, atol=1e-15)
+    scores, one_target = torch.randn(5, 9, dtype=torch.float64), targets[0]
+    identical(loss(scores, one_target.expand(5, 9)), loss(scores, one_target.repeat(5, 1)))
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (5, 0), (2, 0, 3)])
+def test_empty_tensors(shape: tuple[int, ...], loss: Loss) -> None:
+    for dim in range(len(shape)):
+        for reduction in ("mean", "sum", "none"):
+            scores = torch.zeros(shape, requires_grad=True)
+            value = loss(scores, torch.zeros(shape), dim=dim, reduction=reduction)
+            assert value.shape == (shape[:dim] + shape[dim + 1 :] if reduction == "none" else ())
+            assert (value == 0).all()
+            value.sum().backward()
+            assert scores.grad.shape == shape
+        ranks, value = fastap.loss_augmented_ranking(torch.zeros(shape), torch.zeros(shape), dim=dim)
+        assert ranks.shape == shape
+        assert value.shape == shape[:dim] + shape[dim + 1 :]
+        assert value.isnan().all()
+
+
+# Targets
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.float32, torch.float64]
+)
+def test_target_types(dtype: torch.dtype, loss: Loss, path: str) -> None:
+    scores, targets = random_batch(5, 4, 12)
+    for given, expected in zip(
+        value_and_gradient(loss, scores, targets.to(dtype)), value_and_gradient(loss, scores, targets), strict=True
+    ):
+        identical(given, expected)
+
+
+@pytest.mark.parametrize(("index", "dtype"), [(-1, torch.int64), (255, torch.uint8), (-100, torch.float32), (2, torch.int8)])
+def test_ignored_items_take_no_part(index: int, dtype: torch.dtype, loss: Loss, path: str) -> None:
+    scores, targets = random_batch(6, 5, 20, ignored=0.3)
+    ignored = targets == -1
+    given = torch.where(ignored, index, targets).to(dtype)
+    value, gradient = value_and_gradient(loss, scores, given, ignore_index=index)
+    assert ignored.any()
+    assert (gradient[ignored] == 0).all()
+    for row in range(5):
+        kept = ~ignored[row]
+        alone, slope = value_and_gradient(loss, scores[row, kept], targets[row, kept])
+        identical(value[row], alone)
+        identical(gradient[row, kept], slope)
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_ignored_items_have_no_rank(update: str) -> None:
+    scores, targets = random_batch(7, 5, 20, ignored=0.3)
+    ranks, value = fastap.loss_augmented_ranking(scores, targets, update=update, ignore_index=-1)
+    for row in range(5):
+        kept = targets[row] != -1
+        alone = fastap.loss_augmented_ranking(scores[row, kept], targets[row, kept], update=update)
+        assert (ranks[row, ~kept] == -1).all()
+        identical(ranks[row, kept], alone.ranks)
+        identical(value[row], alone.value)
+
+
+# Reductions and rankings that take no part
+
+
+def one_class_rows() -> tuple[Tensor, Tensor]:
+    """Six rankings, of which 1, 3 and 4 take no part: no negative, no positive, and every item ignored."""
+    scores, targets = random_batch(8, 6, 8)
+    targets[1], targets[3], targets[4] = 1, 0, -1
+    return scores, targets
+
+
+def test_reductions_count_the_rankings_that_take_part(loss: Loss, path: str) -> None:
+    scores, targets = one_class_rows()
+    each, slope = value_and_gradient(loss, scores, targets, ignore_index=-1)
+    left_out = [1, 3, 4]
+    assert (each[left_out] == 0).all()
+    assert (slope[left_out] == 0).all()
+    assert (each[[0, 2, 5]] > 0).all()
+    total, gradient = value_and_gradient(loss, scores, targets, ignore_index=-1, reduction="sum")
+    torch.testing.assert_close(total, each.sum(), rtol=1e-15, atol=0)
+    identical(gradient, slope)
+    mean, gradient = value_and_gradient(loss, scores, targets, ignore_index=-1, reduction="mean")
+    torch.testing.assert_close(mean, each.sum() / 3, rtol=1e-15, atol=0)
+    torch.testing.assert_close(gradient, slope / 3, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("target", [0, 1, -1])
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (1, 1)])
+def test_nothing_left_is_zero_with_a_graph(
+    shape: tuple[int, ...], target: int, reduction: str, loss: Loss, path: str
+) -> None:
+    scores = torch.randn(shape, generator=torch.Generator().manual_seed(9)).requires_grad_()
+    value = loss(scores, torch.full(shape, target), ignore_index=-1, reduction=reduction)
+    assert (value == 0).all()
+    assert value.requires_grad
+    value.sum().backward()
+    assert (scores.grad == 0).all()
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_one_class_alone_is_ranked_by_score(update: str) -> None:
+    scores, targets = one_class_rows()
+    ranks, value = fastap.loss_augmented_ranking(scores, targets, update=update, ignore_index=-1)
+    assert value.isnan().tolist() == [False, True, False, True, True, False]
+    for row in (1, 3):
+        identical(ranks[row], scores[row].argsort(descending=True, stable=True).argsort())
+    assert (ranks[4] == -1).all()
+    tied = fastap.loss_augmented_ranking(torch.tensor([1.0, 2.0, 1.0, 2.0]), torch.zeros(4), update=update)
+    assert tied.ranks.tolist() == [2, 0, 3, 1]
+
+
+# Scores that are not finite
+
+
+@pytest.mark.parametrize("bad", [torch.nan, -torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("place", [0, 1])  # a positive, a negative
+def test_a_score_that_is_not_finite_spoils_its_ranking_only(bad: float, place: int, loss: Loss, path: str) -> None:
+    scores, targets = random_batch(10, 6, 15, ignored=0.2)
+    others = [0, 1, 3, 4, 5]
+    value, gradient = value_and_gradient(loss, scores, targets, ignore_index=-1)
+    scores[2, place] = bad
+    spoilt, slope = value_and_gradient(loss, scores, targets, ignore_index=-1)
+    assert spoilt[2].isnan()
+    assert slope[2, targets[2] != -1].isnan().all()
+    identical(spoilt[others], value[others])
+    identical(slope[others], gradient[others])
+    mean, gradient_of_mean = value_and_gradient(loss, scores, targets, ignore_index=-1, reduction="mean")
+    assert mean.isnan()
+    torch.testing.assert_close(gradient_of_mean[others], gradient[others] / 6, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("update", UPDATES)
+def test_a_score_that_is_not_finite_spoils_its_rank_only(bad: float, update: str) -> None:
+    scores, targets = random_batch(11, 4, 15)
+    before = fastap.loss_augmented_ranking(scores, targets, update=update)
+    scores[1, 3] = bad
+    after = fastap.loss_augmented_ranking(scores, targets, update=update)
+    assert after.value.isnan().tolist() == [False, True, False, False]
+    identical(after.ranks[[0, 2, 3]], before.ranks[[0, 2, 3]])
+    identical(after.value[[0, 2, 3]], before.value[[0, 2, 3]])
+
+
+@pytest.mark.parametrize("bad", [torch.nan, -torch.nan, torch.inf, -torch.inf])
+def test_ignored_items_may_hold_anything(bad: float, loss: Loss, path: str) -> None:
+    scores, targets = random_batch(12, 4, 15, ignored=0.3)
+    expected = value_and_gradient(loss, scores, targets, ignore_index=-1)
+    ranking = fastap.loss_augmented_ranking(scores, targets, ignore_index=-1)
+    scores[targets == -1] = bad
+    for given, wanted in zip(value_and_gradient(loss, scores, targets, ignore_index=-1), expected, strict=True):
+        identical(given, wanted)
+    for given, wanted in zip(fastap.loss_augmented_ranking(scores, targets, ignore_index=-1), ranking, strict=True):
+        identical(given, wanted)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_rankings_that_take_no_part_may_hold_anything(bad: float, loss: Loss, path: str) -> None:
+    scores, targets = one_class_rows()
+    expected = value_and_gradient(loss, scores, targets, ignore_index=-1)
+    scores[[1, 3, 4], 2] = bad
+    for given, wanted in zip(value_and_gradient(loss, scores, targets, ignore_index=-1), expected, strict=True):
+        identical(given, wanted)
+
+
+# Types
+
+
+@pytest.mark.parametrize("dtype", [*HALF, torch.float32, torch.float64])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_types_of_loss_and_gradient(dtype: torch.dtype, reduction: str, loss: Loss, path: str) -> None:
+    scores, targets = random_batch(13, 3, 20, dtype=dtype)
+    value, gradient = value_and_gradient(loss, scores, targets, reduction=reduction)
+    assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert gradient.dtype == dtype
+    exact, slope = value_and_gradient(loss, scores.double(), targets, reduction=reduction)
+    identical(value, exact.to(value.dtype))
+    # Rounded to float32 and then to the type of the scores: half a unit of each.
+    torch.testing.assert_close(gradient.double(), slope, rtol=0.51 * torch.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_half_gradients_are_scaled_before_they_are_rounded(update: str, path: str) -> None:
+    sign = 1 if update == "positive" else -1
+    scores = torch.tensor([0.5 * sign, 0.0], dtype=torch.float16, requires_grad=True)  # the update turns them round
+    targets = torch.tensor([1, 0])
+    fastap.direct_ap_loss(scores, targets, epsilon=1e8, update=update).backward()
+    assert (scores.grad == 0).all()  # 2e-8 is less than half of the smallest float16
+    scores.grad = None
+    (65536 * fastap.direct_ap_loss(scores, targets, epsilon=1e8, update=update)).backward()
+    slope = 65536 * 2e-8
+    torch.testing.assert_close(scores.grad.tolist(), [-slope, slope], rtol=2**-11, atol=0)
+
+
+def test_half_gradients_of_many_pairs() -> None:
+    half = torch.linspace(0, 1, 10_000)
+    scores = torch.cat([half + 1, half - 1]).half()
+    scores[-1] = 3  # one negative above all positives: 2e-8 at each of these
+    targets = torch.cat([torch.ones(10_000), torch.zeros(10_000)])
+    leaf = scores.requires_grad_()
+    (65536 * fastap.ap_perceptron_loss(leaf, targets)).backward()
+    assert (leaf.grad[:10_000] == torch.tensor(-65536 * 2e-8).half()).all()
+    assert leaf.grad[-1] == torch.tensor(65536 * 2e-4).half()
+
+
+def test_incoming_gradients_scale_each_ranking(loss: Loss, path: str) -> None:
+    scores, targets = random_batch(14, 4, 10)
+    leaf = scores.t().contiguous().requires_grad_()
+    value = loss(leaf, targets.t(), dim=0, reduction="none")
+    weight = torch.tensor([1.0, -2.0, 0.0, 0.5], dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(value, leaf, weight)
+    _, slope = value_and_gradient(loss, scores, targets)
+    identical(gradient, (slope * weight[:, None]).t())
+
+
+# Order of the items, and ties
+
+
+@pytest.mark.parametrize("levels", [0, 1, 2, 5])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_permuting_the_items_permutes_the_gradient(dtype: torch.dtype, levels: int, loss: Loss, path: str) -> None:
+    generator = torch.Generator().manual_seed(15)
+    for seed in range(12):
+        items = int(torch.randint(2, 60, (), generator=generator))
+        scores, targets = random_batch(seed, 2, items, ignored=0.1, levels=levels, dtype=dtype)
+        order = torch.randperm(items, generator=generator)
+        weight = float(torch.rand((), generator=generator)) * 3 + 0.01
+        value, gradient = value_and_gradient(loss, scores, targets, ignore_index=-1, weight=weight)
+        again, permuted = value_and_gradient(loss, scores[:, order], targets[:, order], ignore_index=-1, weight=weight)
+        identical(again, value)
+        identical(permuted, gradient[:, order])
+
+
+def test_equal_items_get_equal_gradients(loss: Loss, path: str) -> None:
+    scores, targets = random_batch(16, 8, 40, levels=3)
+    _, gradient = value_and_gradient(loss, scores, targets, weight=0.3)
+    for row in range(8):
+        for level in range(3):
+            for target in (0, 1):
+                assert gradient[row, (scores[row] == level) & (targets[row] == target)].unique().numel() <= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_minus_zero_equals_zero(dtype: torch.dtype, loss: Loss, path: str) -> None:
+    scores, targets = random_batch(17, 4, 30, levels=3, dtype=dtype)
+    signs = torch.randint(2, scores.shape, generator=torch.Generator().manual_seed(17)) * 2 - 1
+    mixed = torch.where(scores == 0, scores * signs, scores)
+    assert torch.signbit(mixed).any()
+    for given, wanted in zip(
+        value_and_gradient(loss, mixed, targets), value_and_gradient(loss, scores, targets), strict=True
+    ):
+        identical(given, wanted)
+    for given, wanted in zip(
+        fastap.loss_augmented_ranking(mixed, targets), fastap.loss_augmented_ranking(scores, targets), strict=True
+    ):
+        identical(given, wanted)
+
+
+@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("score", [0.0, -3.25, 1e6])
+def test_all_scores_equal_still_learns(score: float, update: str, path: str) -> None:
+    for n_positive, n_negative in ((1, 1), (1, 9), (9, 1), (4, 6)):
+        scores = torch.full((n_positive + n_negative,), score, dtype=torch.float64)
+        targets = torch.arange(scores.shape[0]) < n_positive
+        _, gradient = value_and_gradient(LOSSES[update], scores, targets)
+        assert (gradient[targets] < 0).all()
+        assert (gradient[~targets] > 0).all()
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_equal_scores_of_a_class_stand_in_the_order_of_the_input(update: str) -> None:
+    scores, targets = random_batch(18, 5, 40, levels=3)
+    ranks, _ = fastap.loss_augmented_ranking(scores, targets, update=update, epsilon=0.5)
+    for row in range(5):
+        for level in range(3):
+            for target in (0, 1):
+                places = ranks[row, (scores[row] == level) & (targets[row] == target)]
+                assert (places.diff() > 0).all()
+
+
+# Invariances
+
+
+@pytest.mark.parametrize("levels", [0, 3])
+def test_a_batch_is_its_rankings(levels: int, loss: Loss, path: str) -> None:
+    scores, targets = random_batch(19, 12, 50, ignored=0.3, levels=levels)
+    value, gradient = value_and_gradient(loss, scores, targets, ignore_index=-1, weight=0.4)
+    for row in range(12):
+        alone, slope = value_and_gradient(loss, scores[row], targets[row], ignore_index=-1, weight=0.4)
+        identical(value[row], alone)
+        identical(gradient[row], slope)
+
+
+def test_the_same_call_gives_the_same_bits(loss: Loss, path: str) -> None:
+    scores, targets = random_batch(20, 10, 100, levels=30)
+    first, second = (value_and_gradient(loss, scores, targets, reduction="mean") for _ in range(2))
+    identical(first[0], second[0])
+    identical(first[1], second[1])
+
+
+@pytest.mark.parametrize("offset", [1.0, -1024.0, 2.0**30, -(2.0**40)])
+def test_a_common_offset_changes_nothing(offset: float, loss: Loss, path: str) -> None:
+    for seed in range(10):
+        scores, targets = random_batch(seed, 2, 40)
+        scores = (scores * 1024).round() / 1024  # so that adding the offset is exact
+        assert (scores + offset - offset == scores).all()
+        value, gradient = value_and_gradient(loss, scores, targets, weight=0.3)
+        moved, slope = value_and_gradient(loss, scores + offset, targets, weight=0.3)
+        torch.testing.assert_close(moved, value, rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(slope, gradient, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("exponent", [-100, -30, 30, 100])
+def test_scaling_scores_and_weight_together_scales_the_loss(exponent: int, loss: Loss, path: str) -> None:
+    scale = 2.0**exponent  # exact, so every rounding scales along; 2**100 is 1e30
+    scores, targets = random_batch(21, 5, 60)
+    value, gradient = value_and_gradient(loss, scores, targets, weight=0.5)
+    scaled, slope = value_and_gradient(loss, scores * scale, targets, weight=0.5 * scale)
+    if loss in (LOSSES["positive"], LOSSES["negative"]):
+        identical(scaled, value)
+        identical(slope * scale, gradient)
+    else:
+        identical(scaled / scale, value)
+        identical(slope, gradient)
+
+
+@pytest.mark.parametrize("weight", [1e-30, 1e-6, 1e6, 1e30])
+@pytest.mark.parametrize("magnitude", [1e-30, 1.0, 1e30])
+def test_extreme_weights_and_scores(weight: float, magnitude: float, loss: Loss, path: str) -> None:
+    for dtype in (torch.float64, torch.float32):
+        scores, targets = random_batch(22, 3, 30)
+        scores = (scores * magnitude).to(dtype)
+        given = value_and_gradient(loss, scores, targets, weight=weight)
+        expected = value_and_gradient(loss, scores, targets, weight=weight, backend="reference")
+        for ours, theirs in zip(given, expected, strict=True):
+            assert ours.isfinite().all()
+            tolerance = 1e-12 if dtype == torch.float64 else 1e-6
+            torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=float(theirs.abs().max()) * tolerance)
+
+
+# Against the oracle, and by definition
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("levels", [0, 6])
+def test_backends_agree(dtype: torch.dtype, levels: int, loss: Loss, path: str) -> None:
+    for seed, (rankings, items) in enumerate([(1, 2), (3, 3), (7, 12), (2, 90), (20, 25)]):
+        scores, targets = random_batch(seed, rankings, items, ignored=0.15, levels=levels, dtype=dtype)
+        targets[0] = seed % 2
+        for reduction in ("none", "mean", "sum"):
+            # Off the grid of scores and of simple fractions, so that optima are unique.
+            options: dict[str, Any] = {"ignore_index": -1, "reduction": reduction, "weight": 0.7310585}
+            ours = value_and_gradient(loss, scores, targets, **options)
+            theirs = value_and_gradient(loss, scores, targets, backend="reference", **options)
+            tolerance = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 1e-2}[dtype]
+            for given, expected, close in zip(ours, theirs, (max(1e-13, min(tolerance, 1e-6)), tolerance), strict=True):
+                assert given.dtype == expected.dtype
+                torch.testing.assert_close(given, expected, rtol=close, atol=close * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_backends_agree_on_the_ranking(update: str) -> None:
+    scores, targets = random_batch(23, 6, 50, ignored=0.2)
+    scores[3, 1] = torch.nan
+    targets[4] = 1
+    options: dict[str, Any] = {"update": update, "epsilon": 0.7310585, "ignore_index": -1}
+    ours = fastap.loss_augmented_ranking(scores, targets, **options)
+    theirs = fastap.loss_augmented_ranking(scores, targets, backend="reference", **options)
+    rows = [0, 1, 2, 4, 5]
+    identical(ours.ranks[rows], theirs.ranks[rows])
+    torch.testing.assert_close(ours.value, theirs.value, rtol=1e-13, atol=1e-13, equal_nan=True)
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_perceptron_is_the_mean_hinge_of_the_pairs(backend: str, path: str) -> None:
+    scores, targets = random_batch(24, 1, 60)
+    p, n = scores[targets == 1], scores[targets == 0]
+    pairs = (n[None, :] - p[:, None]).clamp(min=0)
+    loss = fastap.ap_perceptron_loss(scores, targets, backend=backend)
+    assert float(loss) == pytest.approx(2 * float(pairs.mean()), rel=1e-13)
+
+
+@pytest.mark.parametrize("margin", [0.01, 1.0, 50.0])
+def test_hinge_bounds_the_task_loss(margin: float, path: str) -> None:
+    scores, targets = random_batch(25, 30, 40)
+    task_loss = 1 - fastap.average_precision(scores, targets)
+    hinge = fastap.ap_hinge_loss(scores, targets, margin=margin, reduction="none")
+    assert (hinge >= margin * task_loss - 1e-13).all()
+    # max(F + m L) - F(y*) = [max(F + m L) - max F] + [max F - F(y*)]
+    direct = fastap.direct_ap_loss(scores, targets, epsilon=margin, reduction="none")
+    perceptron = fastap.ap_perceptron_loss(scores, targets, reduction="none")
+    torch.testing.assert_close(hinge, margin * direct + perceptron, rtol=1e-12, atol=1e-13)
+
+
+def test_hinge_of_a_wide_margin_is_zero(path: str) -> None:
+    scores, targets = torch.tensor([9.0, 8.0, 0.0, 1.0], dtype=torch.float64), torch.tensor([1, 1, 0, 0])
+    value, gradient = value_and_gradient(LOSSES["hinge"], scores, targets)
+    assert value == 0
+    assert (gradient == 0).all()
+
+
+def test_direct_losses_bracket_the_task_loss_and_tend_to_it(path: str) -> None:
+    scores, targets = random_batch(26, 30, 40)
+    task_loss = 1 - fastap.average_precision(scores, targets)
+    previous = torch.full_like(task_loss, torch.inf)
+    for epsilon in (10.0, 1.0, 0.1, 1e-2, 1e-4, 1e-7):
+        high = fastap.direct_ap_loss(scores, targets, epsilon=epsilon, reduction="none")
+        low = fastap.direct_ap_loss(scores, targets, epsilon=epsilon, update="negative", reduction="none")
+        assert (low >= 0).all()
+        assert (high <= 1).all()
+        rounding = 1e-15 / epsilon + 1e-13
+        assert (low <= task_loss + rounding).all()
+        assert (task_loss <= high + rounding).all()
+        assert (high - low <= previous + rounding).all()  # D+ falls and D- rises as epsilon falls
+        previous = high - low
+    torch.testing.assert_close(high, task_loss, rtol=0, atol=1e-8)
+    torch.testing.assert_close(low, task_loss, rtol=0, atol=1e-8)
+
+
+def test_direct_gradient_turns_a_wrong_pair(path: str) -> None:
+    """One positive and one negative in the wrong order: ``a`` goes from 1 to 0 for the negative update."""
+    scores, targets = torch.tensor([0.0, 0.25], dtype=torch.float64), torch.tensor([1, 0])
+    value, gradient = value_and_gradient(LOSSES["negative"], scores, targets, weight=2.0)
+    # max F = 1/4, max(F - eps L) = -1/4 with the positive first.
+    assert float(value) == 0.25
+    assert gradient.tolist() == [-1.0, 1.0]
+
+
+CASES = {
+    "one-of-many": (1, 1, 2000),
+    "all-but-one": (1, 2000, 1),
+    "more-positives": (1, 900, 150),
+    "long": (1, 300, 5000),
+    "batch": (40, 200, 500),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("epsilon", [0.1, 1.0])
+def test_medium_sizes_against_the_oracle(case: str, epsilon: float) -> None:
+    rankings, n_positive, n_negative = CASES[case]
+    rng = np.random.default_rng(27)
+    scores = np.concatenate([rng.normal(1, 1, (rankings, n_positive)), rng.normal(0, 1, (rankings, n_negative))], 1)
+    scores = scores.astype(np.float32).astype(np.float64)
+    targets = np.zeros(scores.shape, dtype=bool)
+    targets[:, :n_positive] = True
+    for update in UPDATES:
+        ranks, value = fastap.loss_augmented_ranking(
+            torch.tensor(scores), torch.tensor(targets), epsilon=epsilon, update=update
+        )
+        for path in ("auto", "long"):
+            with solving(path):
+                loss, gradient = value_and_gradient(
+                    LOSSES[update], torch.tensor(scores), torch.tensor(targets), weight=epsilon
+                )
+            for row in range(0, rankings, 13):
+                expected = reference.direct_ap_loss(scores[row], targets[row], epsilon, update)
+                assert float(loss[row]) == pytest.approx(expected.value, rel=1e-9, abs=1e-13)
+                np.testing.assert_allclose(
+                    gradient[row].numpy(), expected.gradient, rtol=0, atol=1e-12 * np.abs(expected.gradient).max()
+                )
+        for row in range(0, rankings, 13):
+            order, best = reference.augmented_ranking(scores[row], targets[row], epsilon, update)
+            assert float(value[row]) == pytest.approx(best, rel=1e-9)
+            np.testing.assert_array_equal(ranks[row].numpy(), order)
+
+
+def test_the_paths_agree_to_the_last_digit_of_the_gradient(loss: Loss) -> None:
+    results = []
+    for path in PATHS:
+        with solving(path):
+            results.append(value_and_gradient(loss, *random_batch(28, 15, 60, levels=40), weight=0.7310585))
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-15, atol=0)
