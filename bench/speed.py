@@ -1,6 +1,7 @@
 """What a direct AP loss costs, forward and backward, beside ``torch.sort`` of the same scores.
 
-``python -m bench.speed`` prints the tables of the README, ``--write`` puts them there, ``--json FILE`` keeps the figures.
+``python -m bench.speed`` prints the tables of the README, ``--write`` puts them there, ``--json FILE`` keeps the
+figures.
 Every call gets fresh scores (a small array sorted again and again is learnt by the branch predictors), sorting and
 losses take turns in one process, and figures are medians.
 """

@@ -261,8 +261,9 @@ def test_types_of_loss_and_gradient(dtype: torch.dtype, reduction: str, loss: Lo
     assert gradient.dtype == dtype
     exact, slope = value_and_gradient(loss, scores.double(), targets, reduction=reduction)
     identical(value, exact.to(value.dtype))
-    # Rounded to float32 and then to the type of the scores: half a unit of each.
-    torch.testing.assert_close(gradient.double(), slope, rtol=0.51 * torch.finfo(dtype).eps, atol=0)
+    # Rounded to the type of the loss, of a mean also divided in it, and last to the type of the scores.
+    roundings = torch.finfo(value.dtype).eps * (3 if reduction == "mean" else 1) + torch.finfo(dtype).eps
+    torch.testing.assert_close(gradient.double(), slope, rtol=0.5 * roundings, atol=0)
 
 
 @pytest.mark.parametrize("update", UPDATES)
@@ -386,14 +387,14 @@ def test_the_same_call_gives_the_same_bits(loss: Loss, path: str) -> None:
 
 @pytest.mark.parametrize("offset", [1.0, -1024.0, 2.0**30, -(2.0**40)])
 def test_a_common_offset_changes_nothing(offset: float, loss: Loss, path: str) -> None:
-    for seed in range(10):
-        scores, targets = random_batch(seed, 2, 40)
+    for seed in range(20):
+        scores, targets = random_batch(seed, 1, 200)
         scores = (scores * 1024).round() / 1024  # so that adding the offset is exact
-        assert (scores + offset - offset == scores).all()
-        value, gradient = value_and_gradient(loss, scores, targets, weight=0.3)
-        moved, slope = value_and_gradient(loss, scores + offset, targets, weight=0.3)
-        torch.testing.assert_close(moved, value, rtol=1e-12, atol=1e-13)
-        torch.testing.assert_close(slope, gradient, rtol=1e-12, atol=1e-13)
+        weight = float(np.exp(np.random.default_rng(seed).uniform(-5, 2)))
+        value, gradient = value_and_gradient(loss, scores, targets, weight=weight)
+        moved, slope = value_and_gradient(loss, scores + offset, targets, weight=weight)
+        identical(moved, value)
+        identical(slope, gradient)
 
 
 @pytest.mark.parametrize("exponent", [-100, -30, 30, 100])

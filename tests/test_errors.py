@@ -1,0 +1,190 @@
+"""Bad arguments: the right exception, naming the argument, what was given and what is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastap
+
+SCORES = torch.tensor([[0.5, 0.1, 0.9], [0.2, 0.7, 0.3]])
+TARGETS = torch.tensor([[1, 0, 0], [0, 1, 0]])
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    name: getattr(fastap, name)
+    for name in ("direct_ap_loss", "ap_hinge_loss", "ap_perceptron_loss", "average_precision", "loss_augmented_ranking")
+}
+LOSSES = {name: FUNCTIONS[name] for name in ("direct_ap_loss", "ap_hinge_loss", "ap_perceptron_loss")}
+SCALES = {
+    "epsilon": (FUNCTIONS["direct_ap_loss"], FUNCTIONS["loss_augmented_ranking"], fastap.DirectAPLoss),
+    "margin": (FUNCTIONS["ap_hinge_loss"], fastap.APHingeLoss),
+}
+WITH_UPDATE = (FUNCTIONS["direct_ap_loss"], FUNCTIONS["loss_augmented_ranking"])
+WITH_BACKEND = (*LOSSES.values(), FUNCTIONS["loss_augmented_ranking"])
+MODULES = (fastap.DirectAPLoss, fastap.APHingeLoss, fastap.APPerceptronLoss)
+
+
+@pytest.fixture(params=FUNCTIONS)
+def function(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    return FUNCTIONS[request.param]
+
+
+def refuses(error: type[Exception], call: Callable[[], Any], *words: str) -> None:
+    """The call raises, and the message holds all of the words."""
+    with pytest.raises(error) as caught:
+        call()
+    for word in words:
+        assert word in str(caught.value), f"{word!r} is not in: {caught.value}"
+
+
+def call_with(function: Callable[..., Any], **options: Any) -> Callable[[], Any]:
+    """A function gets tensors too, a module its options alone."""
+    if function in MODULES:
+        return lambda: function(**options)
+    return lambda: function(SCORES, TARGETS, **options)
+
+
+# Tensors
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (2, 1), (2, 3, 1), (2, 4), (3, 2), ()])
+def test_shapes_must_be_the_same(shape: tuple[int, ...], function: Callable[..., Any]) -> None:
+    refuses(ValueError, lambda: function(SCORES, torch.zeros(shape)), "targets", str(shape), "(2, 3)")
+
+
+def test_broadcastable_scores_are_refused_too(function: Callable[..., Any]) -> None:
+    refuses(ValueError, lambda: function(SCORES[:1], TARGETS), "targets", "(2, 3)", "(1, 3)")
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.bool, torch.complex64])
+def test_scores_must_be_floating(dtype: torch.dtype, function: Callable[..., Any]) -> None:
+    refuses(TypeError, lambda: function(SCORES.to(dtype), TARGETS), "scores", str(dtype), "floating")
+
+
+def test_complex_targets(function: Callable[..., Any]) -> None:
+    refuses(TypeError, lambda: function(SCORES, TARGETS.to(torch.complex64)), "targets", "complex64", "bool, integer")
+
+
+@pytest.mark.parametrize("given", [[[1, 0, 0], [0, 1, 0]], None, 1, TARGETS.numpy()], ids=["list", "None", "int", "array"])
+def test_targets_must_be_a_tensor(given: Any, function: Callable[..., Any]) -> None:
+    refuses(TypeError, lambda: function(SCORES, given), "targets", type(given).__name__, "torch.Tensor")
+
+
+def test_scores_must_be_a_tensor(function: Callable[..., Any]) -> None:
+    refuses(TypeError, lambda: function(SCORES.tolist(), TARGETS), "scores", "list", "torch.Tensor")
+
+
+def test_scores_need_a_dimension(function: Callable[..., Any]) -> None:
+    refuses(ValueError, lambda: function(torch.tensor(0.5), torch.tensor(1)), "scores", "dimension", "0-dimensional")
+
+
+def test_devices_must_be_the_same(function: Callable[..., Any]) -> None:
+    refuses(ValueError, lambda: function(SCORES, TARGETS.to("meta")), "targets", "device", "meta", "cpu")
+
+
+# Target values
+
+
+def with_target(value: float, dtype: torch.dtype) -> Tensor:
+    targets = TARGETS.to(dtype)
+    targets[1, 2] = value
+    return targets
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "shown"),
+    [
+        (2, torch.int64, "2"),
+        (-1, torch.int64, "-1"),
+        (255, torch.uint8, "255"),
+        (0.5, torch.float32, "0.5"),
+        (torch.nan, torch.float32, "nan"),
+        (torch.inf, torch.float64, "inf"),
+    ],
+)
+def test_targets_must_be_zero_or_one(
+    value: float, dtype: torch.dtype, shown: str, function: Callable[..., Any]
+) -> None:
+    targets = with_target(value, dtype)
+    refuses(ValueError, lambda: function(SCORES, targets), "targets", "0 or 1", f"got {shown}")
+    refuses(ValueError, lambda: function(SCORES, targets, ignore_index=-100), "targets", "-100", f"got {shown}")
+
+
+@pytest.mark.parametrize("given", [0, 1])
+def test_ignore_index_is_neither_class(given: int, function: Callable[..., Any]) -> None:
+    refuses(ValueError, call_with(function, ignore_index=given), "ignore_index", "0 and 1", f"got {given}")
+
+
+@pytest.mark.parametrize("given", [-1.0, "-1", True])
+def test_ignore_index_is_an_int(given: Any, function: Callable[..., Any]) -> None:
+    refuses(TypeError, call_with(function, ignore_index=given), "ignore_index", "int or None", type(given).__name__)
+
+
+# Options
+
+
+@pytest.mark.parametrize("dim", [2, -3, 100])
+def test_dim_is_in_range(dim: int, function: Callable[..., Any]) -> None:
+    refuses(ValueError, call_with(function, dim=dim), "dim", "[-2, 1]", f"got {dim}")
+
+
+@pytest.mark.parametrize("dim", [1.0, "1", None, True])
+def test_dim_is_an_int(dim: Any, function: Callable[..., Any]) -> None:
+    refuses(TypeError, call_with(function, dim=dim), "dim", "int", type(dim).__name__)
+
+
+@pytest.mark.parametrize("given", [0, 0.0, -1, -0.5, torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("name", SCALES)
+def test_weights_are_finite_and_positive(name: str, given: float) -> None:
+    for function in SCALES[name]:
+        refuses(ValueError, call_with(function, **{name: given}), name, "finite and positive", f"got {given}")
+
+
+@pytest.mark.parametrize("given", [torch.tensor(1.0), "1", None, True, [1.0]])
+@pytest.mark.parametrize("name", SCALES)
+def test_weights_are_numbers(name: str, given: Any) -> None:
+    for function in SCALES[name]:
+        refuses(TypeError, call_with(function, **{name: given}), name, "float", type(given).__name__)
+
+
+@pytest.mark.parametrize("given", ["Positive", "both", "", None, 1])
+def test_update_is_one_of_two(given: Any) -> None:
+    for function in (*WITH_UPDATE, fastap.DirectAPLoss):
+        refuses(ValueError, call_with(function, update=given), "update", "'positive', 'negative'", f"got {given!r}")
+
+
+@pytest.mark.parametrize("given", ["average", "", None, 0])
+def test_reduction_is_one_of_three(given: Any) -> None:
+    for function in (*LOSSES.values(), *MODULES):
+        refuses(ValueError, call_with(function, reduction=given), "reduction", "'mean', 'sum', 'none'", f"{given!r}")
+
+
+@pytest.mark.parametrize("given", ["numpy", "cuda", "", None])
+def test_backend_is_one_of_a_few(given: Any) -> None:
+    for function in (*WITH_BACKEND, *MODULES):
+        refuses(ValueError, call_with(function, backend=given), "backend", "'auto', 'torch', 'reference'", f"{given!r}")
+
+
+def test_triton_is_not_there_yet() -> None:
+    for function in (*WITH_BACKEND, *MODULES):
+        refuses(ValueError, call_with(function, backend="triton"), "backend", "'triton'", "not available", "'torch'")
+
+
+def test_options_are_keywords(function: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match="positional"):
+        function(SCORES, TARGETS, 1)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_options_are_keywords(module: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match="positional"):
+        module(1.0)
+
+
+def test_unknown_options_are_refused(function: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match="temperature"):
+        function(SCORES, TARGETS, temperature=1.0)

@@ -1,0 +1,91 @@
+"""The modules are the functions with their options held."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fastap
+from tests.losses import random_batch
+
+COMMON: dict[str, Any] = {"dim": 0, "ignore_index": -1, "reduction": "none", "backend": "torch"}
+CASES: dict[str, tuple[Callable[..., nn.Module], Callable[..., torch.Tensor], dict[str, Any]]] = {
+    "direct": (fastap.DirectAPLoss, fastap.direct_ap_loss, {"epsilon": 0.3, "update": "negative", **COMMON}),
+    "hinge": (fastap.APHingeLoss, fastap.ap_hinge_loss, {"margin": 2.5, **COMMON}),
+    "perceptron": (fastap.APPerceptronLoss, fastap.ap_perceptron_loss, COMMON),
+}
+
+
+@pytest.mark.parametrize("options", [True, False], ids=["all options", "defaults"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_module_is_its_function(case: str, options: bool) -> None:
+    module, function, given = CASES[case]
+    given = given if options else {}
+    scores, targets = random_batch(1, 6, 12, ignored=0.2 if options else 0.0)
+    results = []
+    for loss in (module(**given), lambda *tensors: function(*tensors, **given)):
+        leaf = scores.clone().requires_grad_()
+        value = loss(leaf, targets)
+        value.sum().backward()
+        results.append((value.detach(), leaf.grad))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert results[0][1].abs().max() > 0
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_repr_shows_every_option(case: str) -> None:
+    module, _, given = CASES[case]
+    assert repr(module(**given)) == f"{module.__name__}({', '.join(f'{k}={v!r}' for k, v in given.items())})"
+
+
+def test_repr_of_the_defaults() -> None:
+    common = "dim=-1, ignore_index=None, reduction='mean', backend='auto'"
+    assert repr(fastap.DirectAPLoss()) == f"DirectAPLoss(epsilon=1.0, update='positive', {common})"
+    assert repr(fastap.APHingeLoss()) == f"APHingeLoss(margin=1.0, {common})"
+    assert repr(fastap.APPerceptronLoss()) == f"APPerceptronLoss({common})"
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+@pytest.mark.parametrize("case", CASES)
+def test_copies(case: str, duplicate: Callable[[nn.Module], nn.Module]) -> None:
+    module, _, given = CASES[case]
+    original = module(**given)
+    again = duplicate(original)
+    scores, targets = random_batch(2, 5, 7)
+    assert repr(again) == repr(original)
+    torch.testing.assert_close(again(scores, targets), original(scores, targets), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_to_train_and_nothing_to_save(case: str) -> None:
+    module, _, given = CASES[case]
+    loss = module(**given)
+    assert list(loss.parameters()) == []
+    assert loss.state_dict() == {}
+    loss.load_state_dict({})
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "name"),
+    [
+        (fastap.DirectAPLoss, {"epsilon": 0.0}, "epsilon"),
+        (fastap.DirectAPLoss, {"update": "both"}, "update"),
+        (fastap.APHingeLoss, {"margin": -1.0}, "margin"),
+        *((module, {"reduction": "average"}, "reduction") for module, _, _ in CASES.values()),
+        *((module, {"backend": "triton"}, "backend") for module, _, _ in CASES.values()),
+        *((module, {"ignore_index": 1}, "ignore_index") for module, _, _ in CASES.values()),
+        *((module, {"dim": 0.5}, "dim") for module, _, _ in CASES.values()),
+    ],
+)
+def test_bad_options_are_refused_at_construction(
+    module: Callable[..., nn.Module], options: dict[str, Any], name: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=name):
+        module(**options)

@@ -1,0 +1,227 @@
+"""The custom operators and autograd: opcheck, gradcheck, torch.compile, and graphs used in every way."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastap
+from fastap import ops
+from tests.losses import LOSSES, Loss, random_batch
+
+DIRECT = ("direct", 0.7, "positive")
+# loss, epsilon, update of `ops.ap_loss`, by the names of LOSSES
+OBJECTIVES = {
+    "positive": DIRECT,
+    "negative": ("direct", 0.7, "negative"),
+    "hinge": ("hinge", 0.7, "positive"),
+    "perceptron": ("perceptron", 1.0, "positive"),
+}
+
+
+def tensors(dtype: torch.dtype = torch.float64, ignored: float = 0.0, rankings: int = 3) -> tuple[Tensor, Tensor]:
+    scores, targets = random_batch(1, rankings, 9, ignored=ignored, dtype=dtype)
+    return scores.requires_grad_(), targets
+
+
+# The tests that opcheck runs go through the tracer, which has warnings of its own.
+ignores_warnings = pytest.mark.filterwarnings("ignore")
+
+
+@ignores_warnings
+@pytest.mark.parametrize(
+    ("dtype", "ignored", "objective", "dim", "reduction", "backend"),
+    [
+        (torch.float32, 0.0, "positive", 1, "mean", "auto"),
+        (torch.float64, 0.3, "negative", 1, "none", "torch"),
+        (torch.float16, 0.3, "positive", 0, "sum", "auto"),
+        (torch.bfloat16, 0.0, "hinge", 0, "none", "auto"),
+        (torch.float32, 0.3, "perceptron", 0, "mean", "auto"),
+        (torch.float32, 0.0, "negative", 1, "mean", "reference"),
+    ],
+)
+def test_opcheck_ap_loss(
+    dtype: torch.dtype, ignored: float, objective: str, dim: int, reduction: str, backend: str
+) -> None:
+    index = -1 if ignored else None
+    arguments = (*tensors(dtype, ignored), *OBJECTIVES[objective], dim, index, reduction, backend)
+    torch.library.opcheck(ops.ap_loss, arguments)
+
+
+@ignores_warnings
+@pytest.mark.parametrize("shape", [(4,), (2, 3, 4), (0, 3), (3, 0)])
+def test_opcheck_ap_loss_of_other_shapes(shape: tuple[int, ...]) -> None:
+    scores = torch.randn(shape, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    targets = torch.arange(scores.numel()).view(shape) % 3 == 0
+    for dim in range(len(shape)):
+        torch.library.opcheck(ops.ap_loss, (scores, targets, *DIRECT, dim, None, "none", "auto"))
+
+
+@ignores_warnings
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_opcheck_of_the_others(dtype: torch.dtype, dim: int) -> None:
+    scores, targets = tensors(dtype, ignored=0.2)
+    scores = scores.detach()
+    torch.library.opcheck(ops.average_precision, (scores, targets, dim, -1))
+    torch.library.opcheck(ops.loss_augmented_ranking, (scores, targets, 0.7, "negative", dim, -1, "auto"))
+    torch.library.opcheck(ops.loss_augmented_ranking, (scores, targets, 0.7, "positive", dim, -1, "reference"))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_gradcheck(dim: int, reduction: str, loss: Loss, path: str) -> None:
+    scores, targets = tensors(ignored=0.2, rankings=5)
+    for weight in (0.2, 0.7, 5.0):
+        options: dict[str, Any] = {"dim": dim, "ignore_index": -1, "reduction": reduction, "weight": weight}
+        assert torch.autograd.gradcheck(lambda at: loss(at, targets, **options), scores)  # noqa: B023
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_gradcheck_of_the_operator(objective: str, reduction: str) -> None:
+    scores, targets = tensors(ignored=0.2, rankings=5)
+
+    def value(at: Tensor) -> Tensor:
+        return ops.ap_loss(at, targets, *OBJECTIVES[objective], 1, -1, reduction, "auto")[0]
+
+    assert torch.autograd.gradcheck(value, scores)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_operator_is_the_eager_function(objective: str) -> None:
+    name, weight, _ = OBJECTIVES[objective]
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        scores, targets = tensors(dtype, ignored=0.2, rankings=5)
+        results = []
+        for value in (
+            ops.ap_loss(scores, targets, *OBJECTIVES[objective], 0, -1, "mean", "auto")[0],
+            LOSSES[objective](scores, targets, weight=weight, dim=0, ignore_index=-1),
+        ):
+            results.append((value.detach(), torch.autograd.grad(value, scores)[0]))
+        for operator, eager in zip(*results, strict=True):
+            torch.testing.assert_close(operator, eager, rtol=0, atol=0)
+
+
+def run(loss: Callable[..., Tensor], *arguments: Any, compiled: bool, **options: Any) -> Tensor:
+    """Call, inside ``torch.compile(fullgraph=True)`` if asked. No C++ compiler is needed for ``aot_eager``."""
+
+    def call(*inputs: Any) -> Tensor:
+        return loss(*inputs, **options)
+
+    if not compiled:
+        return call(*arguments)
+    torch.compiler.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the compiler itself
+        return torch.compile(call, fullgraph=True, backend="aot_eager")(*arguments)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_compiled_equals_the_oracle(dtype: torch.dtype, compiled: bool, loss: Loss) -> None:
+    scores, targets = tensors(dtype, ignored=0.2, rankings=5)
+    for options in ({"dim": 1}, {"dim": 0, "reduction": "none"}):
+        value = run(loss, scores, targets, compiled=compiled, ignore_index=-1, weight=0.7, **options)
+        expected = loss(scores, targets, ignore_index=-1, weight=0.7, backend="reference", **options)
+        assert value.dtype == expected.dtype
+        tolerance = 1e-13 if dtype == torch.float64 else 3e-7
+        torch.testing.assert_close(value, expected, rtol=tolerance, atol=tolerance)
+        (gradient,), (slope,) = (torch.autograd.grad(each.sum(), scores) for each in (value, expected))
+        assert gradient.dtype == dtype
+        tolerance = max(tolerance, torch.finfo(dtype).eps)
+        torch.testing.assert_close(gradient, slope, rtol=tolerance, atol=tolerance * float(slope.abs().max()))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_is_eager_to_the_last_bit(backend: str, loss: Loss) -> None:
+    scores, targets = tensors(torch.float32, rankings=4)
+
+    def step(at: Tensor, wanted: Tensor) -> Tensor:
+        return loss(at * 2, wanted, weight=0.7) + at.square().mean()
+
+    torch.compiler.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(step, fullgraph=True, backend=backend)(scores, targets)
+    eager = step(scores, targets)
+    torch.testing.assert_close(compiled, eager, rtol=0, atol=0)
+    torch.testing.assert_close(
+        torch.autograd.grad(compiled, scores)[0], torch.autograd.grad(eager, scores)[0], rtol=0, atol=0
+    )
+
+
+def test_compiled_metric_ranking_and_module() -> None:
+    scores, targets = tensors(torch.float32, ignored=0.2)
+    options = {"dim": 0, "ignore_index": -1}
+    given = run(fastap.average_precision, scores, targets, compiled=True, **options)
+    torch.testing.assert_close(given, fastap.average_precision(scores, targets, **options), rtol=0, atol=0, equal_nan=True)
+    for given, wanted in zip(
+        run(fastap.loss_augmented_ranking, scores, targets, compiled=True, **options),
+        fastap.loss_augmented_ranking(scores, targets, **options),
+        strict=True,
+    ):
+        torch.testing.assert_close(given, wanted, rtol=0, atol=0, equal_nan=True)
+    module = fastap.DirectAPLoss(epsilon=0.3, ignore_index=-1)
+    torch.testing.assert_close(run(module, scores, targets, compiled=True), module(scores, targets), rtol=0, atol=0)
+
+
+def test_compiled_with_dynamic_shapes() -> None:
+    torch.compiler.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(fastap.direct_ap_loss, fullgraph=True, backend="aot_eager", dynamic=True)
+        for items in (5, 9, 14):
+            scores, targets = random_batch(items, 3, items)
+            torch.testing.assert_close(
+                compiled(scores, targets, dim=1), fastap.direct_ap_loss(scores, targets), rtol=0, atol=0
+            )
+
+
+def test_the_graph_can_be_used_twice(loss: Loss) -> None:
+    scores, targets = tensors()
+    value = loss(scores, targets)
+    (first,) = torch.autograd.grad(value, scores, retain_graph=True)
+    (second,) = torch.autograd.grad(value, scores)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert first.abs().max() > 0
+    total = loss(scores, targets) + 2 * loss(scores, targets)
+    torch.testing.assert_close(torch.autograd.grad(total, scores)[0], 3 * first, rtol=1e-15, atol=0)
+
+
+def test_without_gradients(loss: Loss) -> None:
+    scores, targets = tensors()
+    value = loss(scores, targets)
+    with torch.no_grad():
+        quiet = loss(scores, targets)
+    plain = loss(scores.detach(), targets)
+    assert value.requires_grad
+    assert not quiet.requires_grad
+    assert not plain.requires_grad
+    for each in (quiet, plain):
+        torch.testing.assert_close(each, value.detach(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_inputs_are_left_alone(dtype: torch.dtype, loss: Loss, path: str) -> None:
+    scores, targets = tensors(dtype, ignored=0.2)
+    scores.detach()[0, 2] = torch.nan
+    kept = scores.detach().clone(), targets.clone()
+    loss(scores, targets, ignore_index=-1).backward()
+    fastap.average_precision(scores, targets, ignore_index=-1)
+    fastap.loss_augmented_ranking(scores, targets, ignore_index=-1)
+    torch.testing.assert_close(scores.detach(), kept[0], rtol=0, atol=0, equal_nan=True)
+    assert (targets == kept[1]).all()
+
+
+def test_targets_get_no_gradient(loss: Loss) -> None:
+    scores, targets = tensors()
+    wanted = targets.double().requires_grad_()
+    loss(scores, wanted).backward()
+    assert wanted.grad is None
+    assert scores.grad is not None

@@ -1,0 +1,93 @@
+"""One version number, every package listed, every public name there and explained, and a README whose code runs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fastap
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # comes with pytest there
+
+ROOT = Path(__file__).parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+README = ROOT / "README.md"
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S) if README.exists() else []
+
+PUBLIC = {
+    "direct_ap_loss",
+    "ap_hinge_loss",
+    "ap_perceptron_loss",
+    "average_precision",
+    "loss_augmented_ranking",
+    "DirectAPLoss",
+    "APHingeLoss",
+    "APPerceptronLoss",
+}
+
+
+def test_one_version() -> None:
+    version = PROJECT["project"]["version"]
+    assert fastap.__version__ == version
+    assert importlib.metadata.version("fastap") == version
+    assert f"[{version}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_kernels_install_as_part_of_the_package() -> None:
+    kernels = importlib.import_module("fastap.kernels")
+    assert Path(kernels.__file__).parent == ROOT / "kernels"
+
+
+def test_every_package_is_listed() -> None:
+    on_disk = {
+        ".".join((name, *file.parent.relative_to(ROOT / folder).parts))
+        for folder, name in (("fastap", "fastap"), ("kernels", "fastap.kernels"))
+        for file in (ROOT / folder).rglob("__init__.py")
+    }
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == on_disk
+    with_modules = {file.parent for folder in ("fastap", "kernels") for file in (ROOT / folder).rglob("*.py")}
+    assert all((folder / "__init__.py").exists() for folder in with_modules)
+
+
+def test_types_are_shipped() -> None:
+    assert (ROOT / "fastap" / "py.typed").exists()
+    assert "py.typed" in PROJECT["tool"]["setuptools"]["package-data"]["fastap"]
+
+
+def test_public_names() -> None:
+    assert set(fastap.__all__) >= PUBLIC
+    assert fastap.__all__ == sorted(fastap.__all__)
+    assert len(set(fastap.__all__)) == len(fastap.__all__)
+
+
+@pytest.mark.parametrize("name", sorted({*PUBLIC, *fastap.__all__}))
+def test_public_names_are_explained(name: str) -> None:
+    assert len(inspect.getdoc(getattr(fastap, name)) or "") >= 20
+    assert vars(getattr(fastap, name)).get("__doc__") or inspect.isfunction(getattr(fastap, name))
+
+
+@pytest.mark.parametrize("name", sorted(name for name in PUBLIC if name.islower()))
+def test_options_come_after_two_arguments(name: str) -> None:
+    kinds = [parameter.kind for parameter in inspect.signature(getattr(fastap, name)).parameters.values()]
+    assert kinds[:2] == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * 2
+    assert set(kinds[2:]) == {inspect.Parameter.KEYWORD_ONLY}
+
+
+@pytest.mark.skipif(not README.exists(), reason="README.md is not written yet")
+def test_readme_has_code() -> None:
+    assert BLOCKS
+
+
+@pytest.mark.parametrize("code", [pytest.param(code, id=f"block {number}") for number, code in enumerate(BLOCKS, 1)])
+def test_readme_code_runs(code: str) -> None:
+    exec(compile(code, str(README), "exec"), {"__name__": "readme"})
