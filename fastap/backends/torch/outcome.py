@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastap.backends.torch import short
 from fastap.backends.torch.augment import augmented
-from fastap.backends.torch.layout import Layout, Rows, rows_of, sort_batch
+from fastap.backends.torch.layout import Layout, Rows, pick, rows_of, sort_batch
 from fastap.backends.torch.terms import Terms
 from fastap.problem import AugmentedRanking, Losses, Objective, Problem
 
@@ -98,6 +98,8 @@ def _per_ranking(layout: Layout, rows: Rows, values: Tensor) -> Tensor:
 def _gradient(layout: Layout, rows: Rows, choices: Sequence[tuple[Tensor, int]], scale: Tensor) -> Tensor:
     """``-scale * sum of weight * a`` at the positives, ``scale * sum of weight * b`` at the negatives, 0 elsewhere.
 
+    Only the first choice may tell equal scores apart; the standard ranking treats them alike.
+
     Where equal scores are told apart by the loss-augmented ranking each gets the mean of the group, which is a
     gradient as much as any other, and the same however the items came in.
     """
@@ -105,8 +107,7 @@ def _gradient(layout: Layout, rows: Rows, choices: Sequence[tuple[Tensor, int]],
     above = torch.zeros_like(rows.score)
     for a, weight in choices:
         above.add_(a, alpha=weight)
-    for a, _ in choices:
-        _share_cut_negatives(layout, rows, a, below)
+    _share_cut_negatives(layout, rows, choices[0][0], below)
     _share_equal_positives(layout, rows, above)
     below.index_copy_(0, rows.place, above.neg_())
     return below.view(-1, layout.items).mul_(scale[:, None]).view(-1)
@@ -116,21 +117,21 @@ def _share_cut_negatives(layout: Layout, rows: Rows, a: Tensor, below: Tensor) -
     """Give equal negatives, some of which stand above a positive and some below it, the mean of what they got."""
     keys = layout.keys
     place = rows.base + a
-    key = keys[place]
-    key = key[
-        (a > 0) & (key == keys[(place + 1).clamp(max=keys.shape[0] - 1)]) & (a < rows.n_negative)
-    ].unique_consecutive()
+    key = pick(keys, place)
+    below_it = pick(keys, (place + 1).clamp_(max=keys.shape[0] - 1))
+    # At a = 0 the place is that of a positive, at a = N the next is another class's: the keys differ by themselves.
+    key = key[key == below_it].unique_consecutive()
     if key.shape[0]:
         first, end = torch.searchsorted(keys, key), torch.searchsorted(keys, key, right=True)
         size = end - first
         group = torch.repeat_interleave(torch.arange(key.shape[0], device=key.device), size)
-        member = torch.arange(group.shape[0], device=key.device) + (first - (size.cumsum(0) - size))[group]
-        below[member] = _means(below[member], group, size)
+        member = torch.arange(group.shape[0], device=key.device) + pick(first - (size.cumsum(0) - size), group)
+        below.index_copy_(0, member, _means(pick(below, member), group, size))
 
 
 def _share_equal_positives(layout: Layout, rows: Rows, above: Tensor) -> None:
     """Give equal positives the mean of what they got."""
-    key = layout.keys[rows.place]
+    key = pick(layout.keys, rows.place)
     if bool((key[1:] == key[:-1]).any()):
         _, group, size = key.unique_consecutive(return_inverse=True, return_counts=True)
         above.copy_(_means(above, group, size))
@@ -139,7 +140,7 @@ def _share_equal_positives(layout: Layout, rows: Rows, above: Tensor) -> None:
 def _means(values: Tensor, group: Tensor, size: Tensor) -> Tensor:
     """The mean of each group, at each of its members; sums of counts are exact in float64."""
     total = torch.zeros(size.shape, dtype=torch.float64, device=values.device).index_add_(0, group, values)
-    return (total / size)[group]
+    return pick(total / size, group)
 
 
 def _positives_below(layout: Layout, rows: Rows, *choices: tuple[Tensor, int]) -> Tensor:
