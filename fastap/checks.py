@@ -28,27 +28,39 @@ def check_tensors(scores: Tensor, targets: Tensor, dim: int, ignore_index: int |
         )
     if scores.device != targets.device:
         raise ValueError(f"targets must be on the device of scores, {scores.device}, got {targets.device}")
-    if not isinstance(dim, int) or isinstance(dim, bool):
-        raise TypeError(f"dim must be an int, got {type(dim).__name__}")
+    check_dim(dim)
+    check_ignore_index(ignore_index)
     if not -scores.dim() <= dim < scores.dim():
         raise ValueError(
             f"dim must be in [{-scores.dim()}, {scores.dim() - 1}] for scores of {scores.dim()} dimensions, got {dim}"
         )
-    if ignore_index is not None:
-        if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
-            raise TypeError(f"ignore_index must be an int or None, got {type(ignore_index).__name__}")
-        if ignore_index in (0, 1):
-            raise ValueError(f"ignore_index must differ from the targets 0 and 1, got {ignore_index}")
     return dim % scores.dim()
+
+
+def check_dim(dim: int) -> None:
+    """An int; whether the scores have that dimension shows when they are there."""
+    if not isinstance(dim, int) or isinstance(dim, bool):
+        raise TypeError(f"dim must be an int, got {type(dim).__name__}")
+
+
+def check_ignore_index(ignore_index: int | None) -> None:
+    """An int that is no target, or None."""
+    if ignore_index is None:
+        return
+    if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
+        raise TypeError(f"ignore_index must be an int or None, got {type(ignore_index).__name__}")
+    if ignore_index in (0, 1):
+        raise ValueError(f"ignore_index must differ from the targets 0 and 1, got {ignore_index}")
 
 
 def check_scale(name: str, value: float) -> float:
     """A finite, positive number."""
     if isinstance(value, Tensor) or not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{name} must be a float, got {type(value).__name__}")
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value < math.inf:
         raise ValueError(f"{name} must be finite and positive, got {value}")
-    return float(value)
+    # A compiler may hold a number that is to stay variable; float() would pin it.
+    return value if isinstance(value, float) else float(value)
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fastap import functional
-from fastap.checks import check_backend, check_reduction, check_scale, check_update
+from fastap.checks import check_backend, check_dim, check_ignore_index, check_reduction, check_scale, check_update
 from fastap.problem import Reduction, Update
 
 
@@ -20,6 +20,8 @@ class _APLoss(nn.Module):
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
         self.backend = backend
+        check_dim(dim)
+        check_ignore_index(ignore_index)
         check_reduction(reduction)
         check_backend(backend)
 

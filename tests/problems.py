@@ -95,9 +95,7 @@ class Batch:
     epsilon: float
 
 
-def draw(
-    rng: np.random.Generator, kind: str, n_positive: int, n_negative: int
-) -> tuple[Floats, npt.NDArray[np.int64]]:
+def draw(rng: np.random.Generator, kind: str, n_positive: int, n_negative: int) -> tuple[Floats, npt.NDArray[np.int64]]:
     """One shuffled ranking of the kind; scores are float32 numbers so that every input type can hold them."""
     positives, negatives = KINDS[kind](rng, n_positive, n_negative)
     scores = np.concatenate([positives, negatives]).astype(np.float32).astype(np.float64)

@@ -51,9 +51,7 @@ def test_every_axis_can_be_ranked(dim: int) -> None:
     given = fastap.average_precision(scores, targets, dim=dim)
     assert given.shape == scores.select(dim, 0).shape
     moved = [each.movedim(dim, -1).reshape(-1, scores.shape[dim]) for each in (scores, targets)]
-    torch.testing.assert_close(
-        given.flatten(), fastap.average_precision(*moved), rtol=0, atol=0, equal_nan=True
-    )
+    torch.testing.assert_close(given.flatten(), fastap.average_precision(*moved), rtol=0, atol=0, equal_nan=True)
 
 
 def test_only_the_order_matters() -> None:

@@ -69,7 +69,9 @@ def test_complex_targets(function: Callable[..., Any]) -> None:
     refuses(TypeError, lambda: function(SCORES, TARGETS.to(torch.complex64)), "targets", "complex64", "bool, integer")
 
 
-@pytest.mark.parametrize("given", [[[1, 0, 0], [0, 1, 0]], None, 1, TARGETS.numpy()], ids=["list", "None", "int", "array"])
+@pytest.mark.parametrize(
+    "given", [[[1, 0, 0], [0, 1, 0]], None, 1, TARGETS.numpy()], ids=["list", "None", "int", "array"]
+)
 def test_targets_must_be_a_tensor(given: Any, function: Callable[..., Any]) -> None:
     refuses(TypeError, lambda: function(SCORES, given), "targets", type(given).__name__, "torch.Tensor")
 

@@ -36,8 +36,6 @@ def test_random_problems_provoke_conflicts_and_the_dynamic_program() -> None:
         for _ in range(300):
             batch = random_batch(rng, 100)
             scores, targets = torch.tensor(batch.scores), torch.tensor(batch.targets)
-            fastap.loss_augmented_ranking(
-                scores, targets, epsilon=batch.epsilon, update="negative", ignore_index=-1
-            )
+            fastap.loss_augmented_ranking(scores, targets, epsilon=batch.epsilon, update="negative", ignore_index=-1)
     assert conflicts.call_count >= 8
     assert programs.call_count >= 2

@@ -108,7 +108,8 @@ def test_empty_tensors(shape: tuple[int, ...], loss: Loss) -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.float32, torch.float64]
+    "dtype",
+    [torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.float32, torch.float64],
 )
 def test_target_types(dtype: torch.dtype, loss: Loss, path: str) -> None:
     scores, targets = random_batch(5, 4, 12)
@@ -118,7 +119,9 @@ def test_target_types(dtype: torch.dtype, loss: Loss, path: str) -> None:
         identical(given, expected)
 
 
-@pytest.mark.parametrize(("index", "dtype"), [(-1, torch.int64), (255, torch.uint8), (-100, torch.float32), (2, torch.int8)])
+@pytest.mark.parametrize(
+    ("index", "dtype"), [(-1, torch.int64), (255, torch.uint8), (-100, torch.float32), (2, torch.int8)]
+)
 def test_ignored_items_take_no_part(index: int, dtype: torch.dtype, loss: Loss, path: str) -> None:
     scores, targets = random_batch(6, 5, 20, ignored=0.3)
     ignored = targets == -1

@@ -66,8 +66,9 @@ def test_opcheck_ap_loss_of_other_shapes(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("dim", [0, 1])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_opcheck_of_the_others(dtype: torch.dtype, dim: int) -> None:
-    scores, targets = tensors(dtype, ignored=0.2)
-    scores = scores.detach()
+    scores = tensors(dtype, rankings=5)[0].detach()
+    # Both classes along either axis: opcheck takes NaN for a difference.
+    targets = torch.tensor([1, 0, 0, -1])[(torch.arange(5)[:, None] + torch.arange(9)) % 4]
     torch.library.opcheck(ops.average_precision, (scores, targets, dim, -1))
     torch.library.opcheck(ops.loss_augmented_ranking, (scores, targets, 0.7, "negative", dim, -1, "auto"))
     torch.library.opcheck(ops.loss_augmented_ranking, (scores, targets, 0.7, "positive", dim, -1, "reference"))
@@ -80,6 +81,12 @@ def test_gradcheck(dim: int, reduction: str, loss: Loss, path: str) -> None:
     for weight in (0.2, 0.7, 5.0):
         options: dict[str, Any] = {"dim": dim, "ignore_index": -1, "reduction": reduction, "weight": weight}
         assert torch.autograd.gradcheck(lambda at: loss(at, targets, **options), scores)  # noqa: B023
+
+
+def test_gradients_are_constant_between_ties(loss: Loss) -> None:
+    scores, targets = tensors()
+    weight = torch.rand(3, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda at, by: by * loss(at, targets, reduction="none"), (scores, weight))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
@@ -95,15 +102,14 @@ def test_gradcheck_of_the_operator(objective: str, reduction: str) -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_operator_is_the_eager_function(objective: str) -> None:
-    name, weight, _ = OBJECTIVES[objective]
+    _, weight, _ = OBJECTIVES[objective]
     for dtype in (torch.float16, torch.float32, torch.float64):
         scores, targets = tensors(dtype, ignored=0.2, rankings=5)
-        results = []
-        for value in (
+        values = (
             ops.ap_loss(scores, targets, *OBJECTIVES[objective], 0, -1, "mean", "auto")[0],
             LOSSES[objective](scores, targets, weight=weight, dim=0, ignore_index=-1),
-        ):
-            results.append((value.detach(), torch.autograd.grad(value, scores)[0]))
+        )
+        results = [(value.detach(), torch.autograd.grad(value, scores)[0]) for value in values]
         for operator, eager in zip(*results, strict=True):
             torch.testing.assert_close(operator, eager, rtol=0, atol=0)
 
@@ -160,7 +166,9 @@ def test_compiled_metric_ranking_and_module() -> None:
     scores, targets = tensors(torch.float32, ignored=0.2)
     options = {"dim": 0, "ignore_index": -1}
     given = run(fastap.average_precision, scores, targets, compiled=True, **options)
-    torch.testing.assert_close(given, fastap.average_precision(scores, targets, **options), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(
+        given, fastap.average_precision(scores, targets, **options), rtol=0, atol=0, equal_nan=True
+    )
     for given, wanted in zip(
         run(fastap.loss_augmented_ranking, scores, targets, compiled=True, **options),
         fastap.loss_augmented_ranking(scores, targets, **options),
@@ -181,6 +189,27 @@ def test_compiled_with_dynamic_shapes() -> None:
             torch.testing.assert_close(
                 compiled(scores, targets, dim=1), fastap.direct_ap_loss(scores, targets), rtol=0, atol=0
             )
+
+
+def test_compiled_with_a_schedule_of_epsilon() -> None:
+    """A number that changes from call to call becomes symbolic in the compiler."""
+    scores, targets = tensors(torch.float32)
+
+    def step(at: Tensor, wanted: Tensor, epsilon: float) -> Tensor:
+        return fastap.direct_ap_loss(at, wanted, epsilon=epsilon) + fastap.ap_hinge_loss(at, wanted, margin=epsilon)
+
+    torch.compiler.reset()
+    module = fastap.DirectAPLoss()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+        compiled_module = torch.compile(module, fullgraph=True, backend="aot_eager")
+        for epsilon in (1.0, 0.5, 0.25, 0.1):
+            given = compiled(scores, targets, epsilon)
+            torch.testing.assert_close(given, step(scores, targets, epsilon), rtol=0, atol=0)
+            module.epsilon = epsilon
+            given = compiled_module(scores, targets)
+            torch.testing.assert_close(given, module(scores, targets), rtol=0, atol=0)
 
 
 def test_the_graph_can_be_used_twice(loss: Loss) -> None:

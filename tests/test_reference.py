@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from itertools import permutations
 
 import numpy as np
@@ -181,6 +183,17 @@ def test_one_class_alone_has_no_loss(targets: list[int]) -> None:
     ranks, value = reference.augmented_ranking(scores, targets)
     assert ranks.tolist() == [2, 0, 1]
     assert np.isnan(value)
+
+
+def test_shares_no_code_with_what_it_judges() -> None:
+    tree = ast.parse(inspect.getsource(reference))
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or "."] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names])
+    }
+    assert imported <= {"__future__", "itertools", "typing", "numpy"}
 
 
 def test_arguments_are_checked() -> None:

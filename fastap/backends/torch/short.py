@@ -77,10 +77,21 @@ def table_of(problem: Problem) -> Table | None:
 
 def losses(problem: Problem, table: Table, objective: Objective) -> Losses:
     """Loss and gradient of every ranking."""
-    with np.errstate(invalid="ignore"):  # padding less padding, of no meaning anywhere
-        each, p_gain, n_gain = _losses(table, objective)
     gradient = torch.zeros(problem.scores.shape, dtype=problem.loss_dtype)
     by_item = gradient.numpy()
+    loss = np.zeros(problem.scores.shape[0])
+    if table.rankings.size:
+        with np.errstate(invalid="ignore"):  # padding less padding, of no meaning anywhere
+            _fill(table, objective, loss, by_item)
+    if table.lost is not None:
+        by_item[table.lost] = np.nan
+        loss[table.lost] = np.nan
+    return Losses(torch.from_numpy(loss), gradient, torch.from_numpy(table.takes_part))
+
+
+def _fill(table: Table, objective: Objective, loss: Floats, by_item: npt.NDArray[np.floating]) -> None:
+    """Write the loss and the gradient of every line to its ranking."""
+    loss[table.rankings], p_gain, n_gain = _losses(table, objective)
     rankings = table.rankings[:, None]
     if table.padded:
         for gain, item, count in (
@@ -92,12 +103,6 @@ def losses(problem: Problem, table: Table, objective: Objective) -> Losses:
     else:
         by_item[rankings, table.p_item] = p_gain
         by_item[rankings, table.n_item] = n_gain
-    loss = np.zeros(problem.scores.shape[0])
-    loss[table.rankings] = each
-    if table.lost is not None:
-        by_item[table.lost] = np.nan
-        loss[table.lost] = np.nan
-    return Losses(torch.from_numpy(loss), gradient, torch.from_numpy(table.takes_part))
 
 
 def _losses(table: Table, objective: Objective) -> tuple[Floats, Floats, Floats]:
@@ -132,7 +137,8 @@ def _losses(table: Table, objective: Objective) -> tuple[Floats, Floats, Floats]
         removed = chosen - above
     gap -= removed * (table.p - table.centre)
     worth = gap * (2.0 * scale) + chosen / (i + chosen) * (objective.task_weight / table.n_positive)
-    each = (np.where(real, worth, 0.0) if table.padded else worth).sum(1)
+    # Summed in order, so that a ranking's loss does not hang on the padding of its neighbours.
+    each = (np.where(real, worth, 0.0) if table.padded else worth).cumsum(1)[:, -1]
     return np.minimum(np.maximum(each, 0.0), objective.ceiling), p_gain, n_gain
 
 
@@ -149,9 +155,8 @@ def _positive_update(table: Table, task: Floats) -> Ints:
     """
     i = np.arange(1, table.p.shape[1] + 1)[:, None]
     below = i + np.arange(1.0, table.n.shape[1] + 1.0)
-    marginal = task * (i / (below * (below - 1.0)))
-    marginal += table.n[:, None, :]
-    marginal -= table.p[:, :, None]
+    marginal = table.n[:, None, :] - table.p[:, :, None]
+    marginal += task * (i / (below * (below - 1.0)))
     through = np.zeros((marginal.shape[0], i.size + 1, marginal.shape[2]))
     marginal.cumsum(1, out=through[:, 1:])
     spared = through.argmin(1)
