@@ -12,7 +12,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastap.backends.torch.layout import pick
 from fastap.backends.torch.monotone import Segments
 from fastap.backends.torch.terms import Terms
 
@@ -69,17 +68,10 @@ def _middle_row(terms: Terms, first: Tensor, last: Tensor, low: Tensor, high: Te
         if finished < best.shape[0]:
             result[finished : best.shape[0]] = crossing[finished:, -1]
             best, crossing, columns = best[:finished], crossing[:finished], columns[:finished]
-        row = terms.take(first[:finished] + step)
-        best, came_from = torch.cummax(best + _term(row, columns), 1)
+        row = terms.take(first[:finished] + step).upright()
+        best, came_from = torch.cummax(best + row.term(columns), 1)
         onward = crossing.gather(1, came_from)
         here = columns.gather(1, came_from)
         crossing = torch.where((middle[:finished] < step)[:, None], onward, here)
     result[:finished] = crossing[:, -1]
     return result
-
-
-def _term(terms: Terms, columns: Tensor) -> Tensor:
-    """``g_i`` of each row at its own line of columns."""
-    rows = terms.rows
-    standard = pick(terms.layout.prefix, rows.base[:, None] + columns) - columns * rows.score[:, None]
-    return standard.addcmul_(terms.task[:, None], columns / (rows.index[:, None] + columns))

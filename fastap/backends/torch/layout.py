@@ -71,6 +71,10 @@ class Rows:
         """The rows of these numbers."""
         return Rows(*(getattr(self, name).index_select(0, which) for name in self.__dataclass_fields__))
 
+    def upright(self) -> Rows:
+        """The rows as a column."""
+        return Rows(*(getattr(self, name)[:, None] for name in self.__dataclass_fields__))
+
     def part(self, first: int, last: int) -> Rows:
         """Rows ``first`` to ``last - 1``, as views."""
         return Rows(*(getattr(self, name)[first:last] for name in self.__dataclass_fields__))

@@ -20,7 +20,7 @@ from fastap.backends.torch.layout import Layout, Rows, pick
 
 @dataclass(frozen=True)
 class Terms:
-    """The terms of a set of rows. Arguments ``a`` have the rows along their first dimension."""
+    """The terms of a set of rows. Arguments ``a`` are one choice a row; of ``upright()`` terms, a line of choices."""
 
     layout: Layout
     rows: Rows
@@ -46,6 +46,10 @@ class Terms:
     def part(self, first: int, last: int) -> Terms:
         """The terms of rows ``first`` to ``last - 1``."""
         return Terms(self.layout, self.rows.part(first, last), self.task[first:last], self.pull[first:last])
+
+    def upright(self) -> Terms:
+        """The same terms as a column, for arguments ``a`` of shape (rows, choices)."""
+        return Terms(self.layout, self.rows.upright(), self.task[:, None], self.pull[:, None])
 
     def priced(self, price: Tensor) -> Terms:
         """The same terms plus ``price_i * a``."""
