@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 
 from torch import Tensor
 
 from fastap.problem import BACKENDS, REDUCTIONS, UPDATES
+
+
+# Below lie the subnormal numbers, whose inverse is infinite.
+_SMALLEST = sys.float_info.min
 
 
 def check_tensors(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None) -> int:
@@ -57,8 +62,8 @@ def check_scale(name: str, value: float) -> float:
     """A finite, positive number."""
     if isinstance(value, Tensor) or not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{name} must be a float, got {type(value).__name__}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be finite and positive, got {value}")
+    if not _SMALLEST <= value < math.inf:
+        raise ValueError(f"{name} must be finite and positive (at least {_SMALLEST:.4g}), got {value}")
     # A compiler may hold a number that is to stay variable; float() would pin it.
     return value if isinstance(value, float) else float(value)
 
