@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from fastap.problem import BACKENDS, REDUCTIONS, UPDATES
-
 
 # Below lie the subnormal numbers, whose inverse is infinite.
 _SMALLEST = sys.float_info.min
@@ -54,15 +53,15 @@ def check_ignore_index(ignore_index: int | None) -> None:
         return
     if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
         raise TypeError(f"ignore_index must be an int or None, got {type(ignore_index).__name__}")
-    if ignore_index in (0, 1):
-        raise ValueError(f"ignore_index must differ from the targets 0 and 1, got {ignore_index}")
+    if ignore_index in (0, 1) or not -(2**63) <= ignore_index < 2**63:
+        raise ValueError(f"ignore_index must fit 64 bits and differ from the targets 0 and 1, got {ignore_index}")
 
 
 def check_scale(name: str, value: float) -> float:
     """A finite, positive number."""
     if isinstance(value, Tensor) or not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{name} must be a float, got {type(value).__name__}")
-    if not _SMALLEST <= value < math.inf:
+    if not _SMALLEST <= value <= sys.float_info.max:
         raise ValueError(f"{name} must be finite and positive (at least {_SMALLEST:.4g}), got {value}")
     # A compiler may hold a number that is to stay variable; float() would pin it.
     return value if isinstance(value, float) else float(value)
@@ -98,10 +97,19 @@ def wrong_targets(targets: Tensor, taken: Tensor, ignore_index: int | None) -> T
 
     On an accelerator the error would stall the stream: there the result marks the rankings (lines) with such a target.
     """
-    allowed = taken if ignore_index is None else taken | (targets == ignore_index)
+    allowed = taken
+    if ignore_index is not None and _can_hold(targets.dtype, ignore_index):
+        allowed = taken | (targets == ignore_index)
     if targets.device.type != "cpu":
         return ~allowed.all(-1)
     if not bool(allowed.all()):
         wanted = "0 or 1" if ignore_index is None else f"0, 1 or ignore_index = {ignore_index}"
         raise ValueError(f"targets must be {wanted}, got {targets[~allowed][0].item()}")
     return None
+
+
+def _can_hold(dtype: torch.dtype, number: int) -> bool:
+    """Whether the type has this number; if not, a comparison would round or wrap it to another."""
+    if dtype.is_floating_point:
+        return bool(torch.tensor(number, dtype=dtype, device="cpu").item() == number)
+    return torch.iinfo(dtype).min <= number <= torch.iinfo(dtype).max

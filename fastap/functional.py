@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastap import ops
 from fastap.checks import check_backend, check_reduction, check_scale, check_tensors, check_update
@@ -176,7 +176,7 @@ def _ap_loss(
     backend: str,
 ) -> Tensor:
     dim = check_tensors(scores, targets, dim, ignore_index)
-    run: Any = ops.ap_loss if torch.compiler.is_compiling() else ops.EagerAPLoss.apply
+    run: Any = ops.EagerAPLoss.apply if _is_plain(scores) and _is_plain(targets) else ops.ap_loss
     value: Tensor = run(
         scores,
         targets,
@@ -189,3 +189,14 @@ def _ap_loss(
         check_backend(backend),
     )[0]
     return value
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether this is a tensor with values, and nothing is looking on that must see an operator."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(tensor) in (Tensor, nn.Parameter)
+        and tensor.device.type != "meta"
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._are_functorch_transforms_active()
+    )

@@ -104,11 +104,11 @@ def direct_ap_loss(
 ) -> Loss:
     """``s/epsilon * [max(F + s epsilon L) - max F]``, ``s`` = +1 or -1 for the positive or negative update."""
     score, target = _split_checked(scores, targets)
-    sign = 1.0 if update == "positive" else -1.0
+    sign = _sign(update)
     augmented = _augmented_pairs(score, target, sign * epsilon)
     if augmented is None:
         return Loss(0.0, np.zeros_like(score))
-    _, pairs, task_loss = augmented
+    pairs, task_loss = augmented
     standard = _standard_pairs(score, target)
     gap = _pair_gap(score, target)
     # L(y_direct) + s/epsilon [F(y_direct) - F(y_w)], the two maxima without their common part.
@@ -122,7 +122,7 @@ def ap_hinge_loss(scores: npt.ArrayLike, targets: npt.ArrayLike, margin: float =
     augmented = _augmented_pairs(score, target, margin)
     if augmented is None:
         return Loss(0.0, np.zeros_like(score))
-    _, pairs, task_loss = augmented
+    pairs, task_loss = augmented
     loss = margin * task_loss + float(np.mean((pairs - 1.0) * _pair_gap(score, target)))
     return Loss(loss, _gradient(target, pairs - 1.0, 1.0))
 
@@ -143,13 +143,19 @@ def augmented_ranking(
     score, target = _split_checked(scores, targets)
     if target.all() or not target.any():
         return np.argsort(np.argsort(-score, kind="stable"), kind="stable"), float("nan")
-    sign = 1.0 if update == "positive" else -1.0
+    sign = _sign(update)
     p, n = _sorted_classes(score, target)
     value, choice = augmented_choice(score[p], score[n], sign * epsilon)
     ranks = np.empty(score.size, dtype=np.int64)
     ranks[p] = np.arange(p.size) + choice
     ranks[n] = np.arange(n.size) + (choice[None, :] <= np.arange(n.size)[:, None]).sum(1)
     return ranks, value
+
+
+def _sign(update: Update) -> float:
+    if update not in ("positive", "negative"):
+        raise ValueError(f"update must be 'positive' or 'negative', got {update!r}")
+    return 1.0 if update == "positive" else -1.0
 
 
 def _split_checked(scores: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.bool_]]:
@@ -177,10 +183,8 @@ def _standard_pairs(score: Floats, target: npt.NDArray[np.bool_]) -> Floats:
     return np.sign(_pair_gap(score, target))
 
 
-def _augmented_pairs(
-    score: Floats, target: npt.NDArray[np.bool_], task_scale: float
-) -> tuple[float, Floats, float] | None:
-    """Value, ``y_ij`` and ``1 - AP`` of the loss-augmented ranking; None if a class is empty.
+def _augmented_pairs(score: Floats, target: npt.NDArray[np.bool_], task_scale: float) -> tuple[Floats, float] | None:
+    """``y_ij`` and ``1 - AP`` of the loss-augmented ranking; None if a class is empty.
 
     ``y_ij`` is averaged over positives of equal score and over negatives of equal score: any ranking among them is
     an optimum, and the mean of all these optima does not depend on the order of the items.
@@ -188,7 +192,7 @@ def _augmented_pairs(
     if target.all() or not target.any():
         return None
     p, n = _sorted_classes(score, target)
-    value, choice = augmented_choice(score[p], score[n], task_scale)
+    _, choice = augmented_choice(score[p], score[n], task_scale)
     in_order = np.where(choice[:, None] <= np.arange(n.size)[None, :], 1.0, -1.0)
     pairs = np.empty_like(in_order)
     pairs[np.ix_(_places(p), _places(n))] = in_order
@@ -201,7 +205,7 @@ def _augmented_pairs(
                 pairs[which] = mean
             else:
                 pairs[:, which] = mean
-    return value, pairs, task_loss
+    return pairs, task_loss
 
 
 def _places(indices: Ints) -> Ints:

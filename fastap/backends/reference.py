@@ -18,7 +18,7 @@ def losses(problem: Problem, objective: Objective) -> Losses:
         taken = positive[row] | negative[row]
         score, target = scores[row, taken], positive[row, taken]
         if not np.isfinite(score).all():
-            loss[row], gradient[row] = np.nan, np.nan
+            loss[row], gradient[row, taken] = np.nan, np.nan
         elif objective.loss == "direct":
             loss[row], gradient[row, taken] = reference.direct_ap_loss(
                 score, target, objective.epsilon, objective.update

@@ -1,4 +1,4 @@
-"""The dynamic program of the paper inside narrow bands: the engine of last resort for rows in conflict.
+"""The dynamic program of the paper, on few columns: the engine of last resort for rows in conflict.
 
     h_0 = 0;   h_i(a) = max over a' <= a of [h_{i-1}(a') + g_i(a')]
 
@@ -26,7 +26,7 @@ def solve_blocks(terms: Terms, blocks: Segments, left: Tensor, right: Tensor) ->
     a = torch.empty_like(left)
     starts = blocks.first == torch.arange(terms.count, device=left.device)
     first, last = blocks.first[starts], blocks.last[starts]
-    # A band may start lower or end higher than monotony allows; a frame holds the bands of all its rows.
+    # One frame of columns a block, wide enough for the bands of all its rows.
     low, high = blocks.least(left)[starts], blocks.greatest(right)[starts]
     while first.shape[0]:
         width = (high - low + 1).to(torch.float64)

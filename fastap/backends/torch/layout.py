@@ -16,6 +16,7 @@ from torch import Tensor
 from fastap.problem import Problem
 
 _SCORE_BITS = 32
+_SMALL_BITS = 15
 _CLASSES = 3  # positives, negatives, ignored
 
 
@@ -120,7 +121,7 @@ def sort_batch(problem: Problem) -> Layout:
     scores = problem.scores
     rankings, items = scores.shape
     device = scores.device
-    keys, order = torch.sort(_sort_keys(problem), stable=True)
+    keys, order = _sorted(_sort_keys(problem), rankings)
 
     n_positive, n_negative = _counts(problem.positive), _counts(problem.negative)
     takes_part = (n_positive > 0) & (n_negative > 0)
@@ -141,6 +142,17 @@ def sort_batch(problem: Problem) -> Layout:
     return Layout(
         keys, order, values, prefix, positives, ranking, offset, n_positive, n_negative, takes_part, finite, items
     )
+
+
+def _sorted(keys: Tensor, rankings: int) -> tuple[Tensor, Tensor]:
+    """``torch.sort(keys, stable=True)``."""
+    if keys.device.type == "cpu" and keys.shape[0] <= 1 << _SMALL_BITS and rankings <= 1 << 13:
+        # Too short for PyTorch's radix sort. Key and index together are unique, and NumPy sorts integers without an
+        # index twice as fast: 0.3 against 0.5 ms for 11,000.
+        packed = (keys << _SMALL_BITS) + torch.arange(keys.shape[0], device=keys.device)
+        packed.numpy().sort()
+        return packed >> _SMALL_BITS, packed & ((1 << _SMALL_BITS) - 1)
+    return torch.sort(keys, stable=True)
 
 
 def _counts(mask: Tensor) -> Tensor:

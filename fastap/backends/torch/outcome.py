@@ -32,7 +32,9 @@ def losses(problem: Problem, objective: Objective) -> Losses:
     if objective.task_weight:
         task = _per_ranking(layout, rows, terms.task_loss(chosen)).div_(layout.n_positive.clamp(min=1))
         loss.add_(task, alpha=objective.task_weight)
-    loss.clamp_(min=0.0, max=objective.ceiling)
+    # Scores too large to be summed are as good as infinite.
+    lost = layout.takes_part & ~(layout.finite & loss.isfinite())
+    loss.clamp_(min=0.0, max=objective.ceiling).masked_fill_(lost, torch.nan)
 
     # Twice a_first - a_second. sign(0) = 0: in the standard ranking half of the equal negatives stand above.
     standard = [(rows.above, 1), (rows.at_or_above, 1)]
@@ -41,11 +43,11 @@ def losses(problem: Problem, objective: Objective) -> Losses:
         choices += [(a, -weight) for a, weight in standard]
     gradient = _gradient(layout, rows, choices, objective.gain / pairs)
 
-    lost = layout.takes_part & ~layout.finite
-    loss.masked_fill_(lost, torch.nan)
     by_item = gradient.new_empty(gradient.shape, dtype=problem.loss_dtype)
     by_item.index_copy_(0, layout.order, gradient.to(by_item.dtype))
-    by_item = by_item.view(problem.scores.shape).masked_fill_(lost[:, None], torch.nan)
+    by_item = by_item.view(problem.scores.shape)
+    if bool(lost.any()):
+        by_item.masked_fill_(lost[:, None] & (problem.positive | problem.negative), torch.nan)
     return Losses(loss, by_item, layout.takes_part)
 
 
@@ -98,10 +100,8 @@ def _per_ranking(layout: Layout, rows: Rows, values: Tensor) -> Tensor:
 def _gradient(layout: Layout, rows: Rows, choices: Sequence[tuple[Tensor, int]], scale: Tensor) -> Tensor:
     """``-scale * sum of weight * a`` at the positives, ``scale * sum of weight * b`` at the negatives, 0 elsewhere.
 
-    Only the first choice may tell equal scores apart; the standard ranking treats them alike.
-
-    Where equal scores are told apart by the loss-augmented ranking each gets the mean of the group, which is a
-    gradient as much as any other, and the same however the items came in.
+    Only the first choice may tell equal scores apart, as a loss-augmented ranking does. Each then gets the mean of the
+    group, which is a gradient as much as any other, and the same however the items came in.
     """
     below = _positives_below(layout, rows, *choices)
     above = torch.zeros_like(rows.score)
@@ -120,6 +120,7 @@ def _share_cut_negatives(layout: Layout, rows: Rows, a: Tensor, below: Tensor) -
     key = pick(keys, place)
     below_it = pick(keys, (place + 1).clamp_(max=keys.shape[0] - 1))
     # At a = 0 the place is that of a positive, at a = N the next is another class's: the keys differ by themselves.
+    # At the last place of all it is no cut; the mean of its group is then what each has.
     key = key[key == below_it].unique_consecutive()
     if key.shape[0]:
         first, end = torch.searchsorted(keys, key), torch.searchsorted(keys, key, right=True)

@@ -10,8 +10,6 @@ from fastap.backends.torch.terms import Terms
 
 _TINY = torch.finfo(torch.float64).tiny
 _NOWHERE = torch.iinfo(torch.int64).max
-_FIRST_SPLIT = 8
-_SPLIT = 8
 # Rows searched together, at least, and else a sixteenth of the scores: the tables of a search (rows x 9 float64, a
 # dozen alive at a time) stay small beside the scores, and its some 50 operations a level are worth their start.
 _ROWS_AT_ONCE = 1024
@@ -46,6 +44,11 @@ def _parts(terms: Terms) -> list[tuple[int, int]]:
     return [(first, min(first + step, terms.count)) for first in range(0, terms.count, step)]
 
 
+def _pieces(intervals: int) -> int:
+    """Into how many pieces to cut each interval: few intervals cost their operations, not their points."""
+    return 8 if intervals > 256 else 64
+
+
 class _Search:
     """Branch and bound over intervals of ``a`` for rows with ``s = -1``.
 
@@ -60,7 +63,8 @@ class _Search:
         row = torch.arange(terms.count, device=rows.base.device)
         # Intervals spaced evenly in log(i + a).
         last = rows.at_or_above[:, None]
-        share = torch.arange(_FIRST_SPLIT + 1, device=row.device, dtype=torch.float64) / _FIRST_SPLIT
+        pieces = _pieces(terms.count)
+        share = torch.arange(pieces + 1, device=row.device, dtype=torch.float64) / pieces
         index = rows.index[:, None]
         grid = (torch.log1p(last / index) * share).expm1_().mul_(index).round_().to(torch.int64)
         grid = torch.minimum(grid, last)
@@ -125,13 +129,14 @@ class _Search:
         return value, bound.masked_fill_(~inside, -torch.inf)
 
     def _split(self, keep: Tensor) -> None:
-        """Go on with the marked intervals, each cut into eight."""
+        """Go on with the marked intervals, each cut into pieces."""
         intervals = keep.shape[1]
         which = keep.view(-1).nonzero().view(-1)
         row = torch.div(which, intervals, rounding_mode="floor")
         left_end = which + row  # the grid has one column more than there are intervals
         grid = self.grid.view(-1)
         left, right = grid.index_select(0, left_end), grid.index_select(0, left_end + 1)
-        eighths = torch.arange(_SPLIT + 1, device=left.device)
+        pieces = _pieces(row.shape[0])
+        steps = torch.arange(pieces + 1, device=left.device) * (right - left)[:, None]
         self.row = self.row.index_select(0, row)
-        self.grid = left[:, None] + ((right - left)[:, None] * eighths >> 3)
+        self.grid = left[:, None] + steps // pieces

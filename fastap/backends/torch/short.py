@@ -77,15 +77,19 @@ def table_of(problem: Problem) -> Table | None:
 
 def losses(problem: Problem, table: Table, objective: Objective) -> Losses:
     """Loss and gradient of every ranking."""
-    gradient = torch.zeros(problem.scores.shape, dtype=problem.loss_dtype)
+    gradient = torch.zeros(problem.scores.shape, dtype=problem.loss_dtype, device="cpu")
     by_item = gradient.numpy()
     loss = np.zeros(problem.scores.shape[0])
     if table.rankings.size:
-        with np.errstate(invalid="ignore"):  # padding less padding, of no meaning anywhere
+        # Padding less padding has no meaning anywhere; sums that overflow are NaN in the end.
+        with np.errstate(invalid="ignore", over="ignore"):
             _fill(table, objective, loss, by_item)
+    lost = np.isnan(loss)
     if table.lost is not None:
-        by_item[table.lost] = np.nan
-        loss[table.lost] = np.nan
+        lost |= table.lost
+    if lost.any():
+        by_item[lost[:, None] & (problem.positive | problem.negative).numpy()] = np.nan
+        loss[lost] = np.nan
     return Losses(torch.from_numpy(loss), gradient, torch.from_numpy(table.takes_part))
 
 
@@ -139,7 +143,8 @@ def _losses(table: Table, objective: Objective) -> tuple[Floats, Floats, Floats]
     worth = gap * (2.0 * scale) + chosen / (i + chosen) * (objective.task_weight / table.n_positive)
     # Summed in order, so that a ranking's loss does not hang on the padding of its neighbours.
     each = (np.where(real, worth, 0.0) if table.padded else worth).cumsum(1)[:, -1]
-    return np.minimum(np.maximum(each, 0.0), objective.ceiling), p_gain, n_gain
+    each = np.where(np.isfinite(each), np.minimum(np.maximum(each, 0.0), objective.ceiling), np.nan)
+    return each, p_gain, n_gain
 
 
 def _chosen(table: Table, sums: Floats, objective: Objective) -> Ints:
@@ -159,7 +164,8 @@ def _positive_update(table: Table, task: Floats) -> Ints:
     marginal += task * (i / (below * (below - 1.0)))
     through = np.zeros((marginal.shape[0], i.size + 1, marginal.shape[2]))
     marginal.cumsum(1, out=through[:, 1:])
-    spared = through.argmin(1)
+    # The last of equal cuts, as in the search of long rankings: the fewest rows fall behind.
+    spared = i.size - through[:, ::-1].argmin(1)
     if table.padded:
         spared[np.arange(spared.shape[1]) >= table.n_negative] = table.p.shape[1]
     chosen: Ints = ((spared[:, None, :] < i) @ np.ones(spared.shape[1])).astype(np.int64)
