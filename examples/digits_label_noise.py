@@ -90,9 +90,7 @@ def mean_ap(net: nn.Module, part: Part) -> float:
     return fastap.average_precision(net(part.images), one_hot(part.labels), dim=0).mean().item()
 
 
-def fit(
-    loss: Loss, lr: float, seed: int, parts: tuple[Part, Part, Part], config: Config
-) -> tuple[float, float]:
+def fit(loss: Loss, lr: float, seed: int, parts: tuple[Part, Part, Part], config: Config) -> tuple[float, float]:
     """Train on the full batch; return validation and test AP at the step with the best validation AP."""
     train, valid, test = parts
     torch.manual_seed(seed)

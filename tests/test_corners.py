@@ -1,0 +1,117 @@
+"""Corners where the two paths, the operator and the arithmetic meet: exact ties, odd devices, the ends of the types."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import fastap
+from tests.losses import Loss, value_and_gradient
+from tests.paths import PATHS, solving
+
+
+@pytest.mark.parametrize("path", [*PATHS, "auto"])
+def test_an_optimum_on_the_kink_does_not_push(path: str) -> None:
+    """Two rankings of equal worth: every path takes the one with the better standard order."""
+    scores, targets = torch.tensor([0.75, 0.5]), torch.tensor([1, 0])
+    for loss in (fastap.ap_hinge_loss, fastap.direct_ap_loss):
+        leaf = scores.clone().requires_grad_()
+        with solving(path):
+            loss(leaf, targets).backward()
+        assert leaf.grad.tolist() == [0.0, 0.0]
+
+
+def test_both_paths_take_the_same_side_of_ties(loss: Loss) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        scores = torch.randint(-4, 5, (12,), generator=generator) / 4.0
+        targets = torch.rand(12, generator=generator) < 0.4
+        gradients = []
+        for path in PATHS:
+            with solving(path):
+                gradients.append(value_and_gradient(loss, scores, targets)[1])
+        # Sums of the same numbers in another order may tell a tie apart; far most ties must agree.
+        torch.testing.assert_close(*gradients, rtol=0, atol=1e-6)
+
+
+def test_a_ranking_alone_equals_itself_in_a_large_batch(loss: Loss) -> None:
+    """Alone it is solved in the table of short rankings, in the batch by the search of long ones."""
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.randn(9_000, 12, generator=generator)
+    targets = torch.rand(9_000, 12, generator=generator) < 0.4
+    targets[:, 0], targets[:, 1] = True, False
+    values, gradients = value_and_gradient(loss, scores, targets, reduction="none")
+    for row in range(0, 9_000, 1_000):
+        value, gradient = value_and_gradient(loss, scores[row], targets[row])
+        torch.testing.assert_close(value, values[row], rtol=1e-6, atol=0)
+        torch.testing.assert_close(gradient, gradients[row], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_meta_and_fake_tensors_have_shapes(reduction: str) -> None:
+    shape = [] if reduction == "mean" else [3]
+    with torch.device("meta"):
+        meta = fastap.direct_ap_loss(torch.empty(3, 7), torch.empty(3, 7), reduction=reduction)
+    assert meta.device.type == "meta"
+    assert list(meta.shape) == shape
+    with FakeTensorMode():
+        fake = fastap.direct_ap_loss(torch.empty(3, 7), torch.empty(3, 7), reduction=reduction)
+        assert list(fake.shape) == shape
+
+
+def test_a_default_device_is_not_asked(path: str, loss: Loss) -> None:
+    scores, targets = torch.tensor([0.1, 0.9, 0.4]), torch.tensor([1, 0, 0])
+    with solving(path):
+        expected = value_and_gradient(loss, scores, targets)
+        with torch.device("meta"):
+            given = value_and_gradient(loss, scores, targets)
+    for one, other in zip(given, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "target", "index"),
+    [
+        (torch.int8, -1, 255),
+        (torch.int32, -1, 2**32 - 1),
+        (torch.uint8, 255, -1),
+        (torch.uint8, 2, 258),
+        (torch.float16, 2048, 2049),
+    ],
+)
+def test_ignore_index_does_not_wrap_to_the_type_of_the_targets(dtype: torch.dtype, target: int, index: int) -> None:
+    targets = torch.tensor([1, 0, target], dtype=dtype)
+    with pytest.raises(ValueError, match=f"targets must be 0, 1 or ignore_index = {index}, got {target}"):
+        fastap.direct_ap_loss(torch.zeros(3), targets, ignore_index=index)
+
+
+@pytest.mark.parametrize("index", [2**63, -(2**63) - 1, 2**70])
+def test_ignore_index_fits_64_bits(index: int) -> None:
+    with pytest.raises(ValueError, match="ignore_index must fit 64 bits"):
+        fastap.direct_ap_loss(torch.zeros(3), torch.tensor([1, 0, 0]), ignore_index=index)
+
+
+def test_a_large_integer_is_no_epsilon() -> None:
+    with pytest.raises(ValueError, match="epsilon must be finite"):
+        fastap.direct_ap_loss(torch.zeros(2), torch.tensor([1, 0]), epsilon=10**400)
+
+
+def test_scores_too_large_to_be_summed_are_lost_as_a_whole(path: str, loss: Loss) -> None:
+    scores = torch.tensor([[1e308, -1e308, -1.5e308, 1.5e308], [0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
+    targets = torch.tensor([[1, 0, 1, 0], [1, 0, 1, 0]])
+    with solving(path):
+        value, gradient = value_and_gradient(loss, scores, targets, reduction="none")
+        alone = value_and_gradient(loss, scores[1], targets[1])
+    assert value[0].isnan() == gradient[0].isnan().all()
+    assert value[0].isnan() == gradient[0].isnan().any()
+    torch.testing.assert_close((value[1], gradient[1]), alone)
+
+
+def test_ignored_items_of_a_lost_ranking_have_gradient_zero(path: str, loss: Loss) -> None:
+    scores = torch.tensor([0.1, torch.nan, 0.3, 0.2])
+    with solving(path):
+        value, gradient = value_and_gradient(loss, scores, torch.tensor([1, 0, -1, 0]), ignore_index=-1)
+    assert value.isnan()
+    assert gradient.isnan().tolist() == [True, True, False, True]
+    assert gradient[2] == 0
