@@ -252,7 +252,7 @@ def test_rows_are_searched_in_parts() -> None:
     scores, targets = random_batch(5, 40, 60)
     terms = terms_of(scores, targets, -0.5)
     whole = rowsearch.argmax(terms)
-    with mock.patch.object(rowsearch, "_ROWS_AT_ONCE", 7), mock.patch.object(rowsearch, "_SCORES_A_ROW", 1 << 20):
+    with mock.patch.object(rowsearch, "_LEAST_ROWS", 7), mock.patch.object(rowsearch, "_SCORES_A_ROW", 1 << 20):
         assert len(rowsearch._parts(terms)) > 20
         parts = rowsearch.argmax(terms)
     for given, expected in zip(parts, whole, strict=True):

@@ -102,7 +102,7 @@ def _ascending(bits: Tensor) -> Tensor:
     return (bits & torch.iinfo(bits.dtype).max).bitwise_xor_(sign).sub_(sign)
 
 
-def _sort_keys(problem: Problem) -> Tensor:
+def _sort_keys(problem: Problem, some_ignored: bool) -> Tensor:
     """One int64 a score: ranking and class in the high half, descending score in the low half."""
     rankings, items = problem.scores.shape
     # Written by halves (the low one first in memory), which saves three passes over 64-bit temporaries.
@@ -110,7 +110,8 @@ def _sort_keys(problem: Problem) -> Tensor:
     halves[..., 0] = score_order(problem.scores)
     group = halves[..., 1]
     torch.logical_not(problem.positive, out=group)  # positives 0, the others 1
-    group += ~(problem.positive | problem.negative)  # ignored items 2
+    if some_ignored:
+        group += ~(problem.positive | problem.negative)  # ignored items 2
     if rankings > 1:
         group += torch.arange(0, rankings * _CLASSES, _CLASSES, dtype=torch.int32, device=halves.device)[:, None]
     return halves.view(torch.int64).view(-1)
@@ -121,9 +122,10 @@ def sort_batch(problem: Problem) -> Layout:
     scores = problem.scores
     rankings, items = scores.shape
     device = scores.device
-    keys, order = _sorted(_sort_keys(problem), rankings)
-
     n_positive, n_negative = _counts(problem.positive), _counts(problem.negative)
+    some_ignored = int(n_positive.sum() + n_negative.sum()) < scores.numel()
+    keys, order = _sorted(_sort_keys(problem, some_ignored), rankings)
+
     takes_part = (n_positive > 0) & (n_negative > 0)
     values = pick(scores.view(-1), order).to(torch.float64)
     start = torch.arange(0, rankings * items, items, device=device)
@@ -138,7 +140,10 @@ def sort_batch(problem: Problem) -> Layout:
     ranking = torch.repeat_interleave(torch.arange(rankings, device=device), n_positive)
     offset = torch.arange(ranking.shape[0], device=device) - pick(ends - n_positive, ranking)
     positives = ranking * items + offset
-    prefix = values.index_fill(0, positives, 0.0).view(rankings, items).cumsum_(-1).view(-1)
+    scores_of_positives = pick(values, positives)
+    values.index_fill_(0, positives, 0.0)
+    prefix = table.cumsum(-1).view(-1)
+    values.index_copy_(0, positives, scores_of_positives)
     return Layout(
         keys, order, values, prefix, positives, ranking, offset, n_positive, n_negative, takes_part, finite, items
     )

@@ -10,10 +10,10 @@ from fastap.backends.torch.terms import Terms
 
 _TINY = torch.finfo(torch.float64).tiny
 _NOWHERE = torch.iinfo(torch.int64).max
-# Rows searched together, at least, and else a sixteenth of the scores: the tables of a search (rows x 9 float64, a
-# dozen alive at a time) stay small beside the scores, and its some 50 operations a level are worth their start.
-_ROWS_AT_ONCE = 1024
+# Rows searched together: one for so many scores, so that the tables of a search (rows x 9 float64, a dozen alive at a
+# time) stay small beside the scores, but enough for the some 50 operations a level to be worth their start.
 _SCORES_A_ROW = 16
+_LEAST_ROWS, _MOST_ROWS = 1 << 10, 1 << 14
 
 
 def concave_argmax(terms: Terms) -> Tensor:
@@ -40,7 +40,7 @@ def band(terms: Terms, inside: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _parts(terms: Terms) -> list[tuple[int, int]]:
-    step = max(_ROWS_AT_ONCE, terms.layout.keys.shape[0] // _SCORES_A_ROW)
+    step = max(_LEAST_ROWS, min(_MOST_ROWS, terms.layout.keys.shape[0] // _SCORES_A_ROW))
     return [(first, min(first + step, terms.count)) for first in range(0, terms.count, step)]
 
 
