@@ -46,7 +46,7 @@ def _parts(terms: Terms) -> list[tuple[int, int]]:
 
 def _pieces(intervals: int) -> int:
     """Into how many pieces to cut each interval: few intervals cost their operations, not their points."""
-    return 8 if intervals > 256 else 64
+    return 8 if intervals > 512 else 64
 
 
 class _Search:
