@@ -12,6 +12,7 @@ from fastap.backends.torch.monotone import (
     RankingSums,
     Segments,
     embed,
+    in_order,
     merge_conflicts,
     pool,
     select,
@@ -32,11 +33,12 @@ def augmented(terms: Terms, sign: int) -> Tensor:
 def _positive_update(terms: Terms) -> Tensor:
     """Concave terms: search the rows, then pool the blocks in conflict."""
     a = rowsearch.concave_argmax(terms)
+    if in_order(terms, a):
+        return a
     blocks = merge_conflicts(terms, single_rows(terms), a)
     conflict = (blocks.first < blocks.last).nonzero().view(-1)
-    if conflict.shape[0]:
-        inside, chosen = select(blocks, conflict), pick(a, conflict)
-        a[conflict], _ = pool(terms.take(conflict), inside, inside.least(chosen), inside.greatest(chosen))
+    inside, chosen = select(blocks, conflict), pick(a, conflict)
+    a[conflict], _ = pool(terms.take(conflict), inside, inside.least(chosen), inside.greatest(chosen))
     return a
 
 
@@ -50,11 +52,9 @@ def _negative_update(terms: Terms) -> Tensor:
     a, _ = rowsearch.argmax(terms)
     solved = single_rows(terms)
     first_round = True
-    while True:
+    while not in_order(terms, a):
         blocks = merge_conflicts(terms, solved, a)
         grown = ((blocks.first != solved.first) | (blocks.last != solved.last)).nonzero().view(-1)
-        if not grown.shape[0]:
-            return a
         part, inside, chosen = terms.take(grown), select(blocks, grown), pick(a, grown)
         pooled, levels = pool(part, inside, inside.least(chosen), inside.greatest(chosen))
         if first_round:
@@ -62,6 +62,7 @@ def _negative_update(terms: Terms) -> Tensor:
         a[grown] = _prove_or_solve(part, inside, pooled, levels)
         solved = embed(blocks, grown, inside)
         first_round = False
+    return a
 
 
 def _prove_or_solve(terms: Terms, blocks: Segments, pooled: Tensor, levels: Segments) -> Tensor:

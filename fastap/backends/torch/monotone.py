@@ -33,13 +33,23 @@ def single_rows(terms: Terms) -> Segments:
     return Segments(row, row)
 
 
+def in_order(terms: Terms, a: Tensor) -> bool:
+    """Whether ``a`` does not fall from one row of a ranking to the next."""
+    choice = _across_rankings(terms, a)
+    return bool((choice[1:] >= choice[:-1]).all())
+
+
+def _across_rankings(terms: Terms, a: Tensor) -> Tensor:
+    """``a`` with each ranking shifted above the one before, so that rows of different rankings never conflict."""
+    return a + terms.rows.ranking * (terms.layout.items + 1)
+
+
 def merge_conflicts(terms: Terms, blocks: Segments, a: Tensor) -> Segments:
     """Merge neighbouring blocks until all before a cut choose at most what all after it choose; the fewest merges.
 
-    Blocks are never split. Rows of different rankings never conflict.
+    Blocks are never split.
     """
-    # A ranking's rows come after the rows of the rankings before it: shift each ranking above the last.
-    choice = a + terms.rows.ranking * (terms.layout.items + 1)
+    choice = _across_rankings(terms, a)
     highest_before = torch.cummax(choice, 0).values
     lowest_after = torch.cummin(choice.flip(0), 0).values.flip(0)
     row = torch.arange(terms.count, device=a.device)
