@@ -112,8 +112,8 @@ class _Search:
             pick(field, self.row)[:, None] for field in (rows.score, rows.index, rows.base, self.terms.task)
         )
         a = grid.to(torch.float64)
-        concave = pick(layout.prefix, grid + base).sub_(a * score)
         convex = (a / (a + index)).mul_(task)
+        concave = pick(layout.prefix, grid + base).addcmul_(a, score, value=-1.0)
         value = concave + convex
         left, right = grid[:, :-1], grid[:, 1:]
         inside = right - left > 1
@@ -122,10 +122,12 @@ class _Search:
         run = a[:, 1:] - a[:, :-1]
         # Where the tangents cross; parallel tangents (A is linear) are met at an end.
         cross = concave[:, 1:] - concave[:, :-1]
-        cross.addcmul_(run, slope_right, value=-1.0).div_((slope_left - slope_right).clamp_(min=_TINY))
-        cross = torch.minimum(cross.clamp_(min=0.0), run)
+        del a, concave  # what is not held here is not in the peak of memory
+        cross.addcmul_(run, slope_right, value=-1.0)
+        cross.div_(torch.sub(slope_left, slope_right, out=slope_right).clamp_(min=_TINY))
+        torch.minimum(cross.clamp_(min=0.0), run, out=cross)
         slope_left += (convex[:, 1:] - convex[:, :-1]).div_(run.clamp_(min=1.0))
-        bound = torch.addcmul(value[:, :-1], cross, slope_left)
+        bound = cross.mul_(slope_left).add_(value[:, :-1])
         return value, bound.masked_fill_(~inside, -torch.inf)
 
     def _split(self, keep: Tensor) -> None:
