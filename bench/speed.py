@@ -178,6 +178,9 @@ def show(results: dict[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
+    """Three figures and a unit."""
+    if seconds >= 1:
+        return f"{seconds:.2f} s"
     return f"{seconds * 1e6:.0f} us" if seconds < 1e-3 else f"{seconds * 1e3:.3g} ms"
 
 
@@ -197,10 +200,14 @@ def main() -> None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(results, indent=1) + "\n")
     if options.write:
-        text = README.read_text()
-        start, end = "<!-- speed -->\n", "\n<!-- /speed -->"
-        before, rest = text.split(start)
-        README.write_text(before + start + tables + end + rest.split(end)[1])
+        write(tables)
+
+
+def write(tables: str) -> None:
+    """Put the tables into the README."""
+    start, end = "<!-- speed -->\n", "\n<!-- /speed -->"
+    before, rest = README.read_text().split(start)
+    README.write_text(before + start + tables + end + rest.split(end)[1])
 
 
 if __name__ == "__main__":
