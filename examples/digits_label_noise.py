@@ -160,8 +160,9 @@ def figure(results: Results, config: Config) -> Figure:
 
 
 def main() -> None:
-    describe = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=describe)
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=Config.seeds, help="repetitions")
     parser.add_argument("--steps", type=int, default=Config.steps, help="training steps")
     parser.add_argument("--out", type=Path, default=Config.out, help="file of the figure")

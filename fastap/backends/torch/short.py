@@ -15,7 +15,7 @@ import torch
 
 from fastap.problem import Losses, Objective, Problem
 
-# 512 KiB a table of float64; there the table takes as long as the search of long rankings.
+# 512 KiB a table of float64.
 _CELLS = 1 << 16
 
 Floats = npt.NDArray[np.float64]
