@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastap.problem import BACKENDS, REDUCTIONS, UPDATES
+from fastap.problem import BACKENDS, METHODS, REDUCTIONS, UPDATES
 
 # Below lie the subnormal numbers, whose inverse is infinite.
 _SMALLEST = sys.float_info.min
@@ -77,6 +77,11 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
 def check_update(update: str) -> str:
     """``"positive"`` or ``"negative"``."""
     return check_choice("update", update, UPDATES)
+
+
+def check_method(method: str) -> str:
+    """``"auto"`` or ``"dp"``."""
+    return check_choice("method", method, METHODS)
 
 
 def check_reduction(reduction: str) -> str:

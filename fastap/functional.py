@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fastap import ops
-from fastap.checks import check_backend, check_reduction, check_scale, check_tensors, check_update
-from fastap.problem import AugmentedRanking, Reduction, Update
+from fastap.checks import check_backend, check_method, check_reduction, check_scale, check_tensors, check_update
+from fastap.problem import AugmentedRanking, Method, Reduction, Update
 
 
 def direct_ap_loss(
@@ -18,6 +18,7 @@ def direct_ap_loss(
     *,
     epsilon: float = 1.0,
     update: Update = "positive",
+    method: Method = "auto",
     dim: int = -1,
     ignore_index: int | None = None,
     reduction: Reduction = "mean",
@@ -39,11 +40,15 @@ def direct_ap_loss(
         targets: bool, integer or floating tensor of the same shape, 1 for positives and 0 for negatives.
         epsilon: weight of the task loss against the scores, in units of the scores; finite and positive.
         update: ``"positive"`` moves away from a worse ranking, ``"negative"`` towards a better one.
+        method: how the loss-augmented ranking is found; the result is the same. ``"auto"`` searches each positive's
+            place and runs the dynamic program only on rows in conflict: a sort and ``O((P + N) log N)`` where few are.
+            ``"dp"`` is the paper's dynamic program over all ``P x (N + 1)`` cells, in ``O(P + N)`` memory: for
+            comparing, and for certainty that needs no other argument.
         dim: the axis along which items are ranked; every other axis counts rankings.
         ignore_index: items with this target take no part.
         reduction: ``"mean"`` over the rankings that take part, ``"sum"`` or ``"none"`` (the shape of ``scores``
             without ``dim``).
-        backend: ``"auto"``, ``"torch"`` or ``"reference"`` (slow, for checking).
+        backend: ``"auto"``, ``"torch"`` or ``"reference"`` (slow, for checking; the dynamic program by either method).
 
     Returns:
         The loss, float64 for float64 scores and float32 for all others. All arithmetic is float64. Rankings without a
@@ -62,6 +67,7 @@ def direct_ap_loss(
         "direct",
         check_scale("epsilon", epsilon),
         update,
+        method,
         dim,
         ignore_index,
         reduction,
@@ -74,6 +80,7 @@ def ap_hinge_loss(
     targets: Tensor,
     *,
     margin: float = 1.0,
+    method: Method = "auto",
     dim: int = -1,
     ignore_index: int | None = None,
     reduction: Reduction = "mean",
@@ -92,6 +99,7 @@ def ap_hinge_loss(
         "hinge",
         check_scale("margin", margin),
         "positive",
+        method,
         dim,
         ignore_index,
         reduction,
@@ -113,7 +121,7 @@ def ap_perceptron_loss(
     The subgradient at equal scores is half of either side. All arguments, results and errors are those of
     :func:`direct_ap_loss`.
     """
-    return _ap_loss(scores, targets, "perceptron", 1.0, "positive", dim, ignore_index, reduction, backend)
+    return _ap_loss(scores, targets, "perceptron", 1.0, "positive", "auto", dim, ignore_index, reduction, backend)
 
 
 def average_precision(scores: Tensor, targets: Tensor, *, dim: int = -1, ignore_index: int | None = None) -> Tensor:
@@ -136,6 +144,7 @@ def loss_augmented_ranking(
     *,
     epsilon: float = 1.0,
     update: Update = "positive",
+    method: Method = "auto",
     dim: int = -1,
     ignore_index: int | None = None,
     backend: str = "auto",
@@ -157,6 +166,7 @@ def loss_augmented_ranking(
         targets,
         check_scale("epsilon", epsilon),
         check_update(update),
+        check_method(method),
         dim,
         ignore_index,
         check_backend(backend),
@@ -170,6 +180,7 @@ def _ap_loss(
     loss: str,
     epsilon: float,
     update: str,
+    method: str,
     dim: int,
     ignore_index: int | None,
     reduction: str,
@@ -183,6 +194,7 @@ def _ap_loss(
         loss,
         epsilon,
         check_update(update),
+        check_method(method),
         dim,
         ignore_index,
         check_reduction(reduction),

@@ -5,8 +5,16 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fastap import functional
-from fastap.checks import check_backend, check_dim, check_ignore_index, check_reduction, check_scale, check_update
-from fastap.problem import Reduction, Update
+from fastap.checks import (
+    check_backend,
+    check_dim,
+    check_ignore_index,
+    check_method,
+    check_reduction,
+    check_scale,
+    check_update,
+)
+from fastap.problem import Method, Reduction, Update
 
 
 class _APLoss(nn.Module):
@@ -32,13 +40,14 @@ class _APLoss(nn.Module):
 class DirectAPLoss(_APLoss):
     """:func:`fastap.direct_ap_loss` as a module."""
 
-    _options = ("epsilon", "update", *_APLoss._options)
+    _options = ("epsilon", "update", "method", *_APLoss._options)
 
     def __init__(
         self,
         *,
         epsilon: float = 1.0,
         update: Update = "positive",
+        method: Method = "auto",
         dim: int = -1,
         ignore_index: int | None = None,
         reduction: Reduction = "mean",
@@ -47,7 +56,9 @@ class DirectAPLoss(_APLoss):
         super().__init__(dim, ignore_index, reduction, backend)
         self.epsilon = check_scale("epsilon", epsilon)
         check_update(update)
+        check_method(method)
         self.update: Update = update
+        self.method: Method = method
 
     def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
         return functional.direct_ap_loss(scores, targets, **{name: getattr(self, name) for name in self._options})
@@ -56,12 +67,13 @@ class DirectAPLoss(_APLoss):
 class APHingeLoss(_APLoss):
     """:func:`fastap.ap_hinge_loss` as a module."""
 
-    _options = ("margin", *_APLoss._options)
+    _options = ("margin", "method", *_APLoss._options)
 
     def __init__(
         self,
         *,
         margin: float = 1.0,
+        method: Method = "auto",
         dim: int = -1,
         ignore_index: int | None = None,
         reduction: Reduction = "mean",
@@ -69,6 +81,8 @@ class APHingeLoss(_APLoss):
     ) -> None:
         super().__init__(dim, ignore_index, reduction, backend)
         self.margin = check_scale("margin", margin)
+        check_method(method)
+        self.method: Method = method
 
     def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
         return functional.ap_hinge_loss(scores, targets, **{name: getattr(self, name) for name in self._options})

@@ -44,6 +44,7 @@ def _ap_loss(
     loss: str,
     epsilon: float,
     update: str,
+    method: str,
     dim: int,
     ignore_index: int | None,
     reduction: str,
@@ -54,7 +55,7 @@ def _ap_loss(
     if scores.numel() == 0:
         return scores.new_zeros(_loss_shape(scores, dim, reduction), dtype=dtype), scores.new_zeros(shape, dtype=dtype)
     problem, wrong = _problem(scores, targets, dim, ignore_index)
-    objective = Objective(cast(Any, loss), epsilon, cast(Any, update))
+    objective = Objective(cast(Any, loss), epsilon, cast(Any, update), cast(Any, method))
     each, gradient, takes_part = backends.get(backend).losses(problem, objective)
     if wrong is not None:
         each, takes_part = each.masked_fill(wrong, torch.nan), takes_part | wrong
@@ -80,6 +81,7 @@ def _(
     loss: str,
     epsilon: float,
     update: str,
+    method: str,
     dim: int,
     ignore_index: int | None,
     reduction: str,
@@ -91,7 +93,7 @@ def _(
 
 
 def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    scores, dim, reduction = inputs[0], inputs[5], inputs[7]
+    scores, dim, reduction = inputs[0], inputs[6], inputs[8]
     ctx.save_for_backward(output[1])
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
@@ -99,7 +101,7 @@ def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _scale_gradient(ctx: Any, incoming: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    nothing = (None,) * 8
+    nothing = (None,) * 9
     if incoming is None:
         return None, *nothing
     (gradient,) = ctx.saved_tensors
@@ -151,6 +153,7 @@ def loss_augmented_ranking(
     targets: Tensor,
     epsilon: float,
     update: str,
+    method: str,
     dim: int,
     ignore_index: int | None,
     backend: str,
@@ -160,7 +163,8 @@ def loss_augmented_ranking(
     if scores.numel() == 0:
         return scores.new_empty(shape, dtype=torch.int64), scores.new_full(value_shape, torch.nan, dtype=torch.float64)
     problem, wrong = _problem(scores, targets, dim, ignore_index)
-    ranks, value = backends.get(backend).ranking(problem, Objective("direct", epsilon, cast(Any, update)))
+    objective = Objective("direct", epsilon, cast(Any, update), cast(Any, method))
+    ranks, value = backends.get(backend).ranking(problem, objective)
     if wrong is not None:
         value = value.masked_fill(wrong, torch.nan)
     return ranks.view(shape), value.view(value_shape)
@@ -172,6 +176,7 @@ def _(
     targets: Tensor,
     epsilon: float,
     update: str,
+    method: str,
     dim: int,
     ignore_index: int | None,
     backend: str,

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 Update = Literal["positive", "negative"]
+Method = Literal["auto", "dp"]
 Reduction = Literal["mean", "sum", "none"]
 
 UPDATES = ("positive", "negative")
+METHODS = ("auto", "dp")
 REDUCTIONS = ("mean", "sum", "none")
 BACKENDS = ("auto", "torch", "reference", "triton")
 
@@ -52,11 +54,13 @@ class Objective:
     ============  ==========================  ========  ========  ===========
 
     ``s`` is +1 for the positive and -1 for the negative update, ``L = 1 - AP``, and ``y*`` puts every positive first.
+    ``method`` says how the loss-augmented ranking is found, and changes nothing else; the perceptron has none to find.
     """
 
     loss: Literal["direct", "hinge", "perceptron"]
     epsilon: float = 1.0
     update: Update = "positive"
+    method: Method = "auto"
 
     @property
     def sign(self) -> int:

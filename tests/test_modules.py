@@ -14,10 +14,12 @@ from torch import nn
 import fastap
 from tests.losses import random_batch
 
+# Of the losses with a loss-augmented inference.
+METHOD = {"method": "dp"}
 COMMON: dict[str, Any] = {"dim": 0, "ignore_index": -1, "reduction": "none", "backend": "torch"}
 CASES: dict[str, tuple[Callable[..., nn.Module], Callable[..., torch.Tensor], dict[str, Any]]] = {
-    "direct": (fastap.DirectAPLoss, fastap.direct_ap_loss, {"epsilon": 0.3, "update": "negative", **COMMON}),
-    "hinge": (fastap.APHingeLoss, fastap.ap_hinge_loss, {"margin": 2.5, **COMMON}),
+    "direct": (fastap.DirectAPLoss, fastap.direct_ap_loss, {"epsilon": 0.3, "update": "negative", **METHOD, **COMMON}),
+    "hinge": (fastap.APHingeLoss, fastap.ap_hinge_loss, {"margin": 2.5, **METHOD, **COMMON}),
     "perceptron": (fastap.APPerceptronLoss, fastap.ap_perceptron_loss, COMMON),
 }
 
@@ -47,8 +49,8 @@ def test_repr_shows_every_option(case: str) -> None:
 
 def test_repr_of_the_defaults() -> None:
     common = "dim=-1, ignore_index=None, reduction='mean', backend='auto'"
-    assert repr(fastap.DirectAPLoss()) == f"DirectAPLoss(epsilon=1.0, update='positive', {common})"
-    assert repr(fastap.APHingeLoss()) == f"APHingeLoss(margin=1.0, {common})"
+    assert repr(fastap.DirectAPLoss()) == f"DirectAPLoss(epsilon=1.0, update='positive', method='auto', {common})"
+    assert repr(fastap.APHingeLoss()) == f"APHingeLoss(margin=1.0, method='auto', {common})"
     assert repr(fastap.APPerceptronLoss()) == f"APPerceptronLoss({common})"
 
 
@@ -78,6 +80,8 @@ def test_nothing_to_train_and_nothing_to_save(case: str) -> None:
         (fastap.DirectAPLoss, {"epsilon": 0.0}, "epsilon"),
         (fastap.DirectAPLoss, {"update": "both"}, "update"),
         (fastap.APHingeLoss, {"margin": -1.0}, "margin"),
+        (fastap.DirectAPLoss, {"method": "DP"}, "method"),
+        (fastap.APHingeLoss, {"method": "greedy"}, "method"),
         *((module, {"reduction": "average"}, "reduction") for module, _, _ in CASES.values()),
         *((module, {"backend": "triton"}, "backend") for module, _, _ in CASES.values()),
         *((module, {"ignore_index": 1}, "ignore_index") for module, _, _ in CASES.values()),

@@ -14,13 +14,15 @@ import fastap
 from fastap import ops
 from tests.losses import LOSSES, Loss, random_batch
 
-DIRECT = ("direct", 0.7, "positive")
-# loss, epsilon, update of `ops.ap_loss`, by the names of LOSSES
+DIRECT = ("direct", 0.7, "positive", "auto")
+# loss, epsilon, update, method of `ops.ap_loss`, by the names of LOSSES
 OBJECTIVES = {
     "positive": DIRECT,
-    "negative": ("direct", 0.7, "negative"),
-    "hinge": ("hinge", 0.7, "positive"),
-    "perceptron": ("perceptron", 1.0, "positive"),
+    "negative": ("direct", 0.7, "negative", "auto"),
+    "negative, dp": ("direct", 0.7, "negative", "dp"),
+    "hinge": ("hinge", 0.7, "positive", "auto"),
+    "hinge, dp": ("hinge", 0.7, "positive", "dp"),
+    "perceptron": ("perceptron", 1.0, "positive", "auto"),
 }
 
 
@@ -43,6 +45,8 @@ ignores_warnings = pytest.mark.filterwarnings("ignore")
         (torch.bfloat16, 0.0, "hinge", 0, "none", "auto"),
         (torch.float32, 0.3, "perceptron", 0, "mean", "auto"),
         (torch.float32, 0.0, "negative", 1, "mean", "reference"),
+        (torch.float32, 0.3, "negative, dp", 0, "mean", "auto"),
+        (torch.float64, 0.0, "hinge, dp", 1, "none", "torch"),
     ],
 )
 def test_opcheck_ap_loss(
@@ -70,8 +74,8 @@ def test_opcheck_of_the_others(dtype: torch.dtype, dim: int) -> None:
     # Both classes along either axis: opcheck takes NaN for a difference.
     targets = torch.tensor([1, 0, 0, -1])[(torch.arange(5)[:, None] + torch.arange(9)) % 4]
     torch.library.opcheck(ops.average_precision, (scores, targets, dim, -1))
-    torch.library.opcheck(ops.loss_augmented_ranking, (scores, targets, 0.7, "negative", dim, -1, "auto"))
-    torch.library.opcheck(ops.loss_augmented_ranking, (scores, targets, 0.7, "positive", dim, -1, "reference"))
+    torch.library.opcheck(ops.loss_augmented_ranking, (scores, targets, 0.7, "negative", "auto", dim, -1, "auto"))
+    torch.library.opcheck(ops.loss_augmented_ranking, (scores, targets, 0.7, "positive", "dp", dim, -1, "reference"))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -102,12 +106,14 @@ def test_gradcheck_of_the_operator(objective: str, reduction: str) -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_operator_is_the_eager_function(objective: str) -> None:
-    _, weight, _ = OBJECTIVES[objective]
+    _, weight, _, method = OBJECTIVES[objective]
+    loss = LOSSES[objective.partition(",")[0]]
+    options = {"method": method} if method == "dp" else {}
     for dtype in (torch.float16, torch.float32, torch.float64):
         scores, targets = tensors(dtype, ignored=0.2, rankings=5)
         values = (
             ops.ap_loss(scores, targets, *OBJECTIVES[objective], 0, -1, "mean", "auto")[0],
-            LOSSES[objective](scores, targets, weight=weight, dim=0, ignore_index=-1),
+            loss(scores, targets, weight=weight, dim=0, ignore_index=-1, **options),
         )
         results = [(value.detach(), torch.autograd.grad(value, scores)[0]) for value in values]
         for operator, eager in zip(*results, strict=True):

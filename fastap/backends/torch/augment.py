@@ -17,17 +17,27 @@ from fastap.backends.torch.monotone import (
     pool,
     select,
     single_rows,
+    whole_rankings,
 )
 from fastap.backends.torch.terms import Terms
+from fastap.problem import Method
 
 _ULPS = 8 * torch.finfo(torch.float64).eps
 
 
-def augmented(terms: Terms, sign: int) -> Tensor:
+def augmented(terms: Terms, sign: int, method: Method = "auto") -> Tensor:
     """``a``, the number of negatives above each row in a loss-augmented ranking; ``sign`` is that of the update."""
     if terms.count == 0:
         return terms.rows.above
+    if method == "dp":
+        return _program(terms)
     return _positive_update(terms) if sign > 0 else _negative_update(terms)
+
+
+def _program(terms: Terms) -> Tensor:
+    """The dynamic program over every cell of every ranking: it asks nothing of the terms, nor of their sign."""
+    n_negative = terms.rows.n_negative
+    return solve_blocks(terms, whole_rankings(terms), torch.zeros_like(n_negative), n_negative)
 
 
 def _positive_update(terms: Terms) -> Tensor:

@@ -33,6 +33,12 @@ def single_rows(terms: Terms) -> Segments:
     return Segments(row, row)
 
 
+def whole_rankings(terms: Terms) -> Segments:
+    """All rows of a ranking together."""
+    ranking = terms.rows.ranking
+    return Segments(torch.searchsorted(ranking, ranking), torch.searchsorted(ranking, ranking, right=True) - 1)
+
+
 def in_order(terms: Terms, a: Tensor) -> bool:
     """Whether ``a`` does not fall from one row of a ranking to the next."""
     choice = _across_rankings(terms, a)

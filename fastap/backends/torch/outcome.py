@@ -22,7 +22,7 @@ def losses(problem: Problem, objective: Objective) -> Losses:
     layout = sort_batch(problem)
     rows = rows_of(layout, layout.takes_part)
     terms = Terms.of(layout, rows, objective.sign * objective.epsilon)
-    chosen = rows.above if objective.loss == "perceptron" else augmented(terms, objective.sign)
+    chosen = rows.above if objective.loss == "perceptron" else augmented(terms, objective.sign, objective.method)
 
     pairs = (layout.n_positive * layout.n_negative).clamp_(min=1).to(torch.float64)
     score_gap = terms.standard(chosen)
@@ -55,7 +55,7 @@ def ranking(problem: Problem, objective: Objective) -> AugmentedRanking:
     layout = sort_batch(problem)
     rows = rows_of(layout, layout.takes_part)
     terms = Terms.of(layout, rows, objective.sign * objective.epsilon)
-    chosen = augmented(terms, objective.sign)
+    chosen = augmented(terms, objective.sign, objective.method)
 
     place = torch.arange(layout.items, device=rows.base.device)
     ignored = place >= (layout.n_positive + layout.n_negative)[:, None]

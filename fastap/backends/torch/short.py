@@ -150,7 +150,15 @@ def _losses(table: Table, objective: Objective) -> tuple[Floats, Floats, Floats]
 def _chosen(table: Table, sums: Floats, objective: Objective) -> Ints:
     """``a``, the number of negatives above each positive in the loss-augmented ranking."""
     task = table.n_negative[:, :, None] * np.float64(0.5 * objective.sign * objective.epsilon)
-    return _positive_update(table, task) if objective.sign > 0 else _negative_update(table, sums, task)
+    if objective.method == "auto" and objective.sign > 0:
+        return _positive_update(table, task)
+    term = _terms(table, sums, task)
+    if objective.method == "auto":
+        best: Ints = term.argmax(2)
+        real = np.arange(1, best.shape[1]) < table.n_positive
+        if ((best[:, 1:] >= best[:, :-1]) | ~real).all():
+            return best
+    return _program(table, term)
 
 
 def _positive_update(table: Table, task: Floats) -> Ints:
@@ -172,25 +180,27 @@ def _positive_update(table: Table, task: Floats) -> Ints:
     return chosen
 
 
-def _negative_update(table: Table, sums: Floats, task: Floats) -> Ints:
-    """Each row's own best place; where these conflict, the dynamic program over all of the table."""
+def _terms(table: Table, sums: Floats, task: Floats) -> Floats:
+    """``g_i(a)`` for every row and a = 0..N; (lines, P, N + 1), 0 in rows of padding."""
     i = np.arange(1, table.p.shape[1] + 1)[:, None]
     a = np.arange(table.n.shape[1] + 1.0)
-    term = task * (a / (i + a))
+    term: Floats = task * (a / (i + a))
     term += sums[:, None, :]
     term -= a * (table.p - table.centre)[:, :, None]
-    real = i[:, 0] <= table.n_positive
     if table.padded:
-        term = np.where(real[:, :, None], term, 0.0)
-    best: Ints = term.argmax(2)
-    if ((best[:, 1:] >= best[:, :-1]) | ~real[:, 1:]).all():
-        return best
-    for row in range(i.size):
+        term = np.where((i[:, 0] <= table.n_positive)[:, :, None], term, 0.0)
+    return term
+
+
+def _program(table: Table, term: Floats) -> Ints:
+    """The dynamic program over all of the table, in place; it asks nothing of the terms, nor of their sign."""
+    for row in range(term.shape[1]):
         if row:
             term[:, row] += term[:, row - 1]
         np.maximum.accumulate(term[:, row], axis=1, out=term[:, row])
-    column = np.full(table.line.shape, a.size - 1)
-    for row in range(i.size - 1, -1, -1):
+    best = np.empty(term.shape[:2], np.int64)
+    column = np.full(table.line.shape, term.shape[2] - 1)
+    for row in range(term.shape[1] - 1, -1, -1):
         # The first column that reaches the maximum so far.
         column = (term[:, row] < term[table.line, row, column]).sum(1, keepdims=True)
         best[:, row] = column[:, 0]
