@@ -1,5 +1,13 @@
 from __future__ import annotations
 
+import os
+
+import torch
+
+# Triton reads this when it is imported, and PyTorch alone does not import it.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from collections.abc import Iterator
 
 import pytest

@@ -1,0 +1,1 @@
+"""The exact algorithm in Triton kernels."""

@@ -1,0 +1,226 @@
+"""The radix sort: each kernel against its twin, and all of it against ``torch.sort``."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+import triton
+from fastap.kernels import radix
+from torch import Tensor
+
+from fastap.backends.triton import sort, twins_sort
+from fastap.backends.triton.sort import RadixLaunch, choose_algorithm, radix_launch, radix_sort, sort_rows
+from tests.kernels import DEVICE, poisoned
+
+DTYPES = [torch.int32, torch.int64]
+TILE = 16
+# The interpreter takes 20 ms to move a tile and int64 has twice the passes.
+SHAPES = [(torch.int32, *shape) for shape in [(1, 1), (1, 2), (3, 7), (2, 16), (2, 33), (1, 129)]]
+SHAPES += [(torch.int64, *shape) for shape in [(1, 2), (2, 7), (1, 65)]]
+
+
+def small(dtype: torch.dtype, **changes: int) -> RadixLaunch:
+    """The library's launch with tiles of 16, and a scan that takes two steps from 5 tiles on."""
+    launch = replace(radix_launch(1, 1, dtype), tile=TILE, num_warps=1, scan_tiles=4, scan_warps=1, **changes)
+    return replace(launch, scan_digits=launch.digits // 4)
+
+
+def random_keys(rows: int, items: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    """Keys of all magnitudes and both signs."""
+    generator = torch.Generator().manual_seed(seed)
+    limits = torch.iinfo(dtype)
+    keys = torch.randint(limits.min, limits.max, (rows, items), dtype=dtype, generator=generator)
+    magnitude = torch.randint(limits.bits, (rows, items), generator=generator)
+    return (keys >> magnitude.to(dtype)).to(DEVICE)
+
+
+def assert_sorted_as_torch_does(keys: Tensor, launch: RadixLaunch) -> None:
+    before = keys.clone()
+    with poisoned():
+        ordered, index = radix_sort(keys, launch)
+    expected, expected_index = torch.sort(keys, dim=-1, stable=True)
+    assert (ordered.dtype, index.dtype) == (keys.dtype, torch.int32)
+    assert torch.equal(ordered, expected)
+    assert torch.equal(index.long(), expected_index)
+    assert torch.equal(keys, before)
+
+
+def digits_of_tiles(keys: Tensor, shift: int, flip: int, digits: int) -> tuple[Tensor, Tensor, int]:
+    """``table`` and ``totals`` as the twins leave them for the scatter."""
+    rows, n_items = keys.shape
+    n_tiles = triton.cdiv(n_items, TILE)
+    table = torch.zeros((rows, n_tiles, digits), dtype=torch.int32, device=DEVICE)
+    totals = torch.zeros((rows, digits), dtype=torch.int32, device=DEVICE)
+    twins_sort.count_digits(keys, table, n_items, n_tiles, shift, flip, TILE)
+    twins_sort.scan_tiles(table, totals, n_tiles)
+    return table, totals, n_tiles
+
+
+# (shift, flip): the first digit, one within, the last of an int32 with its sign, and one that reaches beyond it.
+DIGITS_32 = [(0, 0, 256), (11, 0, 64), (24, 128, 256), (28, 64, 128)]
+# Beyond 32 bits, and the sign of an int64.
+DIGITS_64 = [(0, 0, 256), (40, 0, 256), (56, 128, 256)]
+PASSES = [(torch.int32, *case) for case in DIGITS_32] + [(torch.int64, *case) for case in DIGITS_64]
+
+
+@pytest.mark.parametrize(("dtype", "shift", "flip", "digits"), PASSES)
+@pytest.mark.parametrize("items", [1, 16, 37])
+def test_digits_are_counted(dtype: torch.dtype, shift: int, flip: int, digits: int, items: int) -> None:
+    keys = random_keys(2, items, dtype)
+    n_tiles = triton.cdiv(items, TILE)
+    with poisoned():
+        table = torch.empty((2, n_tiles, digits), dtype=torch.int32, device=DEVICE)
+        expected = torch.empty((2, n_tiles, digits), dtype=torch.int32, device=DEVICE)
+    radix.count_digits[(2 * n_tiles,)](keys, table, items, n_tiles, shift, flip, TILE=TILE, DIGITS=digits, num_warps=1)
+    twins_sort.count_digits(keys, expected, items, n_tiles, shift, flip, TILE)
+    assert torch.equal(table, expected)
+    assert expected.sum() == 2 * items
+
+
+@pytest.mark.parametrize(("block_t", "block_d"), [(16, 8), (4, 8), (4, 16), (2, 1)])
+@pytest.mark.parametrize("n_tiles", [1, 4, 9])
+def test_tiles_are_scanned(n_tiles: int, block_t: int, block_d: int) -> None:
+    digits = 16
+    counts = torch.randint(0, 1 << 20, (3, n_tiles, digits), dtype=torch.int32, device=DEVICE)
+    with poisoned():
+        totals = torch.empty((3, digits), dtype=torch.int32, device=DEVICE)
+        expected_totals = torch.empty((3, digits), dtype=torch.int32, device=DEVICE)
+    table, expected = counts.clone(), counts.clone()
+    radix.scan_tiles[(3 * digits // block_d,)](
+        table, totals, n_tiles, DIGITS=digits, BLOCK_T=block_t, BLOCK_D=block_d, num_warps=1
+    )
+    twins_sort.scan_tiles(expected, expected_totals, n_tiles)
+    assert torch.equal(table, expected)
+    assert torch.equal(totals, expected_totals)
+    assert torch.equal(expected[:, -1] + counts[:, -1], expected_totals)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(("dtype", "shift", "flip", "digits"), PASSES)
+@pytest.mark.parametrize("items", [1, 16, 37])
+def test_items_are_scattered(dtype: torch.dtype, shift: int, flip: int, digits: int, items: int, first: bool) -> None:
+    keys = random_keys(2, items, dtype)
+    index = torch.randperm(2 * items, device=DEVICE).view(2, items).to(torch.int32)
+    table, totals, n_tiles = digits_of_tiles(keys, shift, flip, digits)
+    with poisoned():
+        ours = torch.empty(keys.shape, dtype=dtype, device=DEVICE), torch.empty_like(index)
+        twins = torch.empty(keys.shape, dtype=dtype, device=DEVICE), torch.empty_like(index)
+    arguments = (items, n_tiles, shift, flip)
+    radix.scatter[(2 * n_tiles,)](
+        keys, index, table, totals, *ours, *arguments,
+        FIRST=first, TILE=TILE, DIGITS=digits, PER_THREAD=2, num_warps=1,
+    )  # fmt: skip
+    twins_sort.scatter(keys, index, table, totals, *twins, *arguments, first, TILE)
+    assert torch.equal(ours[0], twins[0])
+    assert torch.equal(ours[1], twins[1])
+
+
+@pytest.mark.parametrize("per_thread", [1, 4, 16])
+def test_items_of_a_thread_do_not_matter(per_thread: int) -> None:
+    """They say in which places the exchanges of a tile's sort are cheap, not what comes out."""
+    keys = random_keys(1, 2 * TILE, torch.int32)
+    table, totals, n_tiles = digits_of_tiles(keys, 0, 0, 256)
+    with poisoned():
+        ordered = torch.empty(keys.shape, dtype=torch.int32, device=DEVICE)
+        index = torch.empty(keys.shape, dtype=torch.int32, device=DEVICE)
+    radix.scatter[(n_tiles,)](
+        keys, index, table, totals, ordered, index, 2 * TILE, n_tiles, 0, 0,
+        FIRST=True, TILE=TILE, DIGITS=256, PER_THREAD=per_thread, num_warps=1,
+    )  # fmt: skip
+    expected = (keys & 255).sort(dim=-1, stable=True).indices
+    assert torch.equal(index.long(), expected)
+    assert torch.equal(ordered, keys.gather(1, expected))
+
+
+@pytest.mark.parametrize(("dtype", "rows", "items"), SHAPES)
+def test_rows_are_sorted(dtype: torch.dtype, rows: int, items: int) -> None:
+    assert_sorted_as_torch_does(random_keys(rows, items, dtype), small(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_equal_keys_keep_their_order(dtype: torch.dtype) -> None:
+    few = torch.randint(-2, 2, (2, 21), dtype=dtype, device=DEVICE)
+    few[1] = -5
+    assert_sorted_as_torch_does(few, small(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_extreme_keys(dtype: torch.dtype) -> None:
+    limits = torch.iinfo(dtype)
+    half = 1 << limits.bits // 2
+    values = [limits.max, limits.min, -1, 0, 1, limits.min + 1, limits.max - 1, half, half - 1, -half, -half - 1]
+    keys = torch.tensor([values * 2, [limits.max] * 10 + [limits.min] * 12], dtype=dtype, device=DEVICE)
+    assert_sorted_as_torch_does(keys, small(dtype))
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending"])
+def test_rows_in_order(order: str) -> None:
+    keys = torch.arange(-25, 25, dtype=torch.int32, device=DEVICE)[None] * 12_345_678
+    assert_sorted_as_torch_does(keys if order == "ascending" else keys.flip(1).contiguous(), small(torch.int32))
+
+
+@pytest.mark.parametrize(("digit_bits", "passes"), [(7, 5), (6, 6), (11, 3)])
+def test_digits_of_other_widths(digit_bits: int, passes: int) -> None:
+    """Odd numbers of passes, and last digits that reach beyond the key."""
+    launch = small(torch.int32, digit_bits=digit_bits, passes=passes)
+    assert_sorted_as_torch_does(random_keys(1, 40, torch.int32), launch)
+
+
+def test_the_same_bits_twice() -> None:
+    keys = random_keys(1, 40, torch.int32).remainder(5)
+    once, again = (radix_sort(keys, small(torch.int32)) for _ in range(2))
+    assert torch.equal(once[0], again[0])
+    assert torch.equal(once[1], again[1])
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (3, 0)])
+@pytest.mark.parametrize("algorithm", ["torch", "triton"])
+def test_nothing_to_sort(shape: tuple[int, int], algorithm: str) -> None:
+    ordered, index = sort_rows(torch.zeros(shape, dtype=torch.int64, device=DEVICE), algorithm)
+    assert (ordered.shape, ordered.dtype) == (shape, torch.int64)
+    assert (index.shape, index.dtype) == (shape, torch.int32)
+
+
+@pytest.mark.parametrize("algorithm", ["torch", "triton"])
+def test_either_algorithm(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's own launch, but for the scan: the interpreter runs its programs one by one."""
+    monkeypatch.setattr(sort, "radix_launch", lambda *key: replace(radix_launch(*key), scan_digits=256))
+    keys = random_keys(1, 33, torch.int32).remainder(7)
+    with poisoned():
+        ordered, index = sort_rows(keys, algorithm)
+    expected, expected_index = torch.sort(keys, dim=-1, stable=True)
+    assert torch.equal(ordered, expected)
+    assert torch.equal(index, expected_index.int())
+
+
+def test_another_algorithm_is_refused() -> None:
+    with pytest.raises(ValueError, match="bubble"):
+        sort_rows(torch.zeros((1, 1), dtype=torch.int32), "bubble")
+
+
+def test_the_chosen_algorithm_exists() -> None:
+    for rows, items, dtype in itertools.product([1, 1000], [1, 10_000_000], DTYPES):
+        assert choose_algorithm(rows, items, dtype) in ("torch", "triton")
+
+
+def test_launches_cover_the_key_and_the_machine() -> None:
+    for rows, items, dtype in itertools.product([1, 3, 4096], [1, 1000, 100_000, 10_000_000], DTYPES):
+        launch = radix_launch(rows, items, dtype)
+        bits = torch.iinfo(dtype).bits
+        assert bits <= launch.passes * launch.digit_bits < bits + launch.digit_bits
+        # The sort in the scatter packs a digit, or one past the last, with a place in the tile; blocks divide evenly.
+        assert (launch.digits + 1) * launch.tile < 1 << 31
+        assert launch.digits % launch.scan_digits == 0
+        assert launch.per_thread * 32 * launch.num_warps == launch.tile
+        # A thread's registers hold its share: no spills were seen up to here (ahead of time, sm_80 to sm_100).
+        assert launch.per_thread <= 16
+        assert launch.scan_tiles * launch.scan_digits <= 16 * 32 * launch.scan_warps
+        # Large tiles only where they leave no multiprocessor idle.
+        assert launch.tile == 512 or rows * triton.cdiv(items, launch.tile) >= sort._PROGRAMS
+
+
+def test_tiles_are_large_where_there_is_much_to_sort() -> None:
+    assert radix_launch(1, 10_000_000, torch.int32).tile > radix_launch(1, 10_000, torch.int32).tile
