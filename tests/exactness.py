@@ -1,7 +1,8 @@
 """Is the torch backend exact? Random problems of every kind against the dynamic program and brute force.
 
 ``python -m tests.exactness --problems 20000`` runs the whole; the test suite a fixed-seed slice of it. Every problem
-is solved for both updates, and every loss on both paths of the backend (:mod:`tests.paths`).
+is solved for both updates, and every loss on both paths of the backend (:mod:`tests.paths`); ``--method dp`` has its
+own dynamic program judged instead of its search.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 
 import fastap
 from fastap import reference
+from fastap.problem import METHODS, Method
 from tests.paths import PATHS, solving
 from tests.problems import Batch, Floats, random_batch
 
@@ -33,13 +35,15 @@ class Solution(NamedTuple):
     gradient: Floats  # (rankings, items)
 
 
-def check_batch(batch: Batch, dtype: torch.dtype = torch.float64, paths: Sequence[str] = PATHS) -> Counter[str]:
+def check_batch(
+    batch: Batch, dtype: torch.dtype = torch.float64, paths: Sequence[str] = PATHS, method: Method = "auto"
+) -> Counter[str]:
     """Assert that values, ranks, losses and gradients of a batch are right for both updates; count what was checked."""
     counts: Counter[str] = Counter()
     scores, targets = torch.tensor(batch.scores, dtype=dtype), torch.tensor(batch.targets)
     metric = fastap.average_precision(scores, targets, ignore_index=-1).numpy()
     for sign, update in ((1, "positive"), (-1, "negative")):
-        options = {"epsilon": batch.epsilon, "update": update, "ignore_index": -1}
+        options = {"epsilon": batch.epsilon, "update": update, "method": method, "ignore_index": -1}
         ranks, value = (each.numpy() for each in fastap.loss_augmented_ranking(scores, targets, **options))
         solutions = [_solve(scores, targets, options, path) for path in paths]
         for row in range(scores.shape[0]):
@@ -140,14 +144,16 @@ def batches(seed: int, largest: int) -> Iterator[Batch]:
         yield random_batch(rng, largest)
 
 
-def check_many(problems: int, seed: int = 0, largest: int = 400, paths: Sequence[str] = PATHS) -> Counter[str]:
+def check_many(
+    problems: int, seed: int = 0, largest: int = 400, paths: Sequence[str] = PATHS, method: Method = "auto"
+) -> Counter[str]:
     """Check that many rankings, float32 and float64 in turn; a failure says which batch it was."""
     counts: Counter[str] = Counter()
     for number, batch in enumerate(batches(seed, largest)):
         if counts["problems"] >= problems:
             break
         try:
-            counts += check_batch(batch, torch.float64 if number % 2 else torch.float32, paths)
+            counts += check_batch(batch, torch.float64 if number % 2 else torch.float32, paths, method)
         except AssertionError as error:
             where = f"batch {number} of seed {seed}: {batch.kind}, {batch.scores.shape}, epsilon {batch.epsilon}"
             raise AssertionError(where) from error
@@ -166,9 +172,10 @@ def main() -> None:
         default="both",
         help="the path every loss is taken on; auto is the library's own choice (default: %(default)s)",
     )
+    parser.add_argument("--method", choices=METHODS, default="auto")
     options = parser.parse_args()
     paths = PATHS if options.path == "both" else (options.path,)
-    counts = check_many(options.problems, options.seed, options.largest, paths)
+    counts = check_many(options.problems, options.seed, options.largest, paths, options.method)
     print(", ".join(f"{count} {name}" for name, count in counts.items()))
 
 

@@ -24,6 +24,7 @@ SCALES = {
     "margin": (FUNCTIONS["ap_hinge_loss"], fastap.APHingeLoss),
 }
 WITH_UPDATE = (FUNCTIONS["direct_ap_loss"], FUNCTIONS["loss_augmented_ranking"])
+WITH_METHOD = (*WITH_UPDATE, FUNCTIONS["ap_hinge_loss"], fastap.DirectAPLoss, fastap.APHingeLoss)
 WITH_BACKEND = (*LOSSES.values(), FUNCTIONS["loss_augmented_ranking"])
 MODULES = (fastap.DirectAPLoss, fastap.APHingeLoss, fastap.APPerceptronLoss)
 
@@ -157,6 +158,17 @@ def test_weights_are_numbers(name: str, given: Any) -> None:
 def test_update_is_one_of_two(given: Any) -> None:
     for function in (*WITH_UPDATE, fastap.DirectAPLoss):
         refuses(ValueError, call_with(function, update=given), "update", "'positive', 'negative'", f"got {given!r}")
+
+
+@pytest.mark.parametrize("given", ["DP", "search", "", None, 1])
+def test_method_is_one_of_two(given: Any) -> None:
+    for function in WITH_METHOD:
+        refuses(ValueError, call_with(function, method=given), "method", "'auto', 'dp'", f"got {given!r}")
+
+
+def test_the_perceptron_has_no_method() -> None:
+    for function in (FUNCTIONS["ap_perceptron_loss"], fastap.APPerceptronLoss):
+        refuses(TypeError, call_with(function, method="dp"), "method")
 
 
 @pytest.mark.parametrize("given", ["average", "", None, 0])

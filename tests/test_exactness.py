@@ -23,6 +23,13 @@ def test_random_problems_of_every_kind(seed: int) -> None:
     assert all(counts[kind] > 0 for kind in KINDS)
 
 
+@pytest.mark.parametrize("seed", [5, 6])
+def test_random_problems_by_the_dynamic_program(seed: int) -> None:
+    counts = check_many(250, seed, method="dp")
+    assert counts["problems"] >= 250
+    assert counts["gradients"] >= 850
+
+
 def test_the_library_s_own_choice_of_path() -> None:
     assert check_many(100, seed=4, paths=("auto",))["problems"] >= 100
 

@@ -11,8 +11,11 @@ from torch import Tensor
 
 import fastap
 from fastap import reference
+from fastap.problem import METHODS
+from tests.exactness import is_unique
 from tests.losses import LOSSES, Loss, random_batch, value_and_gradient
 from tests.paths import PATHS, solving
+from tests.problems import random_batch as random_problems
 
 HALF = torch.float16, torch.bfloat16
 UPDATES = ("positive", "negative")
@@ -480,6 +483,33 @@ def test_hinge_bounds_the_task_loss(margin: float, path: str) -> None:
     direct = fastap.direct_ap_loss(scores, targets, epsilon=margin, reduction="none")
     perceptron = fastap.ap_perceptron_loss(scores, targets, reduction="none")
     torch.testing.assert_close(hinge, margin * direct + perceptron, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_hinge_by_the_dynamic_program(seed: int, path: str) -> None:
+    batch = random_problems(np.random.default_rng(seed), 120)
+    scores, targets = torch.tensor(batch.scores), torch.tensor(batch.targets)
+    options = {"weight": batch.epsilon, "ignore_index": -1}
+    given = value_and_gradient(LOSSES["hinge"], scores, targets, method="dp", **options)
+    expected = value_and_gradient(LOSSES["hinge"], scores, targets, backend="reference", **options)
+    scale = float(scores.abs().max()) + batch.epsilon
+    torch.testing.assert_close(given[0], expected[0], rtol=1e-9, atol=1e-13 * scale)
+    for row in range(scores.shape[0]):
+        taken = targets[row] >= 0
+        if is_unique(scores[row, taken].numpy(), targets[row, taken].numpy() == 1, batch.epsilon):
+            torch.testing.assert_close(given[1][row], expected[1][row], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["positive", "negative", "hinge"])
+def test_both_methods_say_the_same_of_bad_scores(name: str, path: str) -> None:
+    """NaN, infinities, scores too large to be summed, and rankings without one of the classes."""
+    scores, targets = random_batch(29, 8, 12)
+    scores[0, 3], scores[1, 4], scores[2, 0], scores[3] = torch.nan, torch.inf, -torch.inf, scores[3] * 1e308
+    targets[4], targets[5] = 0, 1
+    by_search, by_program = (value_and_gradient(LOSSES[name], scores, targets, method=method) for method in METHODS)
+    for given, expected in zip(by_program, by_search, strict=True):
+        torch.testing.assert_close(given, expected, rtol=1e-12, atol=1e-13, equal_nan=True)
+    assert by_program[0].isnan().tolist() == [True] * 4 + [False] * 4
 
 
 def test_hinge_of_a_wide_margin_is_zero(path: str) -> None:

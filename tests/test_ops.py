@@ -181,8 +181,9 @@ def test_compiled_metric_ranking_and_module() -> None:
         strict=True,
     ):
         torch.testing.assert_close(given, wanted, rtol=0, atol=0, equal_nan=True)
-    module = fastap.DirectAPLoss(epsilon=0.3, ignore_index=-1)
-    torch.testing.assert_close(run(module, scores, targets, compiled=True), module(scores, targets), rtol=0, atol=0)
+    for options in ({}, {"method": "dp"}):
+        module = fastap.DirectAPLoss(epsilon=0.3, ignore_index=-1, **options)
+        torch.testing.assert_close(run(module, scores, targets, compiled=True), module(scores, targets), rtol=0, atol=0)
 
 
 def test_compiled_with_dynamic_shapes() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -9,13 +11,23 @@ import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 import fastap
 from fastap import reference
-from fastap.backends.torch import augment, rowsearch, short
+from fastap.backends.torch import augment, banded, rowsearch, short
 from fastap.backends.torch.banded import solve_blocks
 from fastap.backends.torch.layout import Layout, rows_of, score_order, sort_batch
-from fastap.backends.torch.monotone import Segments, embed, merge_conflicts, pool, select, single_rows
+from fastap.backends.torch.monotone import (
+    Segments,
+    embed,
+    merge_conflicts,
+    pool,
+    select,
+    single_rows,
+    whole_rankings,
+)
 from fastap.backends.torch.terms import Terms
 from fastap.problem import Objective, Problem
 from tests.losses import random_batch
@@ -352,9 +364,11 @@ def test_solve_blocks_over_whole_rankings_is_the_dynamic_program(seed: int, sign
     """Bands as wide as the table; the rankings differ in length and width."""
     scores, targets, epsilon = hostile(seed)
     terms = terms_of(scores, targets, sign * epsilon)
-    blocks = blocks_of(terms, np.zeros(terms.count, dtype=bool))
+    blocks = whole_rankings(terms)
+    assert spans(blocks) == spans(blocks_of(terms, np.zeros(terms.count, dtype=bool)))
     left, right = torch.zeros_like(terms.rows.above), terms.rows.n_negative
-    a = solve_blocks(terms, blocks, left, right)
+    with mock.patch.object(banded, "_CELLS_AT_ONCE", [1, 300, 1 << 18][seed % 3]):
+        a = solve_blocks(terms, blocks, left, right)
     check_blocks(a, plain_tables(scores, targets, sign * epsilon), blocks, left, right)
 
 
@@ -371,6 +385,32 @@ def test_solve_blocks_of_every_length_and_width(seed: int, cells: int) -> None:
     with mock.patch("fastap.backends.torch.banded._CELLS_AT_ONCE", cells):
         a = solve_blocks(terms, blocks, left, right)
     check_blocks(a, plain_tables(scores, targets, -epsilon), blocks, left, right)
+
+
+@pytest.mark.parametrize("cells", [1, 40, 1 << 18])
+def test_solve_blocks_finds_the_least_of_equal_optima(cells: int) -> None:
+    """Scores and task weights that add without rounding; against all monotone choices."""
+    rng = np.random.default_rng(9)
+    several = 0
+    for _ in range(40):
+        n_positive, n_negative = int(rng.integers(1, 4)), int(rng.integers(1, 5))
+        scores = torch.tensor(rng.integers(0, 3, n_positive + n_negative) * 1.0)[None]
+        targets = (torch.arange(scores.shape[1]) < n_positive).long()[None]
+        terms = terms_of(scores, targets, 0.0)
+        blocks = whole_rankings(terms)
+        choices = [
+            choice
+            for choice in itertools.product(range(n_negative + 1), repeat=n_positive)
+            if list(choice) == sorted(choice)
+        ]
+        tables = plain_tables(scores, targets, 0.0)
+        values = [sum(table[a] for table, a in zip(tables, choice, strict=True)) for choice in choices]
+        best = np.array([choice for choice, value in zip(choices, values, strict=True) if value == max(values)])
+        several += len(best) > 1
+        with mock.patch.object(banded, "_CELLS_AT_ONCE", cells):
+            a = solve_blocks(terms, blocks, torch.zeros_like(terms.rows.above), terms.rows.n_negative)
+        np.testing.assert_array_equal(a.numpy(), best.min(0))
+    assert several > 10
 
 
 def test_solve_blocks_of_one_row_and_of_one_column() -> None:
@@ -394,6 +434,65 @@ def check_augmented(scores: Tensor, targets: Tensor, task_scale: float) -> None:
     whole = blocks_of(terms, np.zeros(terms.count, dtype=bool))
     a = augment.augmented(terms, 1 if task_scale > 0 else -1)
     check_blocks(a, tables, whole, torch.zeros_like(a), terms.rows.n_negative)
+
+
+@pytest.mark.parametrize("update", ["positive", "negative"])
+def test_the_method_says_what_runs(update: str) -> None:
+    """A ranking in no conflict needs no program, and gets one only on request: of all cells."""
+    scores = torch.tensor([3.0, 1.0, 2.0, 0.5, 0.1], dtype=torch.float64)
+    targets = torch.tensor([1, 1, 0, 0, 0])
+    with (
+        mock.patch.object(augment, "solve_blocks", wraps=solve_blocks) as long,
+        mock.patch.object(short, "_program", wraps=short._program) as brief,
+        mock.patch.object(rowsearch, "argmax", wraps=rowsearch.argmax) as branch_and_bound,
+        mock.patch.object(rowsearch, "concave_argmax", wraps=rowsearch.concave_argmax) as bisection,
+    ):
+        for method, programs in (("auto", 0), ("dp", 1)):
+            options = {"update": update, "method": method}
+            fastap.loss_augmented_ranking(scores, targets, **options)
+            assert long.call_count == programs
+            fastap.direct_ap_loss(scores, targets, **options)
+            assert brief.call_count == programs
+            assert branch_and_bound.call_count + bisection.call_count == 1
+    _, blocks, left, right = long.call_args.args
+    assert spans(blocks) == [(0, 2)]
+    assert left.tolist() == [0, 0]
+    assert right.tolist() == [3, 3]
+
+
+class LiveCells(TorchDispatchMode):
+    """The most elements that were held at a time in tensors made under it; views count once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self.made = WeakTensorKeyDictionary()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for each in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(each, Tensor):
+                self.made[each] = None
+        storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in self.made}
+        self.peak = max(self.peak, sum(storages.values()) // 8)
+        return result
+
+
+@pytest.mark.parametrize("update", ["positive", "negative"])
+def test_the_program_holds_no_table(update: str) -> None:
+    """Fifty times the rows, nearly the same memory."""
+    peaks = []
+    for n_positive in (4, 200):
+        generator = torch.Generator().manual_seed(12)
+        scores = torch.randn(1, n_positive + 3000, generator=generator, dtype=torch.float64)
+        targets = (torch.arange(scores.shape[1]) < n_positive).long()[None]
+        terms = terms_of(scores, targets, 0.5 if update == "positive" else -0.5)
+        with mock.patch.object(banded, "_CELLS_AT_ONCE", 4000), LiveCells() as cells:
+            augment.augmented(terms, 1 if update == "positive" else -1, "dp")
+        peaks.append(cells.peak)
+    assert peaks[0] > 2 * 3000  # the measure measures
+    assert peaks[1] < peaks[0] + 100 * 200 + 12 * 4000
+    assert peaks[1] < 200 * 3000 / 4
 
 
 def uncertain(seed: int) -> tuple[Tensor, Tensor, float]:

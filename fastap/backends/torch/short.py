@@ -201,8 +201,9 @@ def _program(table: Table, term: Floats) -> Ints:
     best = np.empty(term.shape[:2], np.int64)
     column = np.full(table.line.shape, term.shape[2] - 1)
     for row in range(term.shape[1] - 1, -1, -1):
-        # The first column that reaches the maximum so far.
-        column = (term[:, row] < term[table.line, row, column]).sum(1, keepdims=True)
+        # The first column that reaches the maximum so far; NaN, which none reaches, stays where it is.
+        reached = term[table.line, row, column]
+        column = np.where(np.isnan(reached), column, (term[:, row] < reached).sum(1, keepdims=True))
         best[:, row] = column[:, 0]
     return best
 

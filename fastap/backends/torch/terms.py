@@ -18,6 +18,11 @@ from torch import Tensor
 from fastap.backends.torch.layout import Layout, Rows, pick
 
 
+def term(sums: Tensor, a: Tensor, score: Tensor, index: Tensor, task: Tensor) -> Tensor:
+    """``g_i(a)`` of ``sums = S[a]``, ``p_i``, ``i`` and ``s w``, all float64."""
+    return torch.addcmul(sums, a, score, value=-1.0).addcmul_(task, a / (index + a))
+
+
 @dataclass(frozen=True)
 class Terms:
     """The terms of a set of rows. Arguments ``a`` are one choice a row; of ``upright()`` terms, a line of choices."""
@@ -65,7 +70,8 @@ class Terms:
 
     def term(self, a: Tensor) -> Tensor:
         """``g_i(a)``."""
-        return self.standard(a).addcmul_(self.task, self.task_loss(a))
+        rows = self.rows
+        return term(pick(self.layout.prefix, rows.base + a), a.to(torch.float64), rows.score, rows.index, self.task)
 
     def marginal(self, a: Tensor) -> Tensor:
         """``d_i(a)`` for ``1 <= a <= N``."""
