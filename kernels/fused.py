@@ -1,0 +1,141 @@
+"""Short rows: one launch does everything, with the row sorted in registers."""
+
+import triton
+import triton.language as tl
+
+from .keys import IGNORED, NAN, NEGATIVE, NOT_FINITE, POSITIVE, WRONG, class_of, flags_of, key_of, ranking_start, score_of
+from .outcome import gradient_at, rank_at, ranking_value, row_sums
+from .resolve import solve_ranking
+from .terms import task_scale
+
+# A sort key: class, score (32 bits), index. All differ, so the sort is stable.
+_INDEX_BITS = tl.constexpr(13)
+_INDEX_MASK = tl.constexpr((1 << 13) - 1)
+_PADDING = tl.constexpr(3)
+
+
+@triton.jit(do_not_specialize=["ignore_index", "epsilon_bits"])
+def short_rankings(
+    scores_ptr, targets_ptr,
+    out_ptr, value_ptr, takes_part_ptr,
+    v_ptr, order_ptr, s_ptr, rows_ptr, sums_ptr,
+    n_items, n_inner, plane,
+    stride_so, stride_si, stride_sn, stride_to, stride_ti, stride_tn,
+    ignore_index, epsilon_bits,
+    LOSS: tl.constexpr, SIGN: tl.constexpr, METHOD: tl.constexpr, HAS_IGNORE: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Value and gradient of a whole ranking, or its metric.
+
+    One program owns one ranking, in all arrays. Rankings are numbered along two axes, (outer, inner).
+
+    scores_ptr, targets_ptr: (outer, inner, n_items), any strides; scores of at most 32 bits.
+    out_ptr: (rankings, n_items): the gradient in float32, or for LOSS "ranking" the ranks in int64, -1 for ignored
+    items; not written for LOSS "ap".
+    value_ptr: (rankings,) float64. takes_part_ptr: (rankings,) int8.
+    v_ptr: (rankings, n_items) float32, order_ptr: the same in int32, s_ptr: the same in float64: scratch.
+    rows_ptr: (6, rankings, n_items) int32, sums_ptr: (2, rankings, n_items) float64: scratch, one number a row.
+    plane: rankings * n_items, int64.
+    """
+    ranking = tl.program_id(0).to(tl.int64)
+    start = ranking * n_items
+    v_ptr += start
+    order_ptr += start
+    s_ptr += start
+    out_ptr += start
+
+    item = tl.arange(0, BLOCK_N)
+    mask = item < n_items
+    score_start = ranking_start(ranking, n_inner, stride_so, stride_si)
+    target_start = ranking_start(ranking, n_inner, stride_to, stride_ti)
+    score = tl.load(scores_ptr + score_start + item.to(tl.int64) * stride_sn, mask=mask, other=0.0).to(tl.float32)
+    target = tl.load(targets_ptr + target_start + item.to(tl.int64) * stride_tn, mask=mask, other=0)
+    group, wrong = class_of(target, ignore_index, mask, HAS_IGNORE)
+    flags = flags_of(score, group != IGNORED, wrong)
+    n_positive = tl.sum((group == POSITIVE).to(tl.int32), axis=0)
+    n_negative = tl.sum((group == NEGATIVE).to(tl.int32), axis=0)
+
+    group = tl.where(mask, group, _PADDING)
+    key = key_of(score).to(tl.int64) + 0x80000000
+    packed = tl.sort((((group.to(tl.int64) << 32) | key) << _INDEX_BITS) | item)
+    place = item
+    tl.store(order_ptr + place, (packed & _INDEX_MASK).to(tl.int32), mask=mask)
+    score = score_of((((packed >> _INDEX_BITS) & 0xFFFFFFFF) - 0x80000000).to(tl.int32))
+    tl.store(v_ptr + place, score, mask=mask)
+    # F sees differences of scores only. Centred, a common offset costs no digits in the prefix sums.
+    score = score.to(tl.float64)
+    centre = tl.sum(tl.where(place == n_positive + n_negative // 2, score, 0.0), axis=0)
+    is_negative = (place >= n_positive) & (place < n_positive + n_negative)
+    sums = tl.cumsum(tl.where(is_negative, score - centre, 0.0), axis=0)
+    tl.store(s_ptr + place, sums, mask=mask)
+    tl.debug_barrier()
+
+    if LOSS == "ap":
+        # A ranking without negatives has a metric, a score may be infinite.
+        active = (n_positive > 0) & ((flags & (WRONG | NAN)) == 0)
+    else:
+        active = (n_positive > 0) & (n_negative > 0) & ((flags & (WRONG | NOT_FINITE)) == 0)
+    part = ((n_positive > 0) & (n_negative > 0)) | ((flags & WRONG) != 0)
+    unsolved = float("nan") if LOSS == "ap" or LOSS == "ranking" else tl.where(part, float("nan"), 0.0)
+    value = tl.full([], 0.0, tl.float64) + unsolved
+
+    rows_ptr += start
+    sums_ptr += start
+    choice_ptr = rows_ptr
+    before_ptr = sums_ptr
+    if active:
+        task = task_scale(epsilon_bits, n_negative, SIGN)
+        n_ptr = v_ptr + n_positive - 1
+        # S[0] = 0 stands at the last positive.
+        s_ptr += n_positive - 1
+        if LOSS != "ap":
+            solve_ranking(
+                v_ptr, n_ptr, s_ptr,
+                choice_ptr, rows_ptr + plane, rows_ptr + 2 * plane, rows_ptr + 3 * plane,
+                rows_ptr + 4 * plane, rows_ptr + 5 * plane, sums_ptr, sums_ptr + plane,
+                n_positive, n_negative, centre, task,
+                SIGN, METHOD, BLOCK, ROWS, PIECES, COLUMNS,
+            )  # fmt: skip
+            tl.debug_barrier()
+        score_sum = tl.full([], 0.0, tl.float64)
+        task_sum = tl.full([], 0.0, tl.float64)
+        above = tl.full([], 0.0, tl.float64)
+        for base in range(0, n_positive, BLOCK):
+            row = base + tl.arange(0, BLOCK)
+            score_part, task_part = row_sums(
+                v_ptr, n_ptr, s_ptr, choice_ptr, row, n_positive, n_negative, centre, LOSS, BLOCK
+            )
+            score_sum += score_part
+            task_sum += task_part
+            if LOSS != "ap" and LOSS != "ranking":
+                choice = tl.load(choice_ptr + row, mask=row < n_positive, other=0).to(tl.float64)
+                through = above + tl.cumsum(choice, axis=0)
+                tl.store(before_ptr + row, through - choice, mask=row <= n_positive)
+                above += tl.sum(choice, axis=0)
+        if LOSS != "ap" and LOSS != "ranking":
+            tl.store(before_ptr + n_positive, above)
+        last_sum = tl.load(s_ptr + n_negative)
+        value = ranking_value(score_sum, task_sum, last_sum, epsilon_bits, n_positive, n_negative, LOSS, SIGN)
+        tl.debug_barrier()
+    tl.store(value_ptr + ranking, value)
+    if LOSS != "ap" and LOSS != "ranking":
+        tl.store(takes_part_ptr + ranking, part.to(tl.int8))
+
+    if LOSS != "ap":
+        for base in range(0, n_items, BLOCK):
+            o_place = base + tl.arange(0, BLOCK)
+            m_place = o_place < n_items
+            o_item = tl.load(order_ptr + o_place, mask=m_place, other=0)
+            taken = o_place < n_positive + n_negative
+            if LOSS == "ranking":
+                rank = o_place
+                if active:
+                    rank = rank_at(choice_ptr, o_place, n_positive, n_negative)
+                tl.store(out_ptr + o_item, tl.where(taken, rank, -1).to(tl.int64), mask=m_place)
+            else:
+                gradient = tl.where(taken | ((flags & WRONG) != 0), value, 0.0)
+                if active & (value == value):
+                    gradient = gradient_at(
+                        v_ptr, choice_ptr, before_ptr, o_place, n_positive, n_negative, epsilon_bits, LOSS, SIGN
+                    )
+                tl.store(out_ptr + o_item, gradient.to(tl.float32), mask=m_place)

@@ -1,0 +1,57 @@
+"""The binary operations of the scans, and scans of a tile that goes on from where the tile before it ended."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def greater(left, right):
+    return tl.maximum(left, right)
+
+
+@triton.jit
+def smaller(left, right):
+    return tl.minimum(left, right)
+
+
+@triton.jit
+def add_in_segment(left_segment, left_sum, right_segment, right_sum):
+    """Sums that start anew with every segment."""
+    same = left_segment == right_segment
+    return right_segment, tl.where(same, left_sum + right_sum, right_sum)
+
+
+@triton.jit
+def lowest_before(
+    left_segment, left_sum, left_low, left_place, right_segment, right_sum, right_low, right_place
+):  # fmt: skip
+    """The least sum of what stands before an item of its segment, and the last place that attains it.
+
+    An item by itself: its segment, its value, 0 and its place. ``low`` counts from the start of the stretch.
+    """
+    same = left_segment == right_segment
+    low = left_sum + right_low
+    left_wins = same & (left_low < low)
+    return (
+        right_segment,
+        tl.where(same, left_sum + right_sum, right_sum),
+        tl.where(left_wins, left_low, tl.where(same, low, right_low)),
+        tl.where(left_wins, left_place, right_place),
+    )
+
+
+@triton.jit
+def greatest_first(left_value, left_payload, right_value, right_payload):
+    """The greatest value so far with what the first to attain it carries."""
+    later = right_value > left_value
+    return tl.where(later, right_value, left_value), tl.where(later, right_payload, left_payload)
+
+
+@triton.jit
+def running_max(x):
+    return tl.associative_scan(x, 0, greater)
+
+
+@triton.jit
+def running_min(x):
+    return tl.associative_scan(x, 0, smaller)

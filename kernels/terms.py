@@ -1,0 +1,71 @@
+"""The separable terms of the ranking problem, as kernels see them: one formula in one place.
+
+With ``S[a]`` the sum of the ``a`` largest negatives, ``w = epsilon * N / 2`` and ``s`` the sign of the update::
+
+    g_i(a) = S[a] - a p_i + s w a / (i + a)                                     the term row i maximises
+    d_i(a) = g_i(a) - g_i(a - 1) = (n_a - p_i) + s w i / ((i + a)(i + a - 1))   its marginal, a >= 1
+
+Names that all kernels share: a ranking has its sorted scores at ``v_ptr`` (positives, then negatives), so negative
+``a`` (counted from 1) stands at ``n_ptr + a``, ``n_ptr = v_ptr + P - 1``; ``S[a]`` stands at ``s_ptr + a``. ``p`` is a
+positive's score as it is, ``pc`` the same less ``centre``, from where ``S`` counts; ``index`` its number ``i``, ``task``
+is ``s w``. Scores are float32 or float64, all arithmetic is float64.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def task_scale(epsilon_bits, n_negative, SIGN: tl.constexpr):
+    """``s w`` from the bits of a float64 epsilon: kernels would take a Python float as float32."""
+    epsilon = epsilon_bits.to(tl.float64, bitcast=True)
+    return epsilon * (0.5 * SIGN) * n_negative.to(tl.float64)
+
+
+@triton.jit
+def standard(s_ptr, a, pc, mask):
+    """``S[a] - a p_i``."""
+    return tl.load(s_ptr + a, mask=mask, other=0.0) - a.to(tl.float64) * pc
+
+
+@triton.jit
+def task_loss(a, index):
+    """``a / (i + a)``: what row i adds to ``P (1 - AP)``."""
+    return a.to(tl.float64) / (index + a).to(tl.float64)
+
+
+@triton.jit
+def term(s_ptr, a, pc, index, task, mask):
+    """``g_i(a)``."""
+    return standard(s_ptr, a, pc, mask) + task * task_loss(a, index)
+
+
+@triton.jit
+def marginal(n_ptr, a, p, index, task, mask):
+    """``d_i(a)`` for ``1 <= a <= N``."""
+    below = (index + a).to(tl.float64)
+    gap = tl.load(n_ptr + a, mask=mask, other=0.0).to(tl.float64) - p
+    return gap + task * index.to(tl.float64) / (below * (below - 1.0))
+
+
+@triton.jit
+def count_above(n_ptr, n_negative, p, mask, EQUAL: tl.constexpr):
+    """``#{n > p_i}``, with ``EQUAL`` ``#{n >= p_i}``, by bisection of the sorted negatives."""
+    count = tl.zeros_like(p).to(tl.int32)
+    step = highest_power(n_negative)
+    while step > 0:
+        further = tl.minimum(count + step, n_negative)
+        n = tl.load(n_ptr + further, mask=mask, other=0.0).to(tl.float64)
+        higher = (n >= p) if EQUAL else (n > p)
+        count = tl.where(higher & mask, further, count)
+        step = step // 2
+    return count
+
+
+@triton.jit
+def highest_power(number):
+    """The largest power of two that is at most ``number``; 1 for 0."""
+    step = 1
+    while step <= number // 2:
+        step = step * 2
+    return step
