@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastap.backends import HAS_TRITON, INTERPRETS_TRITON
 from fastap.problem import BACKENDS, METHODS, REDUCTIONS, UPDATES
 
 # Below lie the subnormal numbers, whose inverse is infinite.
@@ -89,11 +90,17 @@ def check_reduction(reduction: str) -> str:
     return check_choice("reduction", reduction, REDUCTIONS)
 
 
-def check_backend(backend: str) -> str:
-    """A backend that is there."""
+def check_backend(backend: str, device: torch.device | None = None) -> str:
+    """A backend that is there, for tensors of that device, if there are any yet."""
     check_choice("backend", backend, BACKENDS)
     if backend == "triton":
-        raise ValueError("backend 'triton' is not available in this version; use 'auto', 'torch' or 'reference'")
+        if not HAS_TRITON:
+            raise ValueError("backend 'triton' needs the package triton, which is not installed; use 'auto' or 'torch'")
+        if device is not None and device.type != "cuda" and not INTERPRETS_TRITON:
+            raise ValueError(
+                f"backend 'triton' needs tensors on a CUDA device (or the environment variable TRITON_INTERPRET=1), got "
+                f"{device}; use 'auto' or 'torch'"
+            )
     return backend
 
 
@@ -103,7 +110,7 @@ def wrong_targets(targets: Tensor, taken: Tensor, ignore_index: int | None) -> T
     On an accelerator the error would stall the stream: there the result marks the rankings (lines) with such a target.
     """
     allowed = taken
-    if ignore_index is not None and _can_hold(targets.dtype, ignore_index):
+    if ignore_index is not None and can_hold(targets.dtype, ignore_index):
         allowed = taken | (targets == ignore_index)
     if targets.device.type != "cpu":
         return ~allowed.all(-1)
@@ -113,7 +120,7 @@ def wrong_targets(targets: Tensor, taken: Tensor, ignore_index: int | None) -> T
     return None
 
 
-def _can_hold(dtype: torch.dtype, number: int) -> bool:
+def can_hold(dtype: torch.dtype, number: int) -> bool:
     """Whether the type has this number; if not, a comparison would round or wrap it to another."""
     if dtype.is_floating_point:
         return bool(torch.tensor(number, dtype=dtype, device="cpu").item() == number)

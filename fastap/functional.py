@@ -169,7 +169,7 @@ def loss_augmented_ranking(
         check_method(method),
         dim,
         ignore_index,
-        check_backend(backend),
+        check_backend(backend, scores.device),
     )
     return AugmentedRanking(ranks.movedim(-1, dim), value)
 
@@ -198,7 +198,7 @@ def _ap_loss(
         dim,
         ignore_index,
         check_reduction(reduction),
-        check_backend(backend),
+        check_backend(backend, scores.device),
     )[0]
     return value
 

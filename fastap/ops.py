@@ -12,22 +12,14 @@ import torch
 from torch import Tensor
 
 from fastap import backends
-from fastap.checks import wrong_targets
-from fastap.problem import Objective, Problem, loss_dtype
+from fastap.problem import Batch, Objective, loss_dtype
 
 
-def _problem(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None) -> tuple[Problem, Tensor | None]:
-    """The batch as a matrix, one ranking a row, and which rankings have a wrong target, where that is no error."""
+def _batch(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None) -> Batch:
     scores = scores.detach()
     if dim != scores.dim() - 1:
         scores, targets = scores.movedim(dim, -1), targets.movedim(dim, -1)
-    shape = (scores.shape[:-1].numel(), scores.shape[-1])
-    scores, targets = scores.reshape(shape).contiguous(), targets.reshape(shape).contiguous()
-    if targets.dtype == torch.bool:
-        return Problem(scores, targets, ~targets), None
-    positive, negative = targets == 1, targets == 0
-    wrong = wrong_targets(targets, positive | negative, ignore_index)
-    return Problem(scores, positive, negative), wrong
+    return Batch(scores, targets, ignore_index)
 
 
 def _moved_shape(scores: Tensor, dim: int) -> list[int]:
@@ -54,21 +46,18 @@ def _ap_loss(
     shape, dtype = _moved_shape(scores, dim), loss_dtype(scores)
     if scores.numel() == 0:
         return scores.new_zeros(_loss_shape(scores, dim, reduction), dtype=dtype), scores.new_zeros(shape, dtype=dtype)
-    problem, wrong = _problem(scores, targets, dim, ignore_index)
+    batch = _batch(scores, targets, dim, ignore_index)
     objective = Objective(cast(Any, loss), epsilon, cast(Any, update), cast(Any, method))
-    each, gradient, takes_part = backends.get(backend).losses(problem, objective)
-    if wrong is not None:
-        each, takes_part = each.masked_fill(wrong, torch.nan), takes_part | wrong
-        gradient = gradient.masked_fill(wrong[:, None], torch.nan)
-    gradient = gradient.view(shape)
-    if reduction == "none" or each.shape[0] == 1:
-        return each.to(dtype).view(_loss_shape(scores, dim, reduction)), gradient
-    total = each.sum()
-    if reduction == "mean":
-        share = 1.0 / takes_part.sum().clamp_(min=1).to(torch.float64)
-        total *= share
-        gradient *= share.to(dtype)
-    return total.to(dtype), gradient
+    engine = backends.get(backend, scores.device)
+    reduces = reduction != "none" and batch.rankings > 1
+    losses = engine.losses(batch, objective, torch.float64 if reduces else dtype)
+    gradient = losses.gradient.view(shape)
+    if not reduces:
+        return losses.loss.view(_loss_shape(scores, dim, reduction)), gradient
+    total, share = engine.reduce(losses, dtype, mean=reduction == "mean")
+    if share is not None:
+        gradient *= share
+    return total, gradient
 
 
 ap_loss = torch.library.custom_op("fastap::ap_loss", _ap_loss, mutates_args=())
@@ -137,9 +126,8 @@ def average_precision(scores: Tensor, targets: Tensor, dim: int, ignore_index: i
     shape = _loss_shape(scores, dim, "none")
     if scores.numel() == 0:
         return scores.new_full(shape, torch.nan, dtype=torch.float64)
-    problem, wrong = _problem(scores, targets, dim, ignore_index)
-    result = backends.torch.average_precision(problem)
-    return (result if wrong is None else result.masked_fill(wrong, torch.nan)).view(shape)
+    engine = backends.get("auto", scores.device)
+    return engine.average_precision(_batch(scores, targets, dim, ignore_index)).view(shape)
 
 
 @average_precision.register_fake
@@ -162,11 +150,8 @@ def loss_augmented_ranking(
     shape, value_shape = _moved_shape(scores, dim), _loss_shape(scores, dim, "none")
     if scores.numel() == 0:
         return scores.new_empty(shape, dtype=torch.int64), scores.new_full(value_shape, torch.nan, dtype=torch.float64)
-    problem, wrong = _problem(scores, targets, dim, ignore_index)
     objective = Objective("direct", epsilon, cast(Any, update), cast(Any, method))
-    ranks, value = backends.get(backend).ranking(problem, objective)
-    if wrong is not None:
-        value = value.masked_fill(wrong, torch.nan)
+    ranks, value = backends.get(backend, scores.device).ranking(_batch(scores, targets, dim, ignore_index), objective)
     return ranks.view(shape), value.view(value_shape)
 
 

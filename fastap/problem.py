@@ -20,6 +20,26 @@ BACKENDS = ("auto", "torch", "reference", "triton")
 
 
 @dataclass(frozen=True)
+class Batch:
+    """A batch of rankings as the user gave it, the ranked axis moved last; views, of any strides, never empty.
+
+    A target is 1, 0 or ``ignore_index``.
+    """
+
+    scores: Tensor  # (..., items), detached
+    targets: Tensor  # the same shape
+    ignore_index: int | None
+
+    @property
+    def rankings(self) -> int:
+        return self.scores.shape[:-1].numel()
+
+    @property
+    def items(self) -> int:
+        return self.scores.shape[-1]
+
+
+@dataclass(frozen=True)
 class Problem:
     """A batch of rankings, one a row; all three tensors are contiguous, (rankings, items).
 

@@ -108,7 +108,7 @@ def settle(
         )  # fmt: skip
     unproved = search_priced(
         v_ptr, n_ptr, s_ptr, starts_ptr, low_ptr, high_ptr, work_ptr, x_ptr, y_ptr,
-        first, end, n_negative, centre, task, (stage == 0).to(tl.int32),
+        first, end, n_negative, centre, task, 1 - tl.minimum(stage, 1),
         ROWS, PIECES,
     )  # fmt: skip
     result_ptr = high_ptr

@@ -3,8 +3,21 @@
 import triton
 import triton.language as tl
 
-from .keys import IGNORED, NAN, NEGATIVE, NOT_FINITE, POSITIVE, WRONG, class_of, flags_of, key_of, ranking_start, score_of
-from .outcome import gradient_at, rank_at, ranking_value, row_sums
+from .keys import (
+    IGNORED,
+    NEGATIVE,
+    POSITIVE,
+    WRONG,
+    class_of,
+    flags_of,
+    is_solvable,
+    key_of,
+    ranking_start,
+    score_of,
+    takes_part,
+    value_unsolved,
+)
+from .outcome import gradient_at, ranking_value, row_sums
 from .resolve import solve_ranking
 from .terms import task_scale
 
@@ -30,8 +43,7 @@ def short_rankings(
     One program owns one ranking, in all arrays. Rankings are numbered along two axes, (outer, inner).
 
     scores_ptr, targets_ptr: (outer, inner, n_items), any strides; scores of at most 32 bits.
-    out_ptr: (rankings, n_items): the gradient in float32, or for LOSS "ranking" the ranks in int64, -1 for ignored
-    items; not written for LOSS "ap".
+    out_ptr: (rankings, n_items) float32, the gradient; not written for LOSS "ap".
     value_ptr: (rankings,) float64. takes_part_ptr: (rankings,) int8.
     v_ptr: (rankings, n_items) float32, order_ptr: the same in int32, s_ptr: the same in float64: scratch.
     rows_ptr: (6, rankings, n_items) int32, sums_ptr: (2, rankings, n_items) float64: scratch, one number a row.
@@ -70,15 +82,8 @@ def short_rankings(
     tl.store(s_ptr + place, sums, mask=mask)
     tl.debug_barrier()
 
-    if LOSS == "ap":
-        # A ranking without negatives has a metric, a score may be infinite.
-        active = (n_positive > 0) & ((flags & (WRONG | NAN)) == 0)
-    else:
-        active = (n_positive > 0) & (n_negative > 0) & ((flags & (WRONG | NOT_FINITE)) == 0)
-    part = ((n_positive > 0) & (n_negative > 0)) | ((flags & WRONG) != 0)
-    unsolved = float("nan") if LOSS == "ap" or LOSS == "ranking" else tl.where(part, float("nan"), 0.0)
-    value = tl.full([], 0.0, tl.float64) + unsolved
-
+    active = is_solvable(n_positive, n_negative, flags, LOSS)
+    value = value_unsolved(n_positive, n_negative, flags, LOSS)
     rows_ptr += start
     sums_ptr += start
     choice_ptr = rows_ptr
@@ -107,19 +112,19 @@ def short_rankings(
             )
             score_sum += score_part
             task_sum += task_part
-            if LOSS != "ap" and LOSS != "ranking":
+            if LOSS != "ap":
                 choice = tl.load(choice_ptr + row, mask=row < n_positive, other=0).to(tl.float64)
                 through = above + tl.cumsum(choice, axis=0)
                 tl.store(before_ptr + row, through - choice, mask=row <= n_positive)
                 above += tl.sum(choice, axis=0)
-        if LOSS != "ap" and LOSS != "ranking":
+        if LOSS != "ap":
             tl.store(before_ptr + n_positive, above)
         last_sum = tl.load(s_ptr + n_negative)
         value = ranking_value(score_sum, task_sum, last_sum, epsilon_bits, n_positive, n_negative, LOSS, SIGN)
         tl.debug_barrier()
     tl.store(value_ptr + ranking, value)
-    if LOSS != "ap" and LOSS != "ranking":
-        tl.store(takes_part_ptr + ranking, part.to(tl.int8))
+    if LOSS != "ap":
+        tl.store(takes_part_ptr + ranking, takes_part(n_positive, n_negative, flags).to(tl.int8))
 
     if LOSS != "ap":
         for base in range(0, n_items, BLOCK):
@@ -127,15 +132,9 @@ def short_rankings(
             m_place = o_place < n_items
             o_item = tl.load(order_ptr + o_place, mask=m_place, other=0)
             taken = o_place < n_positive + n_negative
-            if LOSS == "ranking":
-                rank = o_place
-                if active:
-                    rank = rank_at(choice_ptr, o_place, n_positive, n_negative)
-                tl.store(out_ptr + o_item, tl.where(taken, rank, -1).to(tl.int64), mask=m_place)
-            else:
-                gradient = tl.where(taken | ((flags & WRONG) != 0), value, 0.0)
-                if active & (value == value):
-                    gradient = gradient_at(
-                        v_ptr, choice_ptr, before_ptr, o_place, n_positive, n_negative, epsilon_bits, LOSS, SIGN
-                    )
-                tl.store(out_ptr + o_item, gradient.to(tl.float32), mask=m_place)
+            gradient = tl.where(taken | ((flags & WRONG) != 0), value, 0.0)
+            if active & (value == value):
+                gradient = gradient_at(
+                    v_ptr, choice_ptr, before_ptr, o_place, n_positive, n_negative, epsilon_bits, LOSS, SIGN
+                )
+            tl.store(out_ptr + o_item, gradient.to(tl.float32), mask=m_place)

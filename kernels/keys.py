@@ -66,14 +66,46 @@ def flags_of(score, taken, wrong):
     is_nan = taken & (score != score)
     not_finite = taken & ((tl.abs(score) < float("inf")) == 0)
     flags = tl.where(wrong, WRONG, 0) + tl.where(not_finite, NOT_FINITE, 0) + tl.where(is_nan, NAN, 0)
-    return _merge(flags)
+    return tl.reduce(flags, 0, either)
 
 
 @triton.jit
-def _merge(flags):
-    return tl.reduce(flags, 0, _either)
-
-
-@triton.jit
-def _either(left, right):
+def either(left, right):
     return left | right
+
+
+@triton.jit
+def load_ranking(counts_ptr, centre_ptr, ranking, LOSS: tl.constexpr):
+    """Positives, negatives, flags and centre of a ranking, and whether there is anything to solve.
+
+    A ranking without negatives has a metric, and there a score may be infinite.
+    """
+    n_positive = tl.load(counts_ptr + ranking * 4)
+    n_negative = tl.load(counts_ptr + ranking * 4 + 1)
+    flags = tl.load(counts_ptr + ranking * 4 + 2)
+    centre = tl.load(centre_ptr + ranking)
+    return n_positive, n_negative, flags, centre, is_solvable(n_positive, n_negative, flags, LOSS)
+
+
+@triton.jit
+def is_solvable(n_positive, n_negative, flags, LOSS: tl.constexpr):
+    if LOSS == "ap":
+        solvable = (n_positive > 0) & ((flags & (WRONG | NAN)) == 0)
+    else:
+        solvable = (n_positive > 0) & (n_negative > 0) & ((flags & (WRONG | NOT_FINITE)) == 0)
+    return solvable
+
+
+@triton.jit
+def takes_part(n_positive, n_negative, flags):
+    """Whether a ranking counts in the mean: it has both classes, or a wrong target makes the mean NaN."""
+    return ((n_positive > 0) & (n_negative > 0)) | ((flags & WRONG) != 0)
+
+
+@triton.jit
+def value_unsolved(n_positive, n_negative, flags, LOSS: tl.constexpr):
+    """The value of a ranking that is not solvable."""
+    value = tl.full([], float("nan"), tl.float64)
+    if LOSS != "ap" and LOSS != "ranking":
+        value = tl.where(takes_part(n_positive, n_negative, flags), value, 0.0)
+    return value

@@ -1,21 +1,42 @@
-"""The engines behind the losses. Each is a module with ``losses`` and ``ranking`` on the same two arguments."""
+"""The engines behind the losses, and which of them serves a call."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import importlib.util
+import os
+from typing import Protocol, cast
 
-from fastap.backends import reference, torch
-from fastap.problem import AugmentedRanking, Losses, Objective, Problem
+from torch import Tensor, device, dtype
+
+from fastap.problem import AugmentedRanking, Batch, Losses, Objective
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+# Triton reads this once, when it is imported: its kernels then run in Python, on tensors of the CPU.
+INTERPRETS_TRITON = os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
 class Backend(Protocol):
-    """What a backend offers; see :class:`fastap.problem.Problem` and :class:`fastap.problem.Objective`."""
+    """What a backend offers; see :mod:`fastap.problem`."""
 
-    def losses(self, problem: Problem, objective: Objective) -> Losses: ...
+    def losses(self, batch: Batch, objective: Objective, dtype: dtype) -> Losses:
+        """Loss of every ranking, of that type, and gradient."""
 
-    def ranking(self, problem: Problem, objective: Objective) -> AugmentedRanking: ...
+    def reduce(self, losses: Losses, dtype: dtype, *, mean: bool) -> tuple[Tensor, Tensor | None]:
+        """The sum of the losses or their mean over those that take part, 0-dimensional; of a mean the share of each."""
+
+    def ranking(self, batch: Batch, objective: Objective) -> AugmentedRanking:
+        """Ranks in the loss-augmented ranking, and what it attains."""
+
+    def average_precision(self, batch: Batch) -> Tensor:
+        """AP of every ranking, float64."""
 
 
-def get(name: str) -> Backend:
+def get(name: str, where: device) -> Backend:
     """The backend of that (already checked) name; ``"auto"`` is the fastest that is there."""
-    return reference if name == "reference" else torch
+    if name == "triton" or (name == "auto" and where.type == "cuda" and HAS_TRITON):
+        from fastap.backends import triton  # imports Triton, which takes half a second
+
+        return cast(Backend, triton)
+    from fastap.backends import masked
+
+    return masked.REFERENCE if name == "reference" else masked.TORCH

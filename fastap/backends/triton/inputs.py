@@ -1,0 +1,116 @@
+"""The user's tensors as kernels read them: pointers and strides, without a copy where strides allow."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from fastap.backends.triton.launch import MOST_ITEMS
+from fastap.checks import can_hold
+from fastap.problem import Batch
+
+_SCORE_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Scores and targets whose leading axes are numbered (outer, inner), and what else kernels ask of them."""
+
+    scores: Tensor
+    targets: Tensor
+    rankings: int
+    items: int
+    inner: int
+    strides: tuple[int, int, int, int, int, int]  # outer, inner, item: of the scores, then of the targets
+    ignore_index: int  # of no meaning unless has_ignore
+    has_ignore: bool
+
+    @property
+    def device(self) -> torch.device:
+        return self.scores.device
+
+    def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        """Memory on the device of the scores."""
+        return torch.empty(shape, dtype=dtype, device=self.device)
+
+
+def inputs_of(batch: Batch) -> Inputs:
+    """The batch as kernels read it. Any ``dim`` of a contiguous tensor, and most views, are read where they are."""
+    if batch.items > MOST_ITEMS:
+        raise ValueError(f"scores must have at most {MOST_ITEMS} items in a ranking on this backend, got {batch.items}")
+    scores, targets = batch.scores, batch.targets
+    if scores.dtype not in _SCORE_TYPES:
+        scores = scores.float()
+    has_ignore = batch.ignore_index is not None and can_hold(targets.dtype, batch.ignore_index)
+    if targets.dtype == torch.bool:
+        targets, has_ignore = targets.view(torch.uint8), False
+    elif targets.is_floating_point() and targets.dtype not in _SCORE_TYPES:
+        targets = targets.float()
+    axes = _two_axes(scores), _two_axes(targets)
+    inner = _common_inner(*axes)
+    if inner is None:
+        # Three leading axes that do not lie behind each other, or two tensors that differ in how.
+        scores, targets = scores.contiguous(), targets.contiguous()
+        axes = _two_axes(scores), _two_axes(targets)
+        inner = _common_inner(*axes)
+        assert inner is not None
+    return Inputs(
+        scores,
+        targets,
+        batch.rankings,
+        batch.items,
+        inner,
+        (*_outer_inner(axes[0], inner), scores.stride(-1), *_outer_inner(axes[1], inner), targets.stride(-1)),
+        batch.ignore_index if has_ignore and batch.ignore_index is not None else 0,
+        has_ignore,
+    )
+
+
+def _two_axes(tensor: Tensor) -> list[tuple[int, int]] | None:
+    """The leading axes as at most two of (size, stride), or None."""
+    axes: list[tuple[int, int]] = []
+    for size, stride in zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True):
+        if size == 1:
+            continue
+        if axes and axes[-1][1] == size * stride:
+            axes[-1] = (axes[-1][0] * size, stride)
+        else:
+            axes.append((size, stride))
+    return axes if len(axes) <= 2 else None
+
+
+def _common_inner(first: list[tuple[int, int]] | None, second: list[tuple[int, int]] | None) -> int | None:
+    """The size of the inner axis that serves both, or None."""
+    if first is None or second is None:
+        return None
+    sizes = {axes[1][0] for axes in (first, second) if len(axes) == 2}
+    return None if len(sizes) > 1 else sizes.pop() if sizes else 1
+
+
+def _outer_inner(axes: list[tuple[int, int]] | None, inner: int) -> tuple[int, int]:
+    """The strides of both axes."""
+    if not axes:
+        return 0, 0
+    if len(axes) == 2:
+        return axes[0][1], axes[1][1]
+    return axes[0][1] * inner, axes[0][1]
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Kernels go to the current device: inside, it is this one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+@cache
+def architecture(device: torch.device) -> str:
+    """``"sm_90"`` and the like, or ``"gfx942"``."""
+    if device.type != "cuda":
+        return "interpreter"
+    if torch.version.hip:
+        return str(torch.cuda.get_device_properties(device).gcnArchName).split(":")[0]
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"

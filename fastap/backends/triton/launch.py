@@ -1,0 +1,95 @@
+"""How kernels are launched: a pure function of the problem's shape and the device, and one frozen answer.
+
+Nothing here was tuned on a GPU yet: the sizes follow from what the compiler reports (registers, shared memory, no
+spills: ``tests/compiled.json``) and from how many programs a multiprocessor can hold. ``python -m bench.gpu`` measures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+# Sort keys of short rows carry the index in 13 bits, and a wider row does not fit in registers.
+MOST_SHORT_ITEMS = 4096
+# An index in a ranking, and counts of two of them added up, are int32.
+MOST_ITEMS = 2**31 - 2**16
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Tile sizes of the kernels for one ranking or a part of it."""
+
+    rows: int  # rows a pass over the positives holds
+    search_rows: int  # rows that branch and bound looks at together
+    pieces: int  # intervals of each of them
+    columns: int  # columns a tile of the dynamic program holds; at least one a thread
+    num_warps: int
+    max_registers: int | None  # a cap for NVIDIA's assembler, which else spills to reach a higher occupancy
+
+
+@dataclass(frozen=True)
+class ShortLaunch:
+    """One launch, one program a ranking."""
+
+    items: int  # a power of two, at least the length
+    tiles: Tiles
+
+
+@dataclass(frozen=True)
+class LongLaunch:
+    """A launch a stage."""
+
+    items: int  # items a program encodes, splits or writes
+    scan: int  # tiles that a program adds up at a time
+    search_programs: int  # programs of a ranking that share its rows
+    tiles: Tiles
+    num_warps: int  # of all stages but those that search
+
+
+def launch_for(
+    rankings: int, items: int, positives: int, dtype: torch.dtype, architecture: str
+) -> ShortLaunch | LongLaunch:
+    """The launch for rankings of that length with at most so many positives each.
+
+    ``architecture`` is ``"sm_90"`` and the like, or ``"gfx942"``; the host knows of the positives no more than
+    ``positives <= items``.
+    """
+    nvidia = architecture.startswith("sm_")
+    if items <= MOST_SHORT_ITEMS and dtype != torch.float64:
+        return SHORT[nvidia][bisect_items(items)]
+    return LongLaunch(
+        items=1024,
+        scan=1024,
+        search_programs=max(1, min(-(-positives // 8), -(-8192 // rankings))),
+        tiles=_tiles(4, nvidia),
+        num_warps=4,
+    )
+
+
+def bisect_items(items: int) -> int:
+    """The narrowest of the sizes of short launches that holds the row."""
+    return next(size for size in SHORT_ITEMS if items <= size)
+
+
+def _tiles(num_warps: int, nvidia: bool) -> Tiles:
+    threads = 32 * num_warps
+    return Tiles(
+        rows=threads,
+        search_rows=num_warps,
+        pieces=32,
+        columns=threads if nvidia else 2 * threads,  # AMD's warps have 64 threads
+        num_warps=num_warps,
+        max_registers=min(255, 65536 // threads) if nvidia else None,
+    )
+
+
+# Four sizes: each compiles for every loss, and padding costs no more than the sort of the padded row.
+SHORT_ITEMS = (128, 512, 1024, MOST_SHORT_ITEMS)
+_SHORT_WARPS = (1, 4, 4, 8)
+SHORT = {
+    nvidia: {
+        items: ShortLaunch(items, _tiles(warps, nvidia)) for items, warps in zip(SHORT_ITEMS, _SHORT_WARPS, strict=True)
+    }
+    for nvidia in (True, False)
+}

@@ -1,0 +1,285 @@
+"""Losses, rankings and the metric: one launch for short rows, a launch a stage for long ones."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from fastap.backends.triton.inputs import Inputs, architecture, inputs_of, on_device
+from fastap.backends.triton.launch import LongLaunch, ShortLaunch, Tiles, launch_for
+from fastap.backends.triton.sort import choose_algorithm, sort_rows
+from fastap.kernels import fused, layout, long
+from fastap.kernels import reduce as reduction
+from fastap.problem import AugmentedRanking, Batch, Losses, Objective
+
+_REDUCED_AT_A_TIME = 1024
+
+
+def losses(batch: Batch, objective: Objective, dtype: torch.dtype) -> Losses:
+    """Loss of every ranking, of that type, and gradient."""
+    inputs = inputs_of(batch)
+    with on_device(inputs.device):
+        return _losses(inputs, Task.of(objective), dtype, launch_of(inputs))
+
+
+def ranking(batch: Batch, objective: Objective) -> AugmentedRanking:
+    """Ranks in the loss-augmented ranking, and what it attains: always a launch a stage."""
+    inputs = inputs_of(batch)
+    task = Task("ranking", objective.sign, objective.method, objective.epsilon)
+    with on_device(inputs.device):
+        ranks = inputs.empty(inputs.rankings, inputs.items, dtype=torch.int64)
+        value = inputs.empty(inputs.rankings, dtype=torch.float64)
+        _run_long(inputs, task, _long(launch_of(inputs, torch.float64)), ranks, value, None)
+    return AugmentedRanking(ranks, value)
+
+
+def average_precision(batch: Batch) -> Tensor:
+    """AP of every ranking, float64: NaN without a positive, with a NaN score or a wrong target."""
+    inputs = inputs_of(batch)
+    task = Task("ap", 1, "standard", 1.0)
+    with on_device(inputs.device):
+        value = inputs.empty(inputs.rankings, dtype=torch.float64)
+        launch = launch_of(inputs)
+        if isinstance(launch, ShortLaunch):
+            _run_short(inputs, task, launch, None, value, None)
+        else:
+            _run_long(inputs, task, launch, None, value, None)
+    return value
+
+
+def reduce(losses: Losses, dtype: torch.dtype, *, mean: bool) -> tuple[Tensor, Tensor | None]:
+    """The sum of the losses or their mean over those that take part; of a mean the share of each."""
+    device = losses.loss.device
+    total = torch.empty((), dtype=dtype, device=device)
+    share = torch.empty(1, dtype=dtype, device=device) if mean else None
+    with on_device(device):
+        reduction.reduce_losses[(1,)](
+            losses.loss, losses.takes_part.view(torch.int8),
+            total, total if share is None else share,
+            losses.loss.shape[0],
+            MEAN=mean, BLOCK_R=_REDUCED_AT_A_TIME,
+        )  # fmt: skip
+    return total, share
+
+
+@dataclass(frozen=True)
+class Task:
+    """What kernels are compiled for, and the one number they are given."""
+
+    loss: str
+    sign: int
+    method: str
+    epsilon: float
+
+    @staticmethod
+    def of(objective: Objective) -> Task:
+        method = "standard" if objective.loss == "perceptron" else objective.method
+        return Task(objective.loss, objective.sign, method, objective.epsilon)
+
+    @property
+    def epsilon_bits(self) -> int:
+        """A float64 as an integer: Triton passes a Python float as float32."""
+        return int(struct.unpack("<q", struct.pack("<d", self.epsilon))[0])
+
+
+def launch_of(inputs: Inputs, dtype: torch.dtype | None = None) -> ShortLaunch | LongLaunch:
+    """The launch for these rankings; the host does not know how many positives they have."""
+    return launch_for(
+        inputs.rankings, inputs.items, inputs.items, dtype or inputs.scores.dtype, architecture(inputs.device)
+    )
+
+
+def _long(launch: ShortLaunch | LongLaunch) -> LongLaunch:
+    assert isinstance(launch, LongLaunch)
+    return launch
+
+
+def _options(tiles: Tiles) -> dict[str, Any]:
+    """Compiler options of kernels that search."""
+    limit = {} if tiles.max_registers is None else {"maxnreg": tiles.max_registers}
+    return {"num_warps": tiles.num_warps, **limit}
+
+
+def _losses(inputs: Inputs, task: Task, dtype: torch.dtype, launch: ShortLaunch | LongLaunch) -> Losses:
+    gradient_type = torch.float64 if inputs.scores.dtype == torch.float64 else torch.float32
+    gradient = inputs.empty(inputs.rankings, inputs.items, dtype=gradient_type)
+    loss = inputs.empty(inputs.rankings, dtype=dtype)
+    takes_part = inputs.empty(inputs.rankings, dtype=torch.bool)
+    run = _run_short if isinstance(launch, ShortLaunch) else _run_long
+    run(inputs, task, launch, gradient, loss, takes_part.view(torch.int8))  # type: ignore[arg-type]
+    return Losses(loss, gradient, takes_part)
+
+
+def _run_short(
+    inputs: Inputs, task: Task, launch: ShortLaunch, out: Tensor | None, value: Tensor, takes_part: Tensor | None
+) -> None:
+    rankings, items = inputs.rankings, inputs.items
+    plane = rankings * items
+    v = inputs.empty(plane, dtype=torch.float32)
+    order = inputs.empty(plane, dtype=torch.int32)
+    s = inputs.empty(plane, dtype=torch.float64)
+    # The metric has no rows to solve.
+    rows = order if task.loss == "ap" else inputs.empty(6 * plane, dtype=torch.int32)
+    sums = s if task.loss == "ap" else inputs.empty(2 * plane, dtype=torch.float64)
+    tiles = launch.tiles
+    fused.short_rankings[(rankings,)](
+        inputs.scores, inputs.targets,
+        value if out is None else out, value, value if takes_part is None else takes_part,
+        v, order, s, rows, sums,
+        items, inputs.inner, plane,
+        *inputs.strides,
+        inputs.ignore_index, task.epsilon_bits,
+        LOSS=task.loss, SIGN=task.sign, METHOD=task.method, HAS_IGNORE=inputs.has_ignore,
+        BLOCK_N=launch.items, BLOCK=tiles.rows, ROWS=tiles.search_rows, PIECES=tiles.pieces, COLUMNS=tiles.columns,
+        **_options(tiles),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """Rankings sorted and split by class; see ``kernels/layout.py``."""
+
+    v: Tensor
+    order: Tensor
+    s: Tensor
+    counts: Tensor
+    centre: Tensor
+
+
+def sort_and_split(inputs: Inputs, launch: LongLaunch, algorithm: str | None = None) -> Sorted:
+    """Six launches and the sort."""
+    rankings, items = inputs.rankings, inputs.items
+    plane, tiles = rankings * items, triton.cdiv(items, launch.items)
+    wide = inputs.scores.dtype == torch.float64
+    keys = inputs.empty(rankings, items, dtype=torch.int64 if wide else torch.int32)
+    classes = inputs.empty(plane, dtype=torch.int8)
+    tile_counts = inputs.empty(rankings * tiles, 4, dtype=torch.int32)
+    counts = inputs.empty(rankings, 4, dtype=torch.int32)
+    layout.encode_items[(rankings * tiles,)](
+        inputs.scores, inputs.targets,
+        keys, classes, tile_counts,
+        items, tiles, inputs.inner,
+        *inputs.strides,
+        inputs.ignore_index,
+        HAS_IGNORE=inputs.has_ignore, BLOCK_N=launch.items, num_warps=launch.num_warps,
+    )  # fmt: skip
+    layout.count_classes[(rankings,)](
+        tile_counts,
+        counts,
+        tiles,
+        BLOCK_T=launch.scan, num_warps=launch.num_warps,
+    )  # fmt: skip
+    keys, index = sort_rows(keys, algorithm or choose_algorithm(rankings, items, keys.dtype))
+    v = inputs.empty(plane, dtype=torch.float64 if wide else torch.float32)
+    order = inputs.empty(plane, dtype=torch.int32)
+    s = inputs.empty(plane, dtype=torch.float64)
+    tile_sums = inputs.empty(rankings * tiles, dtype=torch.float64)
+    centre = inputs.empty(rankings, dtype=torch.float64)
+    layout.sum_tiles[(rankings * tiles,)](
+        keys, index, classes, counts,
+        tile_counts, tile_sums, centre,
+        items, tiles,
+        BLOCK_N=launch.items, num_warps=launch.num_warps,
+    )  # fmt: skip
+    layout.split_classes[(rankings * tiles,)](
+        keys, index, classes, counts, tile_counts, tile_sums,
+        v, order, s,
+        items, tiles,
+        BLOCK_N=launch.items, BLOCK_T=launch.scan, num_warps=launch.num_warps,
+    )  # fmt: skip
+    return Sorted(v, order, s, counts, centre)
+
+
+def _run_long(
+    inputs: Inputs, task: Task, launch: LongLaunch, out: Tensor | None, value: Tensor, takes_part: Tensor | None
+) -> None:
+    rankings, items = inputs.rankings, inputs.items
+    plane, bits = rankings * items, task.epsilon_bits
+    sorted_ = sort_and_split(inputs, launch)
+    v, s, counts, centre = sorted_.v, sorted_.s, sorted_.counts, sorted_.centre
+    # The metric has no rows to solve.
+    rows = sorted_.order if task.loss == "ap" else inputs.empty(6 * plane, dtype=torch.int32)
+    sums = s if task.loss == "ap" else inputs.empty(2 * plane, dtype=torch.float64)
+    if task.loss != "ap":
+        solve(inputs, task, launch, sorted_, rows, sums)
+    block = launch.tiles.rows
+    tiles = triton.cdiv(items, block)
+    parts = inputs.empty(3, rankings * tiles, dtype=torch.float64)
+    long.sum_rows[(rankings * tiles,)](
+        v, s, counts, centre, rows,
+        parts,
+        items, tiles,
+        LOSS=task.loss, BLOCK=block, num_warps=launch.num_warps,
+    )  # fmt: skip
+    long.sum_rankings[(rankings * tiles,)](
+        s, counts, centre, rows, parts,
+        value, value if takes_part is None else takes_part, sums,
+        items, tiles, bits,
+        LOSS=task.loss, SIGN=task.sign, BLOCK=block, BLOCK_T=launch.scan, num_warps=launch.num_warps,
+    )  # fmt: skip
+    if out is not None:
+        tiles = triton.cdiv(items, launch.items)
+        long.write_items[(rankings * tiles,)](
+            v, sorted_.order, counts, centre, rows, sums, value,
+            out,
+            items, tiles, bits,
+            LOSS=task.loss, SIGN=task.sign, BLOCK=launch.items, num_warps=launch.num_warps,
+        )  # fmt: skip
+
+
+def solve(inputs: Inputs, task: Task, launch: LongLaunch, sorted_: Sorted, rows: Tensor, sums: Tensor) -> None:
+    """The choice of every row into the first plane of ``rows``: three or four launches more than the search."""
+    rankings, items, tiles = inputs.rankings, inputs.items, launch.tiles
+    plane, bits, n_tiles = rankings * items, task.epsilon_bits, triton.cdiv(items, tiles.rows)
+    v, s, counts, centre = sorted_.v, sorted_.s, sorted_.counts, sorted_.centre
+    if task.method == "dp":
+        long.solve_whole[(rankings,)](
+            v, s, counts, centre,
+            rows, sums,
+            items, plane, bits,
+            SIGN=task.sign, BLOCK=tiles.rows, COLUMNS=tiles.columns, **_options(tiles),
+        )  # fmt: skip
+        return
+    bounded = task.method == "auto" and task.sign < 0
+    long.search_rankings[(rankings * launch.search_programs,)](
+        v, s, counts, centre,
+        rows,
+        items, launch.search_programs, bits,
+        LOSS=task.loss, SIGN=task.sign, METHOD=task.method,
+        ROWS=tiles.search_rows if bounded else tiles.rows, PIECES=tiles.pieces, **_options(tiles),
+    )  # fmt: skip
+    if task.method != "auto":
+        return
+    extremes = inputs.empty(2, rankings * n_tiles, dtype=torch.int32)
+    long.find_extremes[(rankings * n_tiles,)](
+        counts, centre, rows,
+        extremes,
+        items, n_tiles,
+        BLOCK=tiles.rows, num_warps=tiles.num_warps,
+    )  # fmt: skip
+    long.mark_tiles[(rankings * n_tiles,)](
+        counts, centre, extremes,
+        rows,
+        items, n_tiles, plane,
+        BLOCK=tiles.rows, BLOCK_T=launch.scan, num_warps=tiles.num_warps,
+    )  # fmt: skip
+    long.settle_tiles[(rankings * n_tiles,)](
+        v, s, counts, centre,
+        rows, sums,
+        items, n_tiles, plane, bits,
+        SIGN=task.sign, BLOCK=tiles.rows, ROWS=tiles.search_rows, PIECES=tiles.pieces, COLUMNS=tiles.columns,
+        **_options(tiles),
+    )  # fmt: skip
+    if task.sign < 0:
+        long.finish_rankings[(rankings,)](
+            v, s, counts, centre,
+            rows, sums,
+            items, plane, bits,
+            BLOCK=tiles.rows, ROWS=tiles.search_rows, PIECES=tiles.pieces, COLUMNS=tiles.columns,
+            **_options(tiles),
+        )  # fmt: skip

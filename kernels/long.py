@@ -1,0 +1,357 @@
+"""Long rows, after the split: search, conflicts, value and gradient, each a launch over tiles of all rankings.
+
+All arrays are those of :mod:`kernels.layout`, and
+
+counts_ptr: (rankings, 4) int32: positives, negatives, flags. centre_ptr: (rankings,) float64.
+v_ptr: (rankings, n_items) sorted scores. s_ptr: the same in float64, prefix sums of the negatives.
+rows_ptr: (6, rankings, n_items) int32: choice, starts, last, low, high, work; sums_ptr: (2, rankings, n_items) float64:
+x, y: one number a row, see :mod:`kernels.blocks`. plane: rankings * n_items, int64.
+"""
+
+import triton
+import triton.language as tl
+
+from .blocks import begin_levels, copy, find_last, mark, settle
+from .keys import WRONG, load_ranking, takes_part, value_unsolved
+from .outcome import gradient_at, rank_at, ranking_value, row_sums
+from .pool import pool
+from .program import solve_block
+from .resolve import search_rows
+from .terms import task_scale
+
+_HIGHEST = tl.constexpr(2**31 - 1)
+
+
+@triton.jit(do_not_specialize=["epsilon_bits"])
+def search_rankings(
+    v_ptr, s_ptr, counts_ptr, centre_ptr,
+    rows_ptr,
+    n_items, n_programs, epsilon_bits,
+    LOSS: tl.constexpr, SIGN: tl.constexpr, METHOD: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr,
+):  # fmt: skip
+    """The best choice of each row by itself. One program owns every n_programs-th tile of ROWS rows of one ranking."""
+    program = tl.program_id(0).to(tl.int64)
+    ranking = program // n_programs
+    n_positive, n_negative, _, centre, solvable = load_ranking(counts_ptr, centre_ptr, ranking, LOSS)
+    v_ptr += ranking * n_items
+    s_ptr += ranking * n_items + n_positive - 1
+    task = task_scale(epsilon_bits, n_negative, SIGN)
+    base = (program % n_programs).to(tl.int32) * ROWS
+    while solvable & (base < n_positive):
+        search_rows(
+            v_ptr, v_ptr + n_positive - 1, s_ptr, rows_ptr + ranking * n_items,
+            base, n_positive, n_negative, centre, task,
+            SIGN, METHOD, ROWS, PIECES,
+        )  # fmt: skip
+        base = base + n_programs * ROWS
+
+
+@triton.jit(do_not_specialize=["n_tiles"])
+def find_extremes(
+    counts_ptr, centre_ptr, rows_ptr,
+    extremes_ptr,
+    n_items, n_tiles,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The greatest and the least choice of each tile. One program owns BLOCK rows of one ranking.
+
+    extremes_ptr: (2, rankings, n_tiles) int32; tiles beyond the last positive are not written.
+    """
+    program = tl.program_id(0).to(tl.int64)
+    ranking = program // n_tiles
+    n_positive, _, _, _, solvable = load_ranking(counts_ptr, centre_ptr, ranking, "direct")
+    first = (program % n_tiles).to(tl.int32) * BLOCK
+    if solvable & (first < n_positive):
+        row = first + tl.arange(0, BLOCK)
+        mask = row < n_positive
+        choice_ptr = rows_ptr + ranking * n_items
+        tl.store(extremes_ptr + program, tl.max(tl.load(choice_ptr + row, mask=mask, other=-1), axis=0))
+        least = tl.min(tl.load(choice_ptr + row, mask=mask, other=_HIGHEST), axis=0)
+        tl.store(extremes_ptr + tl.num_programs(0) + program, least)
+
+
+@triton.jit(do_not_specialize=["n_tiles"])
+def mark_tiles(
+    counts_ptr, centre_ptr, extremes_ptr,
+    rows_ptr,
+    n_items, n_tiles, plane,
+    BLOCK: tl.constexpr, BLOCK_T: tl.constexpr,
+):  # fmt: skip
+    """Where blocks of rows that conflict begin, every row its own last. One program owns BLOCK rows of one ranking."""
+    program = tl.program_id(0).to(tl.int64)
+    ranking = program // n_tiles
+    n_positive, _, _, _, solvable = load_ranking(counts_ptr, centre_ptr, ranking, "direct")
+    tile = (program % n_tiles).to(tl.int32)
+    first = tile * BLOCK
+    if solvable & (first < n_positive):
+        end = tl.minimum(first + BLOCK, n_positive)
+        extremes_ptr += ranking * n_tiles
+        highest = tl.full([BLOCK_T], -1, tl.int32)
+        for base in range(0, tile, BLOCK_T):
+            other = base + tl.arange(0, BLOCK_T)
+            highest = tl.maximum(highest, tl.load(extremes_ptr + other, mask=other < tile, other=-1))
+        lowest = tl.full([BLOCK_T], _HIGHEST, tl.int32)
+        extremes_ptr += tl.num_programs(0)
+        for base in range(tile + 1, tl.cdiv(n_positive, BLOCK), BLOCK_T):
+            other = base + tl.arange(0, BLOCK_T)
+            inside = other * BLOCK < n_positive
+            lowest = tl.minimum(lowest, tl.load(extremes_ptr + other, mask=inside, other=_HIGHEST))
+        rows_ptr += ranking * n_items
+        mark(
+            rows_ptr, rows_ptr + plane, rows_ptr + 3 * plane, rows_ptr + 4 * plane,
+            first, end, tl.max(highest, axis=0), tl.min(lowest, axis=0), 1,
+            BLOCK,
+        )  # fmt: skip
+        row = first + tl.arange(0, BLOCK)
+        tl.store(rows_ptr + 2 * plane + row, row, mask=row < end)
+
+
+@triton.jit(do_not_specialize=["n_tiles", "epsilon_bits"])
+def settle_tiles(
+    v_ptr, s_ptr, counts_ptr, centre_ptr,
+    rows_ptr, sums_ptr,
+    n_items, n_tiles, plane, epsilon_bits,
+    SIGN: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The optimum of each block of rows. One program owns the blocks that begin in BLOCK rows of one ranking."""
+    program = tl.program_id(0).to(tl.int64)
+    ranking = program // n_tiles
+    n_positive, n_negative, _, centre, solvable = load_ranking(counts_ptr, centre_ptr, ranking, "direct")
+    tile_first = (program % n_tiles).to(tl.int32) * BLOCK
+    if solvable & (tile_first < n_positive):
+        rows_ptr += ranking * n_items
+        sums_ptr += ranking * n_items
+        starts_ptr = rows_ptr + plane
+        tile_end = tl.minimum(tile_first + BLOCK, n_positive)
+        first = _next_start(starts_ptr, tile_first, tile_end, BLOCK)
+        end = first
+        if first < tile_end:
+            end = _next_start(starts_ptr, tile_end, n_positive, BLOCK)
+        begun = 0
+        for base in range(first, end, BLOCK):
+            row = base + tl.arange(0, BLOCK)
+            begun += tl.sum(tl.load(starts_ptr + row, mask=row < end, other=0), axis=0)
+        if begun < end - first:
+            v_ptr += ranking * n_items
+            n_ptr = v_ptr + n_positive - 1
+            s_ptr += ranking * n_items + n_positive - 1
+            task = task_scale(epsilon_bits, n_negative, SIGN)
+            if SIGN < 0:
+                settle(
+                    v_ptr, n_ptr, s_ptr,
+                    rows_ptr, starts_ptr, rows_ptr + 2 * plane, rows_ptr + 3 * plane,
+                    rows_ptr + 4 * plane, rows_ptr + 5 * plane, sums_ptr, sums_ptr + plane,
+                    first, end, n_negative, centre, task, 1,
+                    BLOCK, ROWS, PIECES, COLUMNS,
+                )  # fmt: skip
+            else:
+                find_last(starts_ptr, rows_ptr + 2 * plane, first, end, BLOCK)
+                pool(
+                    v_ptr, n_ptr, starts_ptr, rows_ptr + 2 * plane, rows_ptr + 3 * plane,
+                    rows_ptr + 4 * plane, rows_ptr + 5 * plane, sums_ptr, sums_ptr + plane,
+                    first, end, n_negative, task,
+                    BLOCK,
+                )  # fmt: skip
+                copy(rows_ptr + 3 * plane, rows_ptr, first, end, BLOCK)
+
+
+@triton.jit
+def _next_start(starts_ptr, first, end, BLOCK: tl.constexpr):
+    """The first row from ``first`` on where a block begins, or ``end``."""
+    found = end
+    base = first
+    while base < found:
+        row = base + tl.arange(0, BLOCK)
+        begins = tl.load(starts_ptr + row, mask=row < end, other=0) != 0
+        found = tl.minimum(found, tl.min(tl.where(begins, row, end), axis=0))
+        base = base + BLOCK
+    return found
+
+
+@triton.jit(do_not_specialize=["epsilon_bits"])
+def finish_rankings(
+    v_ptr, s_ptr, counts_ptr, centre_ptr,
+    rows_ptr, sums_ptr,
+    n_items, plane, epsilon_bits,
+    BLOCK: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Further rounds of the negative update, should settled blocks conflict, which is rare. One program a ranking."""
+    ranking = tl.program_id(0).to(tl.int64)
+    n_positive, n_negative, _, centre, solvable = load_ranking(counts_ptr, centre_ptr, ranking, "direct")
+    rows_ptr += ranking * n_items
+    falls = 0
+    base = 0
+    while solvable & (base < n_positive):
+        row = base + tl.arange(0, BLOCK)
+        mask = (row > 0) & (row < n_positive)
+        choice = tl.load(rows_ptr + row, mask=mask, other=0)
+        above = tl.load(rows_ptr + row - 1, mask=mask, other=0)
+        falls = tl.maximum(falls, tl.max((choice < above).to(tl.int32), axis=0))
+        base = base + BLOCK
+    if falls != 0:
+        v_ptr += ranking * n_items
+        n_ptr = v_ptr + n_positive - 1
+        s_ptr += ranking * n_items + n_positive - 1
+        sums_ptr += ranking * n_items
+        task = task_scale(epsilon_bits, n_negative, -1)
+        starts_ptr = rows_ptr + plane
+        low_ptr = rows_ptr + 3 * plane
+        high_ptr = rows_ptr + 4 * plane
+        begin_levels(starts_ptr, rows_ptr + 2 * plane, 0, n_positive, BLOCK)
+        conflict = 1
+        while conflict != 0:
+            conflict = mark(rows_ptr, starts_ptr, low_ptr, high_ptr, 0, n_positive, -1, _HIGHEST, 0, BLOCK)
+            if conflict != 0:
+                settle(
+                    v_ptr, n_ptr, s_ptr,
+                    rows_ptr, starts_ptr, rows_ptr + 2 * plane, low_ptr,
+                    high_ptr, rows_ptr + 5 * plane, sums_ptr, sums_ptr + plane,
+                    0, n_positive, n_negative, centre, task, 2,
+                    BLOCK, ROWS, PIECES, COLUMNS,
+                )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["n_tiles"])
+def sum_rows(
+    v_ptr, s_ptr, counts_ptr, centre_ptr, rows_ptr,
+    parts_ptr,
+    n_items, n_tiles,
+    LOSS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """What the rows of a tile add to the value, and the sum of their choices. One program owns BLOCK rows of a ranking.
+
+    parts_ptr: (3, rankings, n_tiles) float64; tiles beyond the last positive are not written.
+    """
+    program = tl.program_id(0).to(tl.int64)
+    ranking = program // n_tiles
+    n_positive, n_negative, _, centre, solvable = load_ranking(counts_ptr, centre_ptr, ranking, LOSS)
+    first = (program % n_tiles).to(tl.int32) * BLOCK
+    if solvable & (first < n_positive):
+        v_ptr += ranking * n_items
+        s_ptr += ranking * n_items + n_positive - 1
+        choice_ptr = rows_ptr + ranking * n_items
+        row = first + tl.arange(0, BLOCK)
+        score_sum, task_sum = row_sums(
+            v_ptr, v_ptr + n_positive - 1, s_ptr, choice_ptr, row, n_positive, n_negative, centre, LOSS, BLOCK
+        )
+        parts_ptr += program
+        tl.store(parts_ptr, score_sum)
+        tl.store(parts_ptr + tl.num_programs(0), task_sum)
+        if LOSS != "ap":
+            choice = tl.load(choice_ptr + row, mask=row < n_positive, other=0).to(tl.float64)
+            tl.store(parts_ptr + 2 * tl.num_programs(0).to(tl.int64), tl.sum(choice, axis=0))
+
+
+@triton.jit(do_not_specialize=["n_tiles", "epsilon_bits"])
+def sum_rankings(
+    s_ptr, counts_ptr, centre_ptr, rows_ptr, parts_ptr,
+    value_ptr, takes_part_ptr, before_ptr,
+    n_items, n_tiles, epsilon_bits,
+    LOSS: tl.constexpr, SIGN: tl.constexpr, BLOCK: tl.constexpr, BLOCK_T: tl.constexpr,
+):  # fmt: skip
+    """The value of each ranking, and the sum of the choices before each row. One program owns BLOCK rows of a ranking.
+
+    value_ptr: (rankings,) float64. takes_part_ptr: (rankings,) int8. before_ptr: (rankings, n_items) float64, rows 0 to
+    the number of positives; not written for LOSS "ap" and "ranking".
+    """
+    program = tl.program_id(0).to(tl.int64)
+    ranking = program // n_tiles
+    n_positive, n_negative, flags, _, solvable = load_ranking(counts_ptr, centre_ptr, ranking, LOSS)
+    tile = (program % n_tiles).to(tl.int32)
+    first = tile * BLOCK
+    stride = tl.num_programs(0).to(tl.int64)
+    parts_ptr += ranking * n_tiles
+    if tile == 0:
+        value = value_unsolved(n_positive, n_negative, flags, LOSS)
+        if solvable:
+            used = tl.cdiv(n_positive, BLOCK)
+            score_sum = _sum_of_tiles(parts_ptr, used, BLOCK_T)
+            task_sum = _sum_of_tiles(parts_ptr + stride, used, BLOCK_T)
+            last_sum = tl.load(s_ptr + ranking * n_items + n_positive - 1 + n_negative)
+            value = ranking_value(score_sum, task_sum, last_sum, epsilon_bits, n_positive, n_negative, LOSS, SIGN)
+        tl.store(value_ptr + ranking, value)
+        if LOSS != "ap" and LOSS != "ranking":
+            tl.store(takes_part_ptr + ranking, takes_part(n_positive, n_negative, flags).to(tl.int8))
+    if LOSS != "ap" and LOSS != "ranking":
+        if solvable & (first <= n_positive):
+            row = first + tl.arange(0, BLOCK)
+            choice = tl.load(rows_ptr + ranking * n_items + row, mask=row < n_positive, other=0).to(tl.float64)
+            before = _sum_of_tiles(parts_ptr + 2 * stride, tile, BLOCK_T) + tl.cumsum(choice, axis=0) - choice
+            tl.store(before_ptr + ranking * n_items + row, before, mask=row <= n_positive)
+
+
+@triton.jit
+def _sum_of_tiles(parts_ptr, n_tiles, BLOCK_T: tl.constexpr):
+    total = tl.zeros([BLOCK_T], tl.float64)
+    for base in range(0, n_tiles, BLOCK_T):
+        tile = base + tl.arange(0, BLOCK_T)
+        total += tl.load(parts_ptr + tile, mask=tile < n_tiles, other=0.0)
+    return tl.sum(total, axis=0)
+
+
+@triton.jit(do_not_specialize=["n_tiles", "epsilon_bits"])
+def write_items(
+    v_ptr, order_ptr, counts_ptr, centre_ptr, rows_ptr, before_ptr, value_ptr,
+    out_ptr,
+    n_items, n_tiles, epsilon_bits,
+    LOSS: tl.constexpr, SIGN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The gradient, or the ranks, back at the items. One program owns BLOCK places of one ranking.
+
+    order_ptr: (rankings, n_items) int32, the item at each place. out_ptr: (rankings, n_items): the gradient, or for
+    LOSS "ranking" the ranks in int64, -1 for ignored items.
+    """
+    program = tl.program_id(0).to(tl.int64)
+    ranking = program // n_tiles
+    start = ranking * n_items
+    n_positive, n_negative, flags, _, solvable = load_ranking(counts_ptr, centre_ptr, ranking, LOSS)
+    place = (program % n_tiles).to(tl.int32) * BLOCK + tl.arange(0, BLOCK)
+    mask = place < n_items
+    item = tl.load(order_ptr + start + place, mask=mask, other=0)
+    taken = place < n_positive + n_negative
+    if LOSS == "ranking":
+        # Where there is nothing to rank against, by score.
+        rank = place
+        if solvable:
+            rank = rank_at(rows_ptr + start, place, n_positive, n_negative)
+        tl.store(out_ptr + start + item, tl.where(taken, rank, -1).to(tl.int64), mask=mask)
+    else:
+        value = tl.load(value_ptr + ranking)
+        result = tl.where(taken | ((flags & WRONG) != 0), value, 0.0)
+        if solvable & (value == value):
+            result = gradient_at(
+                v_ptr + start, rows_ptr + start, before_ptr + start,
+                place, n_positive, n_negative, epsilon_bits,
+                LOSS, SIGN,
+            )  # fmt: skip
+        tl.store(out_ptr + start + item, result.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["epsilon_bits"])
+def solve_whole(
+    v_ptr, s_ptr, counts_ptr, centre_ptr,
+    rows_ptr, sums_ptr,
+    n_items, plane, epsilon_bits,
+    SIGN: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The dynamic program over all columns. One program owns one ranking."""
+    ranking = tl.program_id(0).to(tl.int64)
+    n_positive, n_negative, _, centre, solvable = load_ranking(counts_ptr, centre_ptr, ranking, "direct")
+    if solvable:
+        rows_ptr += ranking * n_items
+        sums_ptr += ranking * n_items
+        low_ptr = rows_ptr + 3 * plane
+        high_ptr = rows_ptr + 4 * plane
+        for base in range(0, n_positive, BLOCK):
+            row = base + tl.arange(0, BLOCK)
+            mask = row < n_positive
+            tl.store(low_ptr + row, row * 0, mask=mask)
+            tl.store(high_ptr + row, row * 0 + n_negative, mask=mask)
+            tl.store(rows_ptr + 2 * plane + row, row * 0 + n_positive - 1, mask=mask)
+        tl.debug_barrier()
+        solve_block(
+            v_ptr + ranking * n_items, s_ptr + ranking * n_items + n_positive - 1, rows_ptr + 2 * plane,
+            low_ptr, high_ptr, rows_ptr, sums_ptr, sums_ptr + plane,
+            0, n_positive, centre, task_scale(epsilon_bits, n_negative, SIGN),
+            BLOCK, COLUMNS,
+        )  # fmt: skip
