@@ -11,10 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import platform
-import re
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +24,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 import fastap
+from bench.environment import commit, cpu, versions
 from tests.exactness import check_many
 from tests.problems import KINDS, draw
 
@@ -113,19 +111,7 @@ def _status(field: str) -> int:
 
 
 def machine() -> dict[str, str]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=README.parent
-    )
-    about = Path("/proc/cpuinfo")
-    cpu = re.search(r"model name\s*: (.*)", about.read_text() if about.exists() else "")
-    return {
-        "cpu": f"{cpu[1] if cpu else platform.processor()}, {torch.get_num_threads()} threads",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "fastap": fastap.__version__,
-        "commit": commit.stdout.strip() or "unknown",
-    }
+    return {"cpu": f"{cpu()}, {torch.get_num_threads()} threads", **versions(), "commit": commit()}
 
 
 def run(repeats: int) -> dict[str, Any]:

@@ -1,0 +1,76 @@
+"""Where figures come from: commit, processor, versions; and a checkout that serves without being installed."""
+
+from __future__ import annotations
+
+import atexit
+import importlib.metadata
+import importlib.util
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).parent.parent
+
+
+def commit() -> str:
+    """The commit checked out, ``-dirty`` if files of it have been changed."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    except OSError:
+        return "unknown"
+    return found.stdout.strip() or "unknown"
+
+
+def cpu() -> str:
+    about = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", about.read_text() if about.exists() else "")
+    return found[1] if found else platform.processor()
+
+
+def versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "fastap": importlib.metadata.version("fastap"),
+    }
+
+
+def is_installed() -> bool:
+    try:
+        importlib.metadata.distribution("fastap")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def stand_in_for_installation() -> None:
+    """What ``pip install -e .`` adds, for this process: ``fastap.kernels`` and the version of ``fastap``.
+
+    Machines with a GPU may have PyTorch but no way to install anything.
+    """
+    version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)
+    assert version is not None
+    folder = Path(tempfile.mkdtemp(prefix="fastap-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    about = folder / f"fastap-{version[1]}.dist-info" / "METADATA"
+    about.parent.mkdir()
+    about.write_text(f"Metadata-Version: 2.1\nName: fastap\nVersion: {version[1]}\n", encoding="utf-8")
+    sys.path.append(str(folder))
+    kernels = ROOT / "kernels"
+    spec = importlib.util.spec_from_file_location(
+        "fastap.kernels", kernels / "__init__.py", submodule_search_locations=[str(kernels)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
