@@ -98,8 +98,8 @@ def check_backend(backend: str, device: torch.device | None = None) -> str:
             raise ValueError("backend 'triton' needs the package triton, which is not installed; use 'auto' or 'torch'")
         if device is not None and device.type != "cuda" and not INTERPRETS_TRITON:
             raise ValueError(
-                f"backend 'triton' needs tensors on a CUDA device (or the environment variable TRITON_INTERPRET=1), got "
-                f"{device}; use 'auto' or 'torch'"
+                "backend 'triton' needs tensors on a CUDA device, or the environment variable TRITON_INTERPRET=1, "
+                f"got {device}; use 'auto' or 'torch'"
             )
     return backend
 

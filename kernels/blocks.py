@@ -2,9 +2,9 @@
 
 Functions over the rows ``first <= row < end`` of one ranking (counted from 0), called by one program each and working
 through them in tiles of BLOCK. What a pass leaves for other rows goes through memory, with a barrier after the pass.
-State, one number a row: ``choice`` (int32) is ``a``; ``starts`` (int32) says that a block begins here; ``last`` (int32)
-is the last row of the row's block or level set; ``low``, ``high`` (int32) are a range of ``a``; ``work`` (int32), ``x``,
-``y`` (float64) are scratch.
+State, one number a row: ``choice`` (int32) is ``a``; ``starts`` (int32) says that a block begins here; ``last``
+(int32) is the last row of the row's block or level set; ``low``, ``high`` (int32) are a range of ``a``; ``work``
+(int32), ``x``, ``y`` (float64) are scratch.
 """
 
 import triton

@@ -71,6 +71,7 @@ def flags_of(score, taken, wrong):
 
 @triton.jit
 def either(left, right):
+    """The flags of both."""
     return left | right
 
 
@@ -89,6 +90,7 @@ def load_ranking(counts_ptr, centre_ptr, ranking, LOSS: tl.constexpr):
 
 @triton.jit
 def is_solvable(n_positive, n_negative, flags, LOSS: tl.constexpr):
+    """Whether there is a ranking problem, with numbers to solve it."""
     if LOSS == "ap":
         solvable = (n_positive > 0) & ((flags & (WRONG | NAN)) == 0)
     else:

@@ -57,9 +57,7 @@ def pool(
             keeps = joined & (carried_low < carried)
             place = tl.where(keeps, tl.load(work_ptr + before, mask=joined, other=0), row)
             start_low = tl.where(keeps, carried_low, carried)
-            _, through, low, place = tl.associative_scan(
-                (segment, gain + carried, start_low, place), 0, lowest_before
-            )
+            _, through, low, place = tl.associative_scan((segment, gain + carried, start_low, place), 0, lowest_before)
             tl.store(x_ptr + row, low, mask=mask)
             tl.store(y_ptr + row, through, mask=mask)
             tl.store(work_ptr + row, place, mask=mask)

@@ -6,11 +6,13 @@ import triton.language as tl
 
 @triton.jit
 def greater(left, right):
+    """The greater."""
     return tl.maximum(left, right)
 
 
 @triton.jit
 def smaller(left, right):
+    """The smaller."""
     return tl.minimum(left, right)
 
 
@@ -49,9 +51,11 @@ def greatest_first(left_value, left_payload, right_value, right_payload):
 
 @triton.jit
 def running_max(x):
+    """``torch.cummax(x, 0).values``."""
     return tl.associative_scan(x, 0, greater)
 
 
 @triton.jit
 def running_min(x):
+    """``torch.cummin(x, 0).values``."""
     return tl.associative_scan(x, 0, smaller)

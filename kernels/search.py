@@ -1,12 +1,12 @@
 """Each row alone: ``argmax_a g_i(a)``, by bisection where the terms are concave, by branch and bound where not.
 
 Functions for a tile of rows, called by other kernels. Branch and bound: with ``s = -1``, ``g_i = A + B``, where
-``A(a) = S[a] - a p_i`` is concave and ``B(a) = -w a / (i + a)`` convex. On an interval ``[u, v]``, ``A`` lies under its
-tangents at both ends and ``B`` under its chord, so inside ``g_i`` lies under the value where the tangents cross.
+``A(a) = S[a] - a p_i`` is concave and ``B(a) = -w a / (i + a)`` convex. On an interval ``[u, v]``, ``A`` lies under
+its tangents at both ends and ``B`` under its chord, so inside ``g_i`` lies under the value where the tangents cross.
 
 A tile of rows looks at ``PIECES`` consecutive intervals a row at a time, a *window*. Its intervals are of one length in
-``log(i + a)``, the ``spread``: the coarsest window spans all of ``[0, top]``, each finer one an interval of the coarser.
-That needs no list of open intervals: the cursor passes what a bound settles and goes finer where one does not.
+``log(i + a)``, the ``spread``: the coarsest window spans all of ``[0, top]``, each finer one an interval of the
+coarser. That needs no list of open intervals: the cursor passes what a bound settles and goes finer where it does not.
 """
 
 import triton
@@ -114,7 +114,7 @@ def _window(cursor, spread, index, top, lane, way):
 
 @triton.jit
 def _mark(cursor, spread, index, top, number, way):
-    """Where interval ``number`` begins: ``(i + a)`` grows ``2**spread``-fold from one to the next, ``a`` by 1 at least."""
+    """Where interval ``number`` begins: from one to the next ``i + a`` grows ``2**spread``-fold, ``a`` by 1 at least."""
     power = spread * (number * way).to(tl.float32)
     # 2**power - 1; of small powers the difference would leave no digits.
     slope = power * 0.6931471805599453

@@ -6,9 +6,9 @@ With ``S[a]`` the sum of the ``a`` largest negatives, ``w = epsilon * N / 2`` an
     d_i(a) = g_i(a) - g_i(a - 1) = (n_a - p_i) + s w i / ((i + a)(i + a - 1))   its marginal, a >= 1
 
 Names that all kernels share: a ranking has its sorted scores at ``v_ptr`` (positives, then negatives), so negative
-``a`` (counted from 1) stands at ``n_ptr + a``, ``n_ptr = v_ptr + P - 1``; ``S[a]`` stands at ``s_ptr + a``. ``p`` is a
-positive's score as it is, ``pc`` the same less ``centre``, from where ``S`` counts; ``index`` its number ``i``, ``task``
-is ``s w``. Scores are float32 or float64, all arithmetic is float64.
+``a`` (counted from 1) stands at ``n_ptr + a``, ``n_ptr = v_ptr + P - 1``; ``S[a]`` stands at ``s_ptr + a``. ``p`` is
+a positive's score as it is, ``pc`` the same less ``centre``, from where ``S`` counts; ``index`` is its number ``i``,
+``task`` is ``s w``. Scores are float32 or float64, all arithmetic is float64.
 """
 
 import triton

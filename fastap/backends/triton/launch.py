@@ -15,6 +15,9 @@ MOST_SHORT_ITEMS = 4096
 # An index in a ranking, and counts of two of them added up, are int32.
 MOST_ITEMS = 2**31 - 2**16
 
+# Multiprocessors of an H100 or H200: as many rankings keep all of them busy, one program each.
+_PROCESSORS = 132
+
 
 @dataclass(frozen=True)
 class Tiles:
@@ -26,6 +29,17 @@ class Tiles:
     columns: int  # columns a tile of the dynamic program holds; at least one a thread
     num_warps: int
     max_registers: int | None  # a cap for NVIDIA's assembler, which else spills to reach a higher occupancy
+
+
+@dataclass(frozen=True)
+class Waves:
+    """The dynamic program over all columns of a few long rankings, by waves; see ``kernels/wave.py``."""
+
+    segments: int  # of each segment, at every level; five fill the planes of int32 that the rows have
+    stripes: tuple[int, ...]  # of each segment of the next level, one number a level
+    columns: int
+    num_warps: int
+    max_registers: int | None
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,7 @@ class LongLaunch:
     search_programs: int  # programs of a ranking that share its rows
     tiles: Tiles
     num_warps: int  # of all stages but those that search
+    waves: Waves | None  # None: one program a ranking runs the dynamic program
 
 
 def launch_for(
@@ -64,6 +79,8 @@ def launch_for(
         search_programs=max(1, min(-(-positives // 8), -(-8192 // rankings))),
         tiles=_tiles(4, nvidia),
         num_warps=4,
+        # 120 stripes at the first level: at P = 2,000 and N = 200,000 some 50 tiles are at work in each of 220 waves.
+        waves=Waves(5, (24, 5), 2048, 8, 255 if nvidia else None) if rankings < _PROCESSORS else None,
     )
 
 

@@ -11,9 +11,9 @@ import triton
 from torch import Tensor
 
 from fastap.backends.triton.inputs import Inputs, architecture, inputs_of, on_device
-from fastap.backends.triton.launch import LongLaunch, ShortLaunch, Tiles, launch_for
+from fastap.backends.triton.launch import LongLaunch, ShortLaunch, Tiles, Waves, launch_for
 from fastap.backends.triton.sort import choose_algorithm, sort_rows
-from fastap.kernels import fused, layout, long
+from fastap.kernels import fused, layout, long, wave
 from fastap.kernels import reduce as reduction
 from fastap.problem import AugmentedRanking, Batch, Losses, Objective
 
@@ -99,7 +99,7 @@ def _long(launch: ShortLaunch | LongLaunch) -> LongLaunch:
     return launch
 
 
-def _options(tiles: Tiles) -> dict[str, Any]:
+def _options(tiles: Tiles | Waves) -> dict[str, Any]:
     """Compiler options of kernels that search."""
     limit = {} if tiles.max_registers is None else {"maxnreg": tiles.max_registers}
     return {"num_warps": tiles.num_warps, **limit}
@@ -237,6 +237,9 @@ def solve(inputs: Inputs, task: Task, launch: LongLaunch, sorted_: Sorted, rows:
     rankings, items, tiles = inputs.rankings, inputs.items, launch.tiles
     plane, bits, n_tiles = rankings * items, task.epsilon_bits, triton.cdiv(items, tiles.rows)
     v, s, counts, centre = sorted_.v, sorted_.s, sorted_.counts, sorted_.centre
+    if task.method == "dp" and launch.waves is not None:
+        solve_by_waves(inputs, task, launch, launch.waves, sorted_, rows, sums)
+        return
     if task.method == "dp":
         long.solve_whole[(rankings,)](
             v, s, counts, centre,
@@ -283,3 +286,36 @@ def solve(inputs: Inputs, task: Task, launch: LongLaunch, sorted_: Sorted, rows:
             BLOCK=tiles.rows, ROWS=tiles.search_rows, PIECES=tiles.pieces, COLUMNS=tiles.columns,
             **_options(tiles),
         )  # fmt: skip
+
+
+def solve_by_waves(
+    inputs: Inputs, task: Task, launch: LongLaunch, waves: Waves, sorted_: Sorted, rows: Tensor, sums: Tensor
+) -> None:
+    """The dynamic program over all columns: a launch a wave, as many as the longest of rankings could need."""
+    rankings, items, tiles = inputs.rankings, inputs.items, launch.tiles
+    plane, bits = rankings * items, task.epsilon_bits
+    v, s, counts, centre = sorted_.v, sorted_.s, sorted_.counts, sorted_.centre
+    for level, stripes in enumerate(waves.stripes):
+        parts = waves.segments ** (level + 1)
+        for number in range(waves.segments * stripes + triton.cdiv(items, waves.columns) - 1):
+            wave.advance_wave[(rankings * parts * stripes,)](
+                v, s, counts, centre,
+                rows, sums,
+                items, plane, number, bits,
+                SIGN=task.sign, LEVEL=level, SEGMENTS=waves.segments, STRIPES=stripes, COLUMNS=waves.columns,
+                **_options(waves),
+            )  # fmt: skip
+        wave.trace_checkpoints[(rankings * waves.segments**level,)](
+            counts, centre,
+            rows,
+            items, plane,
+            LEVEL=level, SEGMENTS=waves.segments, num_warps=1,
+        )  # fmt: skip
+    levels = len(waves.stripes)
+    wave.solve_segments[(rankings * waves.segments**levels,)](
+        v, s, counts, centre,
+        rows, sums,
+        items, plane, bits,
+        SIGN=task.sign, LEVELS=levels, SEGMENTS=waves.segments, BLOCK=tiles.rows, COLUMNS=tiles.columns,
+        **_options(tiles),
+    )  # fmt: skip
