@@ -27,7 +27,7 @@ _INDEX_MASK = tl.constexpr((1 << 13) - 1)
 _PADDING = tl.constexpr(3)
 
 
-@triton.jit(do_not_specialize=["ignore_index", "epsilon_bits"])
+@triton.jit(do_not_specialize=["ignore_index", "epsilon_bits", "plane"])
 def short_rankings(
     scores_ptr, targets_ptr,
     out_ptr, value_ptr, takes_part_ptr,
@@ -49,6 +49,7 @@ def short_rankings(
     rows_ptr: (6, rankings, n_items) int32, sums_ptr: (2, rankings, n_items) float64: scratch, one number a row.
     plane: rankings * n_items, int64.
     """
+    plane = plane.to(tl.int64)
     ranking = tl.program_id(0).to(tl.int64)
     start = ranking * n_items
     v_ptr += start

@@ -70,7 +70,7 @@ def find_extremes(
         tl.store(extremes_ptr + tl.num_programs(0) + program, least)
 
 
-@triton.jit(do_not_specialize=["n_tiles"])
+@triton.jit(do_not_specialize=["n_tiles", "plane"])
 def mark_tiles(
     counts_ptr, centre_ptr, extremes_ptr,
     rows_ptr,
@@ -78,6 +78,7 @@ def mark_tiles(
     BLOCK: tl.constexpr, BLOCK_T: tl.constexpr,
 ):  # fmt: skip
     """Where blocks of rows that conflict begin, every row its own last. One program owns BLOCK rows of one ranking."""
+    plane = plane.to(tl.int64)
     program = tl.program_id(0).to(tl.int64)
     ranking = program // n_tiles
     n_positive, _, _, _, solvable = load_ranking(counts_ptr, centre_ptr, ranking, "direct")
@@ -106,7 +107,7 @@ def mark_tiles(
         tl.store(rows_ptr + 2 * plane + row, row, mask=row < end)
 
 
-@triton.jit(do_not_specialize=["n_tiles", "epsilon_bits"])
+@triton.jit(do_not_specialize=["n_tiles", "epsilon_bits", "plane"])
 def settle_tiles(
     v_ptr, s_ptr, counts_ptr, centre_ptr,
     rows_ptr, sums_ptr,
@@ -114,6 +115,7 @@ def settle_tiles(
     SIGN: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """The optimum of each block of rows. One program owns the blocks that begin in BLOCK rows of one ranking."""
+    plane = plane.to(tl.int64)
     program = tl.program_id(0).to(tl.int64)
     ranking = program // n_tiles
     n_positive, n_negative, _, centre, solvable = load_ranking(counts_ptr, centre_ptr, ranking, "direct")
@@ -168,7 +170,7 @@ def _next_start(starts_ptr, first, end, BLOCK: tl.constexpr):
     return found
 
 
-@triton.jit(do_not_specialize=["epsilon_bits"])
+@triton.jit(do_not_specialize=["epsilon_bits", "plane"])
 def finish_rankings(
     v_ptr, s_ptr, counts_ptr, centre_ptr,
     rows_ptr, sums_ptr,
@@ -176,6 +178,7 @@ def finish_rankings(
     BLOCK: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Further rounds of the negative update, should settled blocks conflict, which is rare. One program a ranking."""
+    plane = plane.to(tl.int64)
     ranking = tl.program_id(0).to(tl.int64)
     n_positive, n_negative, _, centre, solvable = load_ranking(counts_ptr, centre_ptr, ranking, "direct")
     rows_ptr += ranking * n_items
@@ -327,7 +330,7 @@ def write_items(
         tl.store(out_ptr + start + item, result.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["epsilon_bits"])
+@triton.jit(do_not_specialize=["epsilon_bits", "plane"])
 def solve_whole(
     v_ptr, s_ptr, counts_ptr, centre_ptr,
     rows_ptr, sums_ptr,
@@ -335,6 +338,7 @@ def solve_whole(
     SIGN: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """The dynamic program over all columns. One program owns one ranking."""
+    plane = plane.to(tl.int64)
     ranking = tl.program_id(0).to(tl.int64)
     n_positive, n_negative, _, centre, solvable = load_ranking(counts_ptr, centre_ptr, ranking, "direct")
     if solvable:

@@ -114,7 +114,7 @@ def _window(cursor, spread, index, top, lane, way):
 
 @triton.jit
 def _mark(cursor, spread, index, top, number, way):
-    """Where interval ``number`` begins: from one to the next ``i + a`` grows ``2**spread``-fold, ``a`` by 1 at least."""
+    """Where interval ``number`` begins: ``i + a`` grows ``2**spread``-fold from one to the next, ``a`` by 1 or more."""
     power = spread * (number * way).to(tl.float32)
     # 2**power - 1; of small powers the difference would leave no digits.
     slope = power * 0.6931471805599453

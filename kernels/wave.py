@@ -23,7 +23,7 @@ from .scans import greatest_first
 from .terms import task_scale
 
 
-@triton.jit(do_not_specialize=["wave", "epsilon_bits"])
+@triton.jit(do_not_specialize=["wave", "epsilon_bits", "plane"])
 def advance_wave(
     v_ptr, s_ptr, counts_ptr, centre_ptr,
     rows_ptr, sums_ptr,
@@ -39,6 +39,7 @@ def advance_wave(
     (by column), what the running maxima carry (by row), what ``h`` carries (by column).
     sums_ptr: (2, rankings, n_items) float64: ``h`` (by column), running maxima (by row).
     """
+    plane = plane.to(tl.int64)
     parts: tl.constexpr = SEGMENTS ** (LEVEL + 1)
     program = tl.program_id(0).to(tl.int64)
     ranking = program // (parts * STRIPES)
@@ -104,7 +105,7 @@ def advance_wave(
                 tl.store(crossed_ptr, crossing, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["plane"])
 def trace_checkpoints(
     counts_ptr, centre_ptr,
     rows_ptr,
@@ -115,6 +116,7 @@ def trace_checkpoints(
 
     rows_ptr: as in :func:`advance_wave`.
     """
+    plane = plane.to(tl.int64)
     segments: tl.constexpr = SEGMENTS**LEVEL
     program = tl.program_id(0).to(tl.int64)
     ranking = program // segments
@@ -132,7 +134,7 @@ def trace_checkpoints(
             choice = tl.load(rows_ptr + checkpoint * plane + segment_first + choice, mask=checkpoint > 0, other=0)
 
 
-@triton.jit(do_not_specialize=["epsilon_bits"])
+@triton.jit(do_not_specialize=["epsilon_bits", "plane"])
 def solve_segments(
     v_ptr, s_ptr, counts_ptr, centre_ptr,
     rows_ptr, sums_ptr,
@@ -144,6 +146,7 @@ def solve_segments(
     A ranking with too few rows for a level is left in fewer segments. rows_ptr: choice, starts, last, low, high, work,
     sums_ptr: x, y, see :mod:`kernels.blocks`; ``choice`` holds those of the checkpoints, which stay.
     """
+    plane = plane.to(tl.int64)
     most_segments: tl.constexpr = SEGMENTS**LEVELS
     program = tl.program_id(0).to(tl.int64)
     ranking = program // most_segments

@@ -90,12 +90,13 @@ def bisect_items(items: int) -> int:
 
 
 def _tiles(num_warps: int, nvidia: bool) -> Tiles:
-    threads = 32 * num_warps
+    threads = num_warps * (32 if nvidia else 64)
     return Tiles(
+        # One row and one column a thread: what a thread writes for a row no other thread has to write too.
         rows=threads,
         search_rows=num_warps,
         pieces=32,
-        columns=threads if nvidia else 2 * threads,  # AMD's warps have 64 threads
+        columns=threads,
         num_warps=num_warps,
         max_registers=min(255, 65536 // threads) if nvidia else None,
     )
