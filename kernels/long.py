@@ -5,7 +5,9 @@ All arrays are those of :mod:`kernels.layout`, and
 counts_ptr: (rankings, 4) int32: positives, negatives, flags. centre_ptr: (rankings,) float64.
 v_ptr: (rankings, n_items) sorted scores. s_ptr: the same in float64, prefix sums of the negatives.
 rows_ptr: (6, rankings, n_items) int32: choice, starts, last, low, high, work; sums_ptr: (2, rankings, n_items) float64:
-x, y: one number a row, see :mod:`kernels.blocks`. plane: rankings * n_items, int64.
+x, y: one number a row, see :mod:`kernels.blocks`. plane: rankings * n_items.
+
+No number is specialised on: variants take up to 20 s to compile, and tiles of one row a thread load no vectors.
 """
 
 import triton
@@ -22,7 +24,7 @@ from .terms import task_scale
 _HIGHEST = tl.constexpr(2**31 - 1)
 
 
-@triton.jit(do_not_specialize=["epsilon_bits"])
+@triton.jit(do_not_specialize=["n_items", "n_programs", "epsilon_bits"])
 def search_rankings(
     v_ptr, s_ptr, counts_ptr, centre_ptr,
     rows_ptr,
@@ -46,7 +48,7 @@ def search_rankings(
         base = base + n_programs * ROWS
 
 
-@triton.jit(do_not_specialize=["n_tiles"])
+@triton.jit(do_not_specialize=["n_items", "n_tiles"])
 def find_extremes(
     counts_ptr, centre_ptr, rows_ptr,
     extremes_ptr,
@@ -70,7 +72,7 @@ def find_extremes(
         tl.store(extremes_ptr + tl.num_programs(0) + program, least)
 
 
-@triton.jit(do_not_specialize=["n_tiles", "plane"])
+@triton.jit(do_not_specialize=["n_items", "n_tiles", "plane"])
 def mark_tiles(
     counts_ptr, centre_ptr, extremes_ptr,
     rows_ptr,
@@ -107,7 +109,7 @@ def mark_tiles(
         tl.store(rows_ptr + 2 * plane + row, row, mask=row < end)
 
 
-@triton.jit(do_not_specialize=["n_tiles", "epsilon_bits", "plane"])
+@triton.jit(do_not_specialize=["n_items", "n_tiles", "plane", "epsilon_bits"])
 def settle_tiles(
     v_ptr, s_ptr, counts_ptr, centre_ptr,
     rows_ptr, sums_ptr,
@@ -170,7 +172,7 @@ def _next_start(starts_ptr, first, end, BLOCK: tl.constexpr):
     return found
 
 
-@triton.jit(do_not_specialize=["epsilon_bits", "plane"])
+@triton.jit(do_not_specialize=["n_items", "plane", "epsilon_bits"])
 def finish_rankings(
     v_ptr, s_ptr, counts_ptr, centre_ptr,
     rows_ptr, sums_ptr,
@@ -214,7 +216,7 @@ def finish_rankings(
                 )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["n_tiles"])
+@triton.jit(do_not_specialize=["n_items", "n_tiles"])
 def sum_rows(
     v_ptr, s_ptr, counts_ptr, centre_ptr, rows_ptr,
     parts_ptr,
@@ -245,7 +247,7 @@ def sum_rows(
             tl.store(parts_ptr + 2 * tl.num_programs(0).to(tl.int64), tl.sum(choice, axis=0))
 
 
-@triton.jit(do_not_specialize=["n_tiles", "epsilon_bits"])
+@triton.jit(do_not_specialize=["n_items", "n_tiles", "epsilon_bits"])
 def sum_rankings(
     s_ptr, counts_ptr, centre_ptr, rows_ptr, parts_ptr,
     value_ptr, takes_part_ptr, before_ptr,
@@ -292,7 +294,7 @@ def _sum_of_tiles(parts_ptr, n_tiles, BLOCK_T: tl.constexpr):
     return tl.sum(total, axis=0)
 
 
-@triton.jit(do_not_specialize=["n_tiles", "epsilon_bits"])
+@triton.jit(do_not_specialize=["n_items", "n_tiles", "epsilon_bits"])
 def write_items(
     v_ptr, order_ptr, counts_ptr, centre_ptr, rows_ptr, before_ptr, value_ptr,
     out_ptr,
@@ -330,7 +332,7 @@ def write_items(
         tl.store(out_ptr + start + item, result.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["epsilon_bits", "plane"])
+@triton.jit(do_not_specialize=["n_items", "plane", "epsilon_bits"])
 def solve_whole(
     v_ptr, s_ptr, counts_ptr, centre_ptr,
     rows_ptr, sums_ptr,

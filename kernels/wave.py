@@ -23,7 +23,7 @@ from .scans import greatest_first
 from .terms import task_scale
 
 
-@triton.jit(do_not_specialize=["wave", "epsilon_bits", "plane"])
+@triton.jit(do_not_specialize=["n_items", "plane", "wave", "epsilon_bits"])
 def advance_wave(
     v_ptr, s_ptr, counts_ptr, centre_ptr,
     rows_ptr, sums_ptr,
@@ -105,7 +105,7 @@ def advance_wave(
                 tl.store(crossed_ptr, crossing, mask=inside)
 
 
-@triton.jit(do_not_specialize=["plane"])
+@triton.jit(do_not_specialize=["n_items", "plane"])
 def trace_checkpoints(
     counts_ptr, centre_ptr,
     rows_ptr,
@@ -134,7 +134,7 @@ def trace_checkpoints(
             choice = tl.load(rows_ptr + checkpoint * plane + segment_first + choice, mask=checkpoint > 0, other=0)
 
 
-@triton.jit(do_not_specialize=["epsilon_bits", "plane"])
+@triton.jit(do_not_specialize=["n_items", "plane", "epsilon_bits"])
 def solve_segments(
     v_ptr, s_ptr, counts_ptr, centre_ptr,
     rows_ptr, sums_ptr,
