@@ -54,6 +54,7 @@ def short_rankings(
     ignore_index, epsilon_bits,
     LOSS: tl.constexpr, SIGN: tl.constexpr, METHOD: tl.constexpr, HAS_IGNORE: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr, COLUMNS: tl.constexpr,
+    BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """Value and gradient of a whole ranking, or its metric.
 
@@ -145,8 +146,8 @@ def short_rankings(
         tl.store(takes_part_ptr + ranking, takes_part(n_positive, n_negative, flags).to(tl.int8))
 
     if LOSS != "ap":
-        for base in range(0, n_items, BLOCK):
-            o_place = base + tl.arange(0, BLOCK)
+        for base in range(0, n_items, BLOCK_W):
+            o_place = base + tl.arange(0, BLOCK_W)
             m_place = o_place < n_items
             o_item = tl.load(order_ptr + o_place, mask=m_place, other=0)
             taken = o_place < n_positive + n_negative

@@ -177,7 +177,7 @@ def finish_rankings(
     v_ptr, s_ptr, counts_ptr, centre_ptr,
     rows_ptr, sums_ptr,
     n_items, plane, epsilon_bits,
-    BLOCK: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr, COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """Further rounds of the negative update, should settled blocks conflict, which is rare. One program a ranking."""
     plane = plane.to(tl.int64)
@@ -187,12 +187,12 @@ def finish_rankings(
     falls = 0
     base = 0
     while solvable & (base < n_positive):
-        row = base + tl.arange(0, BLOCK)
+        row = base + tl.arange(0, BLOCK_W)
         mask = (row > 0) & (row < n_positive)
         choice = tl.load(rows_ptr + row, mask=mask, other=0)
         above = tl.load(rows_ptr + row - 1, mask=mask, other=0)
         falls = tl.maximum(falls, tl.max((choice < above).to(tl.int32), axis=0))
-        base = base + BLOCK
+        base = base + BLOCK_W
     if falls != 0:
         v_ptr += ranking * n_items
         n_ptr = v_ptr + n_positive - 1

@@ -47,6 +47,7 @@ class ShortLaunch:
     """One launch, one program a ranking."""
 
     items: int  # a power of two, at least the length
+    written: int  # items whose gradient is found together: some a thread, to have their searches wait together
     tiles: Tiles
 
 
@@ -107,7 +108,8 @@ SHORT_ITEMS = (128, 512, 1024, MOST_SHORT_ITEMS)
 _SHORT_WARPS = (1, 4, 4, 8)
 SHORT = {
     nvidia: {
-        items: ShortLaunch(items, _tiles(warps, nvidia)) for items, warps in zip(SHORT_ITEMS, _SHORT_WARPS, strict=True)
+        items: ShortLaunch(items, min(items, 128 * warps), _tiles(warps, nvidia))
+        for items, warps in zip(SHORT_ITEMS, _SHORT_WARPS, strict=True)
     }
     for nvidia in (True, False)
 }

@@ -136,7 +136,7 @@ def _run_short(
         inputs.ignore_index, task.epsilon_bits,
         LOSS=task.loss, SIGN=task.sign, METHOD=task.method, HAS_IGNORE=inputs.has_ignore,
         BLOCK_N=launch.items, BLOCK=tiles.rows, ROWS=tiles.search_rows, PIECES=tiles.pieces, COLUMNS=tiles.columns,
-        **_options(tiles),
+        BLOCK_W=launch.written, **_options(tiles),
     )  # fmt: skip
 
 
@@ -284,7 +284,7 @@ def solve(inputs: Inputs, task: Task, launch: LongLaunch, sorted_: Sorted, rows:
             rows, sums,
             items, plane, bits,
             BLOCK=tiles.rows, ROWS=tiles.search_rows, PIECES=tiles.pieces, COLUMNS=tiles.columns,
-            **_options(tiles),
+            BLOCK_W=launch.items, **_options(tiles),
         )  # fmt: skip
 
 
