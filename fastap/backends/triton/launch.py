@@ -73,24 +73,25 @@ def launch_for(
     """
     nvidia = architecture.startswith("sm_")
     if items <= MOST_SHORT_ITEMS and dtype != torch.float64:
-        return SHORT[nvidia][bisect_items(items)]
+        return SHORT[nvidia][short_items(items)]
     return LongLaunch(
         items=1024,
         scan=1024,
         search_programs=max(1, min(-(-positives // 8), -(-8192 // rankings))),
-        tiles=_tiles(4, nvidia),
+        tiles=tiles_for(4, nvidia),
         num_warps=4,
         # 120 stripes at the first level: at P = 2,000 and N = 200,000 some 50 tiles are at work in each of 220 waves.
         waves=Waves(5, (24, 5), 2048, 8, 255 if nvidia else None) if rankings < _PROCESSORS else None,
     )
 
 
-def bisect_items(items: int) -> int:
+def short_items(items: int) -> int:
     """The narrowest of the sizes of short launches that holds the row."""
     return next(size for size in SHORT_ITEMS if items <= size)
 
 
-def _tiles(num_warps: int, nvidia: bool) -> Tiles:
+def tiles_for(num_warps: int, nvidia: bool) -> Tiles:
+    """Tiles for so many warps."""
     threads = num_warps * (32 if nvidia else 64)
     return Tiles(
         # One row and one column a thread: what a thread writes for a row no other thread has to write too.
@@ -103,13 +104,15 @@ def _tiles(num_warps: int, nvidia: bool) -> Tiles:
     )
 
 
+def short_launch(items: int, num_warps: int, nvidia: bool) -> ShortLaunch:
+    """The launch for so many warps a ranking."""
+    return ShortLaunch(items, min(items, 128 * num_warps), tiles_for(num_warps, nvidia))
+
+
 # Four sizes: each compiles for every loss, and padding costs no more than the sort of the padded row.
 SHORT_ITEMS = (128, 512, 1024, MOST_SHORT_ITEMS)
 _SHORT_WARPS = (1, 4, 4, 8)
 SHORT = {
-    nvidia: {
-        items: ShortLaunch(items, min(items, 128 * warps), _tiles(warps, nvidia))
-        for items, warps in zip(SHORT_ITEMS, _SHORT_WARPS, strict=True)
-    }
+    nvidia: {items: short_launch(items, warps, nvidia) for items, warps in zip(SHORT_ITEMS, _SHORT_WARPS, strict=True)}
     for nvidia in (True, False)
 }
