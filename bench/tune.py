@@ -69,7 +69,7 @@ def seconds(call: Callable[[], object], present: Launch, candidate: Launch) -> f
         try:
             same = torch.equal(torch.as_tensor(call()), torch.as_tensor(expected))
         except Exception as error:  # a candidate that cannot be compiled or launched is no candidate
-            print(f"    {type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
+            print(f"    {type(error).__name__}: {str(error)[:200]}", file=sys.stderr)
             return None
         return median_seconds(call) if same else None
 
