@@ -1,0 +1,253 @@
+"""The launch as a function of shapes, and where kernels look for the items of tensors that they get uncopied."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fastap.backends.triton.inputs import Inputs, inputs_of
+from fastap.backends.triton.launch import (
+    MOST_ITEMS,
+    MOST_SHORT_ITEMS,
+    SHORT_ITEMS,
+    LongLaunch,
+    ShortLaunch,
+    launch_for,
+    short_items,
+)
+from fastap.problem import Batch
+
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942", "interpreter")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+REGISTERS = 65536  # of a multiprocessor: what one program can have
+
+sizes = st.one_of(st.integers(1, 2 * MOST_SHORT_ITEMS), st.integers(1, MOST_ITEMS))
+
+
+def is_power_of_two(number: int) -> bool:
+    return number > 0 and number & (number - 1) == 0
+
+
+@given(sizes, sizes, st.sampled_from(DTYPES), st.sampled_from(ARCHITECTURES))
+def test_every_shape_has_a_launch_that_fits(rankings: int, items: int, dtype: torch.dtype, architecture: str) -> None:
+    launch = launch_for(rankings, items, items, dtype, architecture)
+    tiles = launch.tiles
+    threads = tiles.num_warps * (64 if architecture == "gfx942" else 32)
+    assert all(map(is_power_of_two, (launch.items, tiles.rows, tiles.search_rows, tiles.pieces, tiles.columns)))
+    assert is_power_of_two(tiles.num_warps)
+    # With fewer, threads would hold the same row or column, and each write it.
+    assert min(tiles.rows, tiles.columns) >= threads
+    if architecture.startswith("sm_"):
+        assert tiles.max_registers is not None
+        assert tiles.max_registers <= 255
+        assert tiles.max_registers * threads <= REGISTERS
+    else:
+        assert tiles.max_registers is None
+    if isinstance(launch, ShortLaunch):
+        assert is_power_of_two(launch.written)
+        assert dtype != torch.float64
+        assert items <= launch.items <= MOST_SHORT_ITEMS
+    else:
+        assert isinstance(launch, LongLaunch)
+        assert is_power_of_two(launch.scan)
+        assert is_power_of_two(launch.num_warps)
+        assert 1 <= launch.search_programs <= items
+        if launch.waves is not None:
+            waves = launch.waves
+            assert is_power_of_two(waves.columns)
+            # A checkpoint between segments has a plane of work space, and the choice and the waves have two.
+            assert waves.segments - 1 + 2 <= 6
+            assert (waves.max_registers or 0) * waves.num_warps * 32 <= REGISTERS
+            assert waves.columns >= waves.num_warps * (64 if architecture == "gfx942" else 32)
+        # What is launched over all rankings stays a grid that a GPU takes.
+        assert rankings * launch.search_programs < rankings + 8192
+
+
+@given(st.integers(1, MOST_SHORT_ITEMS))
+def test_short_rows_are_padded_to_the_next_size(items: int) -> None:
+    size = short_items(items)
+    assert size in SHORT_ITEMS
+    assert all(smaller < items for smaller in SHORT_ITEMS if smaller < size)
+
+
+def test_sizes_ascend_to_the_limit() -> None:
+    assert list(SHORT_ITEMS) == sorted(set(SHORT_ITEMS))
+    assert SHORT_ITEMS[-1] == MOST_SHORT_ITEMS
+
+
+@pytest.mark.parametrize(
+    ("items", "dtype", "kind"),
+    [
+        (1, torch.float32, ShortLaunch),
+        (MOST_SHORT_ITEMS, torch.bfloat16, ShortLaunch),
+        (MOST_SHORT_ITEMS + 1, torch.float32, LongLaunch),
+        (1, torch.float64, LongLaunch),  # a sort key of 64 bits has no room for an index
+    ],
+)
+def test_which_path(items: int, dtype: torch.dtype, kind: type) -> None:
+    assert isinstance(launch_for(7, items, items, dtype, "sm_90"), kind)
+
+
+def test_launches_are_values() -> None:
+    assert launch_for(3, 9999, 50, torch.float32, "sm_90") == launch_for(3, 9999, 50, torch.float32, "sm_90")
+    assert hash(launch_for(3, 99, 50, torch.float32, "sm_90")) == hash(launch_for(5, 98, 9, torch.float16, "sm_80"))
+
+
+def test_few_positives_need_few_programs() -> None:
+    assert launch_for(1, 10**6, 5, torch.float32, "sm_90").search_programs == 1
+    assert launch_for(1, 10**6, 10**6, torch.float32, "sm_90").search_programs == 8192
+
+
+def numbered(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Every element is its place in memory."""
+    return torch.arange(math.prod(shape), dtype=dtype).view(shape)
+
+
+def read(inputs: Inputs, which: str) -> Tensor:
+    """(rankings, items) as kernels read it: ``start + outer * so + inner * si + item * sn``."""
+    tensor = getattr(inputs, which)
+    outer, inner, item = inputs.strides[:3] if which == "scores" else inputs.strides[3:]
+    ranking = torch.arange(inputs.rankings)[:, None]
+    offset = ranking // inputs.inner * outer + ranking % inputs.inner * inner + torch.arange(inputs.items) * item
+    end = tensor.untyped_storage().nbytes() // tensor.element_size()
+    memory = tensor.as_strided((end,), (1,), 0)
+    return memory[offset + tensor.storage_offset()]
+
+
+def assert_read_as(scores: Tensor, targets: Tensor, *, copied: bool = False) -> None:
+    """Kernels see the tensors' elements in the tensors' order, in the tensors' own memory unless copied."""
+    inputs = inputs_of(Batch(scores, targets, None))
+    assert (inputs.rankings, inputs.items) == (scores.shape[:-1].numel(), scores.shape[-1])
+    for which, tensor in (("scores", scores), ("targets", targets)):
+        assert torch.equal(read(inputs, which), tensor.reshape(inputs.rankings, inputs.items))
+        own = getattr(inputs, which).untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
+        assert own == (not copied or tensor.is_contiguous())
+
+
+SHAPES = [(7,), (1,), (3, 5), (1, 5), (3, 1), (2, 3, 5), (2, 1, 5), (1, 3, 1), (2, 3, 4, 5), (2, 1, 3, 5), (1, 1, 1, 1)]
+
+
+@pytest.mark.parametrize(("shape", "dim"), [(shape, dim) for shape in SHAPES for dim in range(len(shape))])
+def test_any_axis_of_a_contiguous_tensor(shape: tuple[int, ...], dim: int) -> None:
+    scores, targets = numbered(*shape), numbered(*shape, dtype=torch.int64)
+    assert_read_as(scores.movedim(dim, -1), targets.movedim(dim, -1))
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        pytest.param(lambda x: x.transpose(0, 1), id="transpose"),
+        pytest.param(lambda x: x[::2, :, ::3], id="steps"),
+        pytest.param(lambda x: x[1:, 1:, 2:], id="offset"),
+        pytest.param(lambda x: x[:, :, :1].expand(-1, -1, 9), id="one item throughout"),
+        pytest.param(lambda x: x[:1].expand(5, -1, -1), id="one outer ranking throughout"),
+        pytest.param(lambda x: x[:, :1].expand(-1, 4, -1), id="one inner ranking throughout"),
+        pytest.param(lambda x: x[0, 0].expand(3, 2, -1), id="one ranking throughout"),
+        pytest.param(lambda x: x[0], id="fewer axes"),
+        pytest.param(lambda x: x[:, 2], id="a slice between"),
+        pytest.param(lambda x: x.diagonal(dim1=0, dim2=1).T, id="diagonal"),
+        pytest.param(lambda x: x.unsqueeze(1).unsqueeze(0), id="axes of one"),
+    ],
+)
+def test_views_are_read_where_they_are(view: Callable[[Tensor], Tensor]) -> None:
+    assert_read_as(view(numbered(4, 3, 7)), view(numbered(4, 3, 7, dtype=torch.int64)))
+
+
+@pytest.mark.parametrize("dim", range(3))
+def test_scores_and_targets_lie_differently(dim: int) -> None:
+    shape = (4, 3, 5)
+    scores = numbered(*shape)
+    targets = numbered(*shape[::-1], dtype=torch.int64).permute(2, 1, 0)
+    assert_read_as(scores.movedim(dim, -1), targets.movedim(dim, -1))
+    assert_read_as(scores.movedim(dim, -1), torch.arange(shape[dim]).expand(scores.movedim(dim, -1).shape))
+
+
+def test_one_number_for_all_targets() -> None:
+    assert_read_as(numbered(3, 4, 5), torch.tensor(1).expand(3, 4, 5))
+
+
+@pytest.mark.parametrize(
+    ("scores", "targets"),
+    [
+        pytest.param(numbered(2, 3, 4, 5).permute(2, 1, 0, 3), numbered(4, 3, 2, 5), id="three leading axes"),
+        pytest.param(numbered(4, 3, 2, 5).permute(2, 1, 0, 3), numbered(2, 3, 4, 5), id="three, targets contiguous"),
+        pytest.param(
+            numbered(4, 6, 5)[:, :3].unsqueeze(1).reshape(2, 2, 3, 5),
+            numbered(4, 6, 5).reshape(2, 2, 6, 5)[:, :, :3].permute(1, 0, 2, 3),
+            id="axes of both cut elsewhere",
+        ),
+        pytest.param(
+            numbered(2, 3, 4, 5).permute(0, 2, 1, 3).flatten(0, 0),
+            numbered(2, 4, 6, 5)[:, :, ::2],
+            id="inner axes of 3 and of 8",
+        ),
+    ],
+)
+def test_what_two_strides_cannot_say_is_copied(scores: Tensor, targets: Tensor) -> None:
+    assert scores.shape == targets.shape
+    assert_read_as(scores, targets, copied=True)
+
+
+axis_kinds = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(0, 1), st.booleans()), max_size=4)
+
+
+@given(axis_kinds, st.data())
+def test_any_view(kinds: list[tuple[int, int, int, bool]], data: st.DataObject) -> None:
+    """Axes of some size, with steps, offsets and repetition, in any order."""
+
+    def view(dtype: torch.dtype) -> Tensor:
+        order = data.draw(st.permutations(range(len(kinds))))
+        memory = numbered(*(kinds[axis][0] * kinds[axis][1] + kinds[axis][2] for axis in order), dtype=dtype)
+        memory = memory.permute([order.index(axis) for axis in range(len(kinds))])
+        index = tuple(slice(offset, offset + size * step, step) for size, step, offset, _ in kinds)
+        cut = memory[index]
+        repeated = data.draw(st.booleans())
+        for axis, (size, _, _, is_repeated) in enumerate(kinds):
+            if is_repeated and repeated:
+                cut = cut.narrow(axis, 0, 1).expand([size if i == axis else -1 for i in range(len(kinds))])
+        return cut.unsqueeze(0) if cut.dim() == 0 else cut
+
+    scores, targets = view(torch.float32), view(torch.int64)
+    inputs = inputs_of(Batch(scores, targets, None))
+    for which, tensor in (("scores", scores), ("targets", targets)):
+        assert torch.equal(read(inputs, which), tensor.reshape(inputs.rankings, inputs.items))
+
+
+def test_types_that_kernels_do_not_read() -> None:
+    scores, targets = torch.zeros(2, 3), torch.ones(2, 3)
+    assert inputs_of(Batch(scores.to(torch.float8_e4m3fn), targets, None)).scores.dtype == torch.float32
+    assert inputs_of(Batch(scores, targets.bool(), None)).targets.dtype == torch.uint8
+    assert inputs_of(Batch(scores, targets.to(torch.float8_e4m3fn), None)).targets.dtype == torch.float32
+    for dtype in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, *DTYPES):
+        assert inputs_of(Batch(scores, targets.to(dtype), None)).targets.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ignore_index", "held"),
+    [
+        (torch.int64, -1, True),
+        (torch.uint8, -1, False),
+        (torch.int8, 127, True),
+        (torch.int8, 128, False),
+        (torch.float16, 2049, False),
+        (torch.float32, 2, True),
+        (torch.int64, None, False),
+        (torch.bool, None, False),
+    ],
+)
+def test_an_ignore_index_that_no_target_can_have(dtype: torch.dtype, ignore_index: int | None, held: bool) -> None:
+    inputs = inputs_of(Batch(torch.zeros(3), torch.zeros(3, dtype=dtype), ignore_index))
+    assert inputs.has_ignore == held
+    assert inputs.ignore_index == (ignore_index if held else 0)
+
+
+def test_rows_beyond_the_index_type_are_an_error() -> None:
+    scores = torch.empty(MOST_ITEMS + 1, device="meta")
+    with pytest.raises(ValueError, match=f"at most {MOST_ITEMS} items"):
+        inputs_of(Batch(scores, scores, None))
