@@ -1,0 +1,367 @@
+"""What must hold of the Triton kernels, as functions of the device.
+
+``test_gpu.py`` asks it of a GPU at sizes that matter there, ``test_gate.py`` of Triton's interpreter at tiny ones, so
+that the first run on a GPU is not the first run of the checks. Problems are drawn and judged on the CPU. Rankings are
+padded to few shapes: the kernels that sort a row in registers take seconds to compile for each kind of shape.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import fastap
+from fastap import reference
+from fastap.backends.triton.sort import sort_rows
+from tests.exactness import RELATIVE, Bools, _check_loss, _check_ranking, _scale, is_unique
+from tests.kernels import poisoned
+from tests.losses import LOSSES, Loss, value_and_gradient
+from tests.problems import Batch, Floats, draw, random_batch
+
+Device = str | torch.device
+Work = Callable[[], Any]
+
+# The loss behind each name, in the reference, and the task loss's weight in its loss-augmented ranking.
+ORACLES: dict[str, Callable[[Floats, Bools, float], reference.Loss]] = {
+    "positive": lambda score, target, weight: reference.direct_ap_loss(score, target, weight, "positive"),
+    "negative": lambda score, target, weight: reference.direct_ap_loss(score, target, weight, "negative"),
+    "hinge": reference.ap_hinge_loss,
+    "perceptron": lambda score, target, weight: reference.ap_perceptron_loss(score, target),
+}
+SIGNS = {"positive": 1, "negative": -1, "hinge": 1}
+# Half of a unit in the last place, relative; and the smallest numbers, below which float16 keeps no digits.
+ROUNDING = {torch.float64: 0.0, torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+SMALLEST = 2.0**-24
+# Kinds whose optima are unique at any size, but for a few ties within rounding.
+CONTINUOUS = ("gaussian", "uniform", "cauchy", "clustered", "anti-correlated")
+
+
+def padded_batches(seed: int, count: int, items: int, rankings: int = 5) -> Iterator[Batch]:
+    """Random batches of every kind, all of one shape: what a ranking lacks is ignored."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        batch = random_batch(rng, items)
+        scores, targets = np.zeros((rankings, items)), np.full((rankings, items), -1)
+        used = batch.scores[:rankings]
+        scores[: used.shape[0], : used.shape[1]], targets[: used.shape[0], : used.shape[1]] = (
+            used,
+            batch.targets[:rankings],
+        )
+        yield Batch(batch.kind, scores, targets, batch.epsilon)
+
+
+def full_batch(seed: int, rankings: int, items: int, kind: str = "gaussian", share: float = 0.2) -> Batch:
+    """Rankings of one kind and the same number of positives."""
+    rng = np.random.default_rng(seed)
+    n_positive = min(max(1, int(items * share)), items)
+    drawn = [draw(rng, kind, n_positive, items - n_positive) for _ in range(rankings)]
+    return Batch(kind, np.stack([scores for scores, _ in drawn]), np.stack([targets for _, targets in drawn]), 1.0)
+
+
+def odd_batch(items: int) -> Batch:
+    """One ranking a row of what breaks assumptions: one class, nothing at all, one level, huge and tiny scores."""
+    rng = np.random.default_rng(items)
+    plain, targets = draw(rng, "gaussian", items // 3, items - items // 3)
+    nearly = np.where(np.arange(items) < 2, np.arange(items), -1)
+    rows = {
+        "all positive": (plain, np.ones(items)),
+        "all negative": (plain, np.zeros(items)),
+        "all ignored": (plain, np.full(items, -1)),
+        "two items of all": (plain, nearly),
+        "one level": (np.full(items, 0.5), targets),
+        "zeros of both signs": (np.where(np.arange(items) % 3 == 0, -0.0, 0.0), targets),
+        "few levels": (np.round(plain), targets),
+        "huge": (plain * 1e30, targets),
+        "tiny": (plain * 1e-30, targets),
+        "far from zero": (plain + 4096, targets),
+        "one outlier": (np.where(np.arange(items) == items // 2, 1e6, plain), targets),
+        "plain": (plain, targets),
+    }
+    scores = np.stack([scores for scores, _ in rows.values()]).astype(np.float32).astype(np.float64)
+    return Batch("odd", scores, np.stack([targets for _, targets in rows.values()]).astype(np.int64), 0.5)
+
+
+def check_losses(batch: Batch, name: str, device: Device, dtype: torch.dtype, method: str = "auto") -> Counter[str]:
+    """Value and gradient of one loss, every ranking against the dynamic program in float64."""
+    scores, targets, exact = _tensors(batch, dtype)
+    with poisoned():
+        value, gradient = _solve(name, scores.to(device), targets.to(device), batch.epsilon, method)
+    assert gradient.dtype == dtype
+    assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    values, gradients = value.cpu().double().numpy(), gradient.cpu().double().numpy()
+    counts: Counter[str] = Counter()
+    for row in range(scores.shape[0]):
+        taken = batch.targets[row] >= 0
+        score, target = exact[row, taken], batch.targets[row, taken] == 1
+        assert (gradients[row, ~taken] == 0).all()
+        counts["problems"] += 1
+        if target.all() or not target.any():
+            assert values[row] == 0
+            assert (gradients[row] == 0).all()
+            continue
+        expected = ORACLES[name](score, target, batch.epsilon)
+        if name in ("positive", "negative"):
+            task_scale = SIGNS[name] * batch.epsilon
+            with np.errstate(over="ignore"):
+                _check_loss(score, target, task_scale, values[row], expected.value, value.dtype)
+        else:
+            absolute = 1e-13 * _scale(score, batch.epsilon)
+            relative = RELATIVE if dtype == torch.float64 else 2.0**-23
+            np.testing.assert_allclose(values[row], expected.value, rtol=relative, atol=absolute)
+        if name == "perceptron" or is_unique(score, target, SIGNS[name] * batch.epsilon):
+            absolute = (1e-12 if dtype == torch.float64 else 1e-6) * np.abs(expected.gradient).max()
+            absolute += SMALLEST if dtype == torch.float16 else 0.0
+            np.testing.assert_allclose(
+                gradients[row, taken], expected.gradient, rtol=2 * ROUNDING[dtype], atol=absolute
+            )
+            counts["gradients"] += 1
+    return counts
+
+
+def check_rankings(batch: Batch, update: str, device: Device, dtype: torch.dtype, method: str = "auto") -> None:
+    """Ranks are a permutation that attains the value, and the value is the dynamic program's."""
+    scores, targets, exact = _tensors(batch, dtype)
+    with poisoned():
+        ranks, value = fastap.loss_augmented_ranking(
+            scores.to(device),
+            targets.to(device),
+            epsilon=batch.epsilon,
+            update=update,
+            method=method,
+            ignore_index=-1,
+            backend="triton",
+        )
+    ranks, value = ranks.cpu().numpy(), value.cpu().numpy()
+    for row in range(scores.shape[0]):
+        taken = batch.targets[row] >= 0
+        score, target = exact[row, taken], batch.targets[row, taken] == 1
+        assert (ranks[row, ~taken] == -1).all()
+        if target.all() or not target.any():
+            assert np.isnan(value[row])
+            np.testing.assert_array_equal(ranks[row, taken], reference.augmented_ranking(score, target)[0])
+        else:
+            _check_ranking(score, target, SIGNS[update] * batch.epsilon, ranks[row, taken], float(value[row]))
+
+
+def check_metric(batch: Batch, device: Device, dtype: torch.dtype) -> None:
+    """AP of every ranking is that of the torch backend on a CPU, ties and all."""
+    scores, targets, _ = _tensors(batch, dtype)
+    expected = fastap.average_precision(scores.double(), targets, ignore_index=-1)
+    with poisoned():
+        given = metric(scores.to(device), targets.to(device), ignore_index=-1)
+    torch.testing.assert_close(given.cpu(), expected, rtol=1e-12, atol=0, equal_nan=True)
+
+
+def metric(scores: Tensor, targets: Tensor, **options: Any) -> Tensor:
+    """``average_precision`` of the Triton backend, in the interpreter too; on CUDA it is what the function takes."""
+    if scores.is_cuda:
+        return fastap.average_precision(scores, targets, **options)
+    from fastap.backends import triton
+    from fastap.problem import Batch as Tensors
+
+    return triton.average_precision(Tensors(scores, targets, options.get("ignore_index")))
+
+
+def check_long(
+    scores: Tensor, targets: Tensor, update: str, device: Device, *, method: str = "auto", unique: bool = True
+) -> None:
+    """A batch too large for the dynamic program in NumPy, against the torch backend in float64; ``epsilon`` 1.
+
+    Sums of millions of scores tell choices apart that differ by less than their rounding: where the optimum is unique
+    but for such ties, one entry in a thousand may differ, and all together by 1e-5.
+    """
+    expected, expected_gradient = value_and_gradient(LOSSES[update], scores.double(), targets, backend="torch")
+    with poisoned():
+        given, gradient = _solve(update, scores.to(device), targets.to(device), 1.0, method, ignore_index=None)
+        ranks, value = fastap.loss_augmented_ranking(
+            scores.to(device), targets.to(device), update=update, method=method, backend="triton"
+        )
+    scale = 1.0 + float((scores.double() - scores.double().median()).abs().max())
+    torch.testing.assert_close(given.cpu().double(), expected, rtol=RELATIVE, atol=2.0**-24 + 1e-12 * scale)
+    if unique:
+        off = (gradient.cpu().double() - expected_gradient).abs()
+        differs = off > 1e-9 * expected_gradient.abs().max() + 1e-6 * expected_gradient.abs()
+        assert int(differs.sum()) <= 1e-3 * differs.numel()
+        assert float(off.sum()) <= 1e-5 * float(expected_gradient.abs().sum())
+    best = fastap.loss_augmented_ranking(scores.double(), targets, update=update, backend="torch").value
+    torch.testing.assert_close(value.cpu(), best, rtol=RELATIVE, atol=1e-12 * scale)
+    for row in range(scores.shape[0]):
+        attained = _attained(scores[row].double().numpy(), targets[row].numpy() == 1, ranks[row].cpu().numpy(), update)
+        np.testing.assert_allclose(attained, float(best[row]), rtol=RELATIVE, atol=1e-12 * scale)
+
+
+def _attained(score: Floats, target: Bools, ranks: np.ndarray, update: str) -> float:
+    """``F + s L`` of a ranking, from prefix sums; it must be a permutation."""
+    order = np.full(ranks.size, -1)
+    order[ranks] = np.arange(ranks.size)
+    assert (order >= 0).all()
+    placed, is_positive = score[order], target[order]
+    centre = np.median(score[~target])
+    negatives = np.where(is_positive, 0.0, placed - centre).cumsum()
+    above = (~is_positive).cumsum()[is_positive]
+    n_positive, n_negative = int(target.sum()), int((~target).sum())
+    pairs = (n_negative - 2 * above) * (placed[is_positive] - centre) + 2 * negatives[is_positive] - negatives[-1]
+    task_loss = (above / (np.arange(1, n_positive + 1) + above)).mean()
+    return float(pairs.mean() / n_negative + SIGNS[update] * task_loss)
+
+
+def check_zeros(device: Device, items: int) -> None:
+    """-0.0 is 0.0, to the bit."""
+    batch = full_batch(0, 2, items, "two-valued")
+    scores, targets, _ = _tensors(batch, torch.float32)
+    negative = torch.where((scores == 0) & (torch.arange(items) % 2 == 0), -0.0, scores)
+    for name in ("negative", "perceptron"):
+        _assert_same(
+            _solve(name, negative.to(device), targets.to(device)), _solve(name, scores.to(device), targets.to(device))
+        )
+
+
+def check_spoiled(loss: Loss, device: Device, items: int, dtype: torch.dtype = torch.float32) -> None:
+    """A NaN, an infinite score or a wrong target makes its own ranking NaN and touches no other."""
+    scores, targets, _ = _tensors(full_batch(1, 6, items), dtype)
+    targets[5, 0] = -1
+    spoiled, wrong = scores.clone(), targets.clone()
+    spoiled[0, items // 2], spoiled[1, 0], spoiled[2, items - 1] = torch.nan, torch.inf, -torch.inf
+    spoiled[5, 0] = torch.nan  # takes no part
+    lost = [0, 1, 2]
+    if torch.device(device).type != "cpu":  # where it is an error
+        wrong[3, 1] = 7
+        lost.append(3)
+    kept = [row for row in range(6) if row not in lost]
+    options = {"ignore_index": -1, "backend": "triton"}
+    value, gradient = value_and_gradient(loss, spoiled.to(device), wrong.to(device), **options)
+    expected = value_and_gradient(loss, scores.to(device), targets.to(device), **options)
+    assert value[lost].isnan().all()
+    assert gradient[lost].isnan().all()
+    _assert_same((value[kept], gradient[kept]), (expected[0][kept], expected[1][kept]))
+    total, gradient = value_and_gradient(loss, spoiled.to(device), wrong.to(device), **{**options, "reduction": "sum"})
+    assert total.isnan()
+    assert torch.equal(gradient[kept], expected[1][kept])
+    average = metric(spoiled.to(device), wrong.to(device), ignore_index=-1)
+    assert average.isnan().tolist() == [row == 0 or (row == 3 and 3 in lost) for row in range(6)]
+
+
+def check_axes(loss: Loss, device: Device, shape: tuple[int, int, int], dtype: torch.dtype = torch.float32) -> None:
+    """Any axis gives what it gives when moved last and copied."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(shape, generator=generator).to(device, dtype)
+    targets = (torch.rand(shape, generator=generator) < 0.4).to(device)
+    for dim in range(-1, 2):
+        value, gradient = value_and_gradient(loss, scores, targets, dim=dim, backend="triton")
+        moved = scores.movedim(dim, -1).contiguous(), targets.movedim(dim, -1).contiguous()
+        expected, expected_gradient = value_and_gradient(loss, *moved, backend="triton")
+        _assert_same((value, gradient), (expected, expected_gradient.movedim(-1, dim)))
+
+
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "transposed": lambda base: base.T,
+    "every other item": lambda base: base[:, ::2],
+    "every third ranking": lambda base: base[::3],
+    "a window": lambda base: base[1:4, 3:],
+    "one ranking for all": lambda base: base[:1].expand(4, -1),
+    "one item for all": lambda base: base[:, :1].expand(-1, 9),
+    "four axes": lambda base: base[:4, :12].view(2, 2, 3, 4).permute(2, 0, 1, 3),
+}
+
+
+def check_view(loss: Loss, view: str, device: Device, rankings: int, items: int) -> None:
+    """A view gives what its copy gives, and its gradient arrives at the view."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(rankings, items, generator=generator).to(device).requires_grad_()
+    targets = (torch.rand(rankings, items, generator=generator) < 0.4).to(device)
+    scores, chosen = VIEWS[view](base), VIEWS[view](targets)
+    value = loss(scores, chosen, reduction="none", backend="triton")
+    (gradient,) = torch.autograd.grad(value.sum(), scores)
+    expected = value_and_gradient(loss, scores.contiguous(), chosen.contiguous(), backend="triton")
+    _assert_same((value.detach(), gradient), expected)
+
+
+def check_repeats(name: str, batch: Batch, device: Device, dtype: torch.dtype, method: str = "auto") -> None:
+    """The same bits twice; and of a short ranking whether it is alone or in a batch."""
+    scores, targets, _ = _tensors(batch, dtype)
+    scores, targets = scores.to(device), targets.to(device)
+    first = _solve(name, scores, targets, batch.epsilon, method)
+    _assert_same(_solve(name, scores, targets, batch.epsilon, method), first)
+    row = scores.shape[0] - 1
+    value, gradient = _solve(name, scores[row:], targets[row:], batch.epsilon, method)
+    torch.testing.assert_close(value, first[0][row:], rtol=1e-6, atol=0)
+    if scores.shape[1] <= 4096 and dtype != torch.float64:
+        _assert_same((value, gradient), (first[0][row:], first[1][row:]))
+
+
+def check_sort(device: Device, dtype: torch.dtype, rows: int, items: int, bits: int) -> None:
+    """The radix sort is ``torch.sort``, index and all, on keys of that many different bits and both signs."""
+    generator = torch.Generator().manual_seed(rows)
+    keys = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), (rows, items), generator=generator)
+    keys = keys.to(dtype).to(device)
+    with poisoned():
+        ordered, index = sort_rows(keys, "triton")
+    expected, expected_index = torch.sort(keys, dim=-1, stable=True)
+    assert torch.equal(ordered, expected)
+    assert torch.equal(index.long(), expected_index)
+
+
+def launched_kernels(work: Work) -> list[str] | None:
+    """The kernels, fills and copies that a warm call puts on the device, by name; None if the profiler sees none."""
+    from torch.profiler import ProfilerActivity, profile
+
+    work()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as canary:
+        torch.ones(1, device="cuda")
+        torch.cuda.synchronize()
+    if not _on_device(canary):
+        return None
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        work()
+        torch.cuda.synchronize()
+    return _on_device(seen)
+
+
+def _on_device(profiler: Any) -> list[str]:
+    return [event.name for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+
+
+def work_space(work: Work) -> int:
+    """Bytes that a warm call takes at its peak beyond what it returns and what was there before."""
+    work()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    result = work()
+    torch.cuda.synchronize()
+    returned = torch.cuda.memory_allocated() - before
+    del result
+    return torch.cuda.max_memory_allocated() - before - returned
+
+
+def _tensors(batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Tensor, Floats]:
+    """Scores of that type, targets, and the scores as they are after rounding to it."""
+    limit = torch.finfo(dtype).max
+    scores = torch.from_numpy(batch.scores).clamp(-limit, limit).to(dtype)
+    return scores, torch.tensor(batch.targets), scores.double().numpy()
+
+
+def _solve(
+    name: str,
+    scores: Tensor,
+    targets: Tensor,
+    weight: float = 1.0,
+    method: str = "auto",
+    ignore_index: int | None = -1,
+) -> tuple[Tensor, Tensor]:
+    options = {} if name == "perceptron" else {"method": method}
+    return value_and_gradient(
+        LOSSES[name], scores, targets, weight=weight, ignore_index=ignore_index, backend="triton", **options
+    )
+
+
+def _assert_same(given: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    """The same bits, of whatever sign a zero is."""
+    for one, other in zip(given, expected, strict=True):
+        assert torch.equal(one, other)

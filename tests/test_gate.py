@@ -1,0 +1,326 @@
+"""The GPU gate without a GPU: its checks and cases run once, tiny, in Triton's interpreter; its verdicts and files."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+import fastap
+from bench import gpu
+from bench.environment import ROOT
+from tests import device_checks as checks
+from tests.kernels import DEVICE
+from tests.losses import LOSSES
+
+# NumPy warns of lanes that kernels mask; a GPU says nothing.
+pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in .*:RuntimeWarning")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("name", LOSSES)
+def test_checks_of_losses(name: str, dtype: torch.dtype) -> None:
+    (batch,) = checks.padded_batches(7, 1, 12, 2)
+    counts = checks.check_losses(batch, name, DEVICE, dtype)
+    assert counts["problems"] == 2
+
+
+def test_checks_of_the_dynamic_program() -> None:
+    (batch,) = checks.padded_batches(8, 1, 6, 1)
+    checks.check_losses(batch, "negative", DEVICE, torch.float32, "dp")
+    checks.check_rankings(batch, "negative", DEVICE, torch.float32, "dp")
+
+
+def test_checks_of_odd_rankings() -> None:
+    batch = checks.odd_batch(6)
+    counts = checks.check_losses(batch, "negative", DEVICE, torch.float32)
+    assert counts["problems"] == 12
+    assert counts["gradients"] >= 4
+    checks.check_rankings(batch, "positive", DEVICE, torch.float32)
+    checks.check_metric(batch, DEVICE, torch.float32)
+
+
+@pytest.mark.parametrize("update", ["positive", "negative"])
+def test_checks_of_long_rankings(update: str) -> None:
+    scores, targets = torch.randn(2, 20, dtype=torch.float64), torch.arange(40).view(2, 20) % 3 == 0
+    checks.check_long(scores, targets, update, DEVICE)
+
+
+def test_checks_of_zeros_and_sorts() -> None:
+    checks.check_zeros(DEVICE, 5)
+    checks.check_sort(DEVICE, torch.int32, 2, 5, 9)
+
+
+def test_checks_of_spoiled_rankings() -> None:
+    checks.check_spoiled(LOSSES["positive"], DEVICE, 5)
+
+
+def test_checks_of_axes() -> None:
+    checks.check_axes(LOSSES["positive"], DEVICE, (2, 2, 2))
+
+
+@pytest.mark.parametrize("view", checks.VIEWS)
+def test_checks_of_views(view: str) -> None:
+    checks.check_view(LOSSES["perceptron"], view, DEVICE, 4, 12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_checks_of_repeated_calls(dtype: torch.dtype) -> None:
+    checks.check_repeats("negative", checks.full_batch(0, 2, 8), DEVICE, dtype)
+
+
+def test_checks_under_a_sanitizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpu.sanitize_case(DEVICE, 5, 1) == 0
+    monkeypatch.setattr(checks, "check_losses", mock.Mock(side_effect=AssertionError))
+    assert gpu.sanitize_case(DEVICE, 5, 1) == gpu.WRONG
+
+
+def tiny(case: gpu.Case) -> gpu.Case:
+    return replace(case, rankings=min(case.rankings, 2), positives=2, negatives=4)
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, Any]:
+    """What a run says, of the cases at their names but tiny."""
+    device = torch.device(DEVICE)
+    long_ago, soon = time.monotonic() - 1, time.monotonic() + 3600
+    seen: set[str] = set()
+    times = []
+    with mock.patch.object(gpu, "REPEATS", (1, 1)):
+        for case in gpu.CASES:
+            once = replace(tiny(case), works=tuple(name for name in case.works if name not in seen))
+            seen.update(once.works)
+            taken = gpu.time_case(once, device, soon, 0.0)
+            late = gpu.time_case(replace(once, works=tuple(set(case.works) & seen)), device, long_ago)
+            times.append({**taken, "case": case.name, "works": {**late["works"], **taken["works"]}})
+    assert seen == set(gpu.WORKS)
+    return {
+        "device": "NVIDIA H200 / 1",
+        "versions": {"torch": "2.11.0+cu130"},
+        "commit": "0123abc-dirty",
+        "tests": {"green": True},
+        "sanitizer": {},
+        "times": times,
+        "launches": 1,
+    }
+
+
+def test_every_case_is_timed(results: dict[str, Any]) -> None:
+    timed = [figures for case in results["times"] for figures in case["works"].values() if "error" not in figures]
+    late = [figures for case in results["times"] for figures in case["works"].values() if "error" in figures]
+    assert len(timed) == len(gpu.WORKS)
+    assert all(figures["median"] > 0 and figures["repeats"] >= 1 and figures["GB/s"] > 0 for figures in timed)
+    assert late
+    assert all(figures == {"error": "no time was left"} for figures in late)
+
+
+def test_a_work_that_fails_loses_no_other() -> None:
+    def fail(scores: torch.Tensor, targets: torch.Tensor) -> None:
+        raise ValueError("first line\nsecond line")
+
+    works = {"broken": gpu.Work(fail, 9), "torch.sort": gpu.WORKS["torch.sort"]}
+    with mock.patch.object(gpu, "WORKS", works):
+        taken = gpu.time_case(gpu.Case(1, 2, 3, ("broken", "torch.sort")), torch.device(DEVICE), math.inf, 0.0)
+    assert taken["works"]["broken"] == {"error": "ValueError: first line"}
+    assert taken["works"]["torch.sort"]["median"] > 0
+    with mock.patch.object(gpu, "draw_inputs", side_effect=MemoryError):
+        taken = gpu.time_case(gpu.ONE_LONG, torch.device(DEVICE), math.inf)
+    assert all(figures == {"error": "MemoryError: "} for figures in taken["works"].values())
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "cauchy"])
+def test_inputs(kind: str) -> None:
+    case = gpu.Case(3, 2, 5, (), kind)
+    (first, targets), (second, _) = gpu.draw_inputs(case, torch.device("cpu"), 2)
+    assert first.shape == targets.shape == (3, 7)
+    assert (first.dtype, targets.dtype) == (torch.float32, torch.bool)
+    assert targets.sum(1).tolist() == [2, 2, 2]
+    assert not torch.equal(first, second)
+
+
+def test_statistics() -> None:
+    found = gpu.statistics_of([float(number) for number in range(101)])
+    assert found == {"median": 50.0, "p10": 10.0, "p90": 90.0, "repeats": 101}
+
+
+def test_a_file_keeps_all_of_it(results: dict[str, Any], tmp_path: Path) -> None:
+    path = gpu.save(results, tmp_path / "new")
+    assert path.name == "gpu-NVIDIA-H200-1-torch-2.11.0-cu130-0123abc-dirty.json"
+    kept = json.loads(path.read_text())
+    assert kept["times"][0]["positives"] == 2
+    assert [case["case"] for case in kept["times"]] == [case.name for case in gpu.CASES]
+
+
+def test_the_table_has_a_line_for_every_figure(results: dict[str, Any]) -> None:
+    lines = gpu.table_of_times(results).splitlines()
+    assert len(lines) == 2 + sum(len(case["works"]) for case in results["times"])
+    assert len({len(line) for line in lines}) == 1
+    assert gpu.table([("a", "bc")], ("head", "x")) == "| head | x  |\n| ---- | -- |\n| a    | bc |"
+
+
+# Microseconds that just meet every target.
+REACHED = {
+    gpu.ONE_LONG.name: {"torch.sort": 100, "positive": 150, "negative": 150, "sort_rows triton": 130},
+    gpu.MULTI_LABEL.name: {"forward positive": 40, "forward negative": 40},
+    gpu.RETRIEVAL.name: {
+        "torch.sort": 1000,
+        "positive": 600,
+        "negative": 600,
+        "torch backend positive": 5000,
+        "torch backend negative": 5000,
+    },
+    gpu.FULL_BANDS.name: {"dp positive": 1, "dp negative": 1},
+    gpu.MANY_LONG.name: {"torch.sort": 100, "sort_rows triton": 130},
+}
+
+
+def judged(slower: float, algorithm: str = "triton") -> list[gpu.Verdict]:
+    """Verdicts where all that was to be fast takes this much longer."""
+    slow = ("torch.sort", "torch backend")
+    times = [
+        {
+            "case": case,
+            "works": {
+                name: {
+                    "median": time * 1e-6 * (1 if name.startswith(slow) else slower),
+                    "cells a second": 1e11 / slower,
+                }
+                for name, time in works.items()
+            },
+        }
+        for case, works in REACHED.items()
+    ]
+    with mock.patch.object(gpu, "choose_algorithm", return_value=algorithm):
+        return gpu.judge({"times": times, "launches": 1 if slower <= 1 else 2})
+
+
+def test_targets_are_judged(results: dict[str, Any]) -> None:
+    assert {verdict.verdict for verdict in judged(0.999)} == {"met"}
+    assert {verdict.verdict for verdict in judged(1.01)} == {"missed"}
+    chosen = [verdict for verdict in judged(1.01, "torch") if verdict.verdict == "met"]
+    assert [verdict.what for verdict in chosen] == ["Triton's sort, 1 x 1,010,000", "Triton's sort, 64 x 65,536"]
+    nothing = gpu.judge({"times": [], "launches": "the profiler saw no kernels"})
+    assert {verdict.verdict for verdict in nothing} == {"not measured"}
+    assert len(nothing) == len(judged(1)) == len(gpu.judge(results)) == 13
+
+
+def test_no_figure_after_a_red_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    about = mock.Mock(total_memory=1)
+    about.name = "some GPU"
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: about)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(gpu, "time_case", mock.Mock(side_effect=AssertionError))
+    monkeypatch.setattr(gpu, "run_tests", lambda deadline, folder: {"green": False, "failed": ["a test"]})
+    assert gpu.run(tmp_path, skip_tests=False, of_commit="abc") == 1
+    (path,) = tmp_path.iterdir()
+    kept = json.loads(path.read_text())
+    assert kept["tests"]["failed"] == ["a test"]
+    assert (kept["times"], kept["commit"], kept["capability"]) == ([], "abc", "9.0")
+
+    monkeypatch.setattr(gpu, "run_tests", lambda deadline, folder: {"green": True})
+    monkeypatch.setattr(gpu, "sanitize", lambda deadline, folder: {"memcheck": "clean", "racecheck": "errors found"})
+    assert gpu.run(tmp_path, skip_tests=False, of_commit="abc") == 1
+
+    monkeypatch.setattr(gpu, "sanitize", lambda deadline, folder: {"memcheck": "could not run, exit 1"})
+    monkeypatch.setattr(gpu, "count_launches", lambda device: 1)
+    monkeypatch.setattr(gpu, "CASES", ())
+    assert gpu.run(tmp_path, skip_tests=False, of_commit="abc") == 0
+    assert {each["verdict"] for each in json.loads(path.read_text())["targets"]} == {"met", "not measured"}
+
+
+def test_shares_of_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes: one writes a report with a failure, the other does not end."""
+    report = tmp_path / "first.xml"
+    report.write_text(
+        '<testsuites><testsuite><testcase classname="tests.a" name="one"/><testcase classname="tests.a" name="two">'
+        '<failure message="no"/></testcase><testcase classname="tests.a" name="three"><skipped message="no room"/>'
+        "</testcase></testsuite></testsuites>"
+    )
+    commands = {
+        "gpu and not slow": ["sh", "-c", "echo told; exit 1"],
+        "gpu and slow": ["sleep", "60"],
+    }
+    reports = {"gpu and not slow": report, "gpu and slow": tmp_path / "second.xml"}
+
+    def start(number: int, of: int, expression: str, folder: Path) -> tuple[subprocess.Popen[bytes], Path, Path]:
+        log = folder / "log"
+        return gpu._start(commands[expression], log, dict(os.environ)), log, reports[expression]
+
+    monkeypatch.setattr(gpu, "_start_share", start)
+    monkeypatch.setattr(gpu, "SHARES", 1)
+    outcome = gpu.run_tests(time.monotonic() + 1.0, tmp_path)
+    assert outcome["failed"] == ["tests.a::two", "second: ran out of time"]
+    assert (outcome["passed"], outcome["skipped"], outcome["green"]) == (1, {"no room": 1}, False)
+
+
+def test_outcomes_of_sanitizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    statuses = (None, 0, gpu.WRONG, gpu.FOUND, 1)
+    given = [gpu.outcome_of_sanitizer(status) for status in statuses]
+    assert given == ["ran out of time", "clean", "wrong results", "errors found", "could not run, exit 1"]
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert set(gpu.sanitize(0.0, tmp_path).values()) == {"compute-sanitizer is not here"}
+    tool = tmp_path / "tool"
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda name: str(tool))
+    found = gpu.sanitize(time.monotonic() + 20, tmp_path)
+    assert found == {"memcheck": "errors found", "racecheck": "errors found"}
+    assert not gpu.is_green({"tests": {"green": True}, "sanitizer": found})
+
+
+# Of what is installed here the gate must not need these; fastap itself among them.
+SPARE = re.compile(
+    r"(__editable__|fastap|hypothesis|sklearn|scikit_learn|tabulate|pytest_benchmark|matplotlib|scipy|tqdm)",
+    re.IGNORECASE,
+)
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> dict[str, str]:
+    """The environment of a machine with pytest, NumPy, PyTorch and Triton, and without a GPU."""
+    site = Path(sysconfig.get_paths()["purelib"])
+    for path in site.iterdir():
+        if not SPARE.match(path.name):
+            (tmp_path / path.name).symlink_to(path)
+    return {**os.environ, "PYTHONPATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+
+
+def on_bare_machine(bare: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-S", *arguments]
+    return subprocess.run(command, env=bare, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_without_a_gpu_there_is_a_message(bare: dict[str, str], tmp_path: Path) -> None:
+    done = on_bare_machine(bare, "-m", "bench.gpu", "--out", str(tmp_path / "out"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.strip() == "bench.gpu needs a CUDA device, and PyTorch sees none here."
+    assert not (tmp_path / "out").exists()
+
+
+def test_gpu_tests_need_no_more_than_the_gate_does(bare: dict[str, str], tmp_path: Path) -> None:
+    report = tmp_path / "report.xml"
+    done = on_bare_machine(bare, "-m", "bench.gpu", "--share", "1/20", "gpu and not slow", str(report))
+    outcome: dict[str, Any] = {"passed": 0, "skipped": {}, "failed": []}
+    gpu.read_report(report, outcome)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert outcome["failed"] == []
+    assert outcome["skipped"]["needs a CUDA device"] >= 10
+
+
+def test_a_checkout_that_is_not_installed_has_version_and_kernels(bare: dict[str, str]) -> None:
+    code = "import bench.gpu, fastap, fastap.kernels.radix as radix; print(fastap.__version__, radix.__file__)"
+    done = on_bare_machine(bare, "-c", code)
+    assert done.stdout.split() == [fastap.__version__, str(ROOT / "kernels" / "radix.py")], done.stderr

@@ -1,0 +1,439 @@
+"""The Triton kernels on a GPU: right against the float64 reference at every size, and what only a GPU can show.
+
+``python -m bench.gpu`` runs this file in several processes at once, and what is marked ``slow`` by itself: that takes
+tens of GB of the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastap
+from bench import gpu
+from tests import device_checks as checks
+from tests.kernels import poisoned
+from tests.losses import LOSSES, Loss, value_and_gradient
+from tests.problems import KINDS
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+CUDA = "cuda"
+UPDATES = ("positive", "negative")
+# Types and sizes, and how many batches of them: short rows in each of the four launches, and long ones.
+RANDOM = [
+    (torch.float32, 127, 60),
+    (torch.float32, 500, 20),
+    (torch.float32, 1000, 10),
+    (torch.float32, 4095, 4),
+    (torch.float32, 4999, 4),
+    (torch.float64, 127, 60),
+    (torch.float64, 4999, 4),
+    (torch.float16, 127, 30),
+    (torch.float16, 4999, 2),
+    (torch.bfloat16, 127, 30),
+    (torch.bfloat16, 4999, 2),
+]
+# No power of two, and on both sides of what one launch takes.
+SIZES = (1, 2, 31, 1000, 1024, 1025, 4095, 4096, 4097, 4113)
+
+
+def name_of(value: object) -> str | None:
+    return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else None
+
+
+def gaussian(rankings: int, items: int, seed: int = 0, share: float = 0.05) -> tuple[Tensor, Tensor]:
+    """float32 scores and bool targets, on the CPU."""
+    batch = checks.full_batch(seed, rankings, items, share=share)
+    return torch.from_numpy(batch.scores).float(), torch.from_numpy(batch.targets == 1)
+
+
+def options_of(name: str, method: str) -> dict[str, Any]:
+    return {"backend": "triton"} if name == "perceptron" else {"backend": "triton", "method": method}
+
+
+@pytest.mark.parametrize("method", ["auto", "dp"])
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(("dtype", "items", "count"), RANDOM, ids=name_of)
+def test_random_losses(dtype: torch.dtype, items: int, count: int, name: str, method: str) -> None:
+    if name == "perceptron" and method == "dp":
+        pytest.skip("the perceptron has no method")
+    gradients = 0
+    for batch in checks.padded_batches(items, count, items):
+        gradients += checks.check_losses(batch, name, CUDA, dtype, method)["gradients"]
+    assert gradients >= count / 2
+
+
+@pytest.mark.parametrize("method", ["auto", "dp"])
+@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize(("dtype", "items", "count"), RANDOM, ids=name_of)
+def test_random_rankings(dtype: torch.dtype, items: int, count: int, update: str, method: str) -> None:
+    for batch in checks.padded_batches(items + 1, count // 2, items):
+        checks.check_rankings(batch, update, CUDA, dtype, method)
+
+
+@pytest.mark.parametrize(("dtype", "items", "count"), RANDOM, ids=name_of)
+def test_random_metrics(dtype: torch.dtype, items: int, count: int) -> None:
+    for batch in checks.padded_batches(items + 2, count, items):
+        checks.check_metric(batch, CUDA, dtype)
+
+
+@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("items", SIZES)
+def test_sizes_around_the_limits(items: int, update: str) -> None:
+    for kind in ("gaussian", "conflicting") if items > 2 else ("gaussian",):
+        batch = checks.full_batch(items, 3, items, kind, share=0.1)
+        checks.check_losses(batch, update, CUDA, torch.float32)
+        checks.check_rankings(batch, update, CUDA, torch.float32)
+        checks.check_metric(batch, CUDA, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name_of)
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("items", [7, 100, 4999])
+def test_odd_rankings(items: int, name: str, dtype: torch.dtype) -> None:
+    batch = checks.odd_batch(items)
+    checks.check_losses(batch, name, CUDA, dtype)
+    checks.check_metric(batch, CUDA, dtype)
+    if name in UPDATES:
+        checks.check_rankings(batch, name, CUDA, dtype)
+
+
+@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("rankings", "items"), [(2, 65_537), (1, 1_000_003)])
+def test_long_rankings(rankings: int, items: int, kind: str, update: str) -> None:
+    batch = checks.full_batch(items, rankings, items, kind, share=0.01)
+    scores, targets = torch.from_numpy(batch.scores).float(), torch.from_numpy(batch.targets == 1)
+    checks.check_long(scores, targets, update, CUDA, unique=kind in checks.CONTINUOUS)
+
+
+@pytest.mark.parametrize("share", [1e-5, 0.5, 0.99])
+def test_few_and_many_positives(share: float) -> None:
+    scores, targets = gaussian(1, 300_007, share=share)
+    checks.check_long(scores, targets, "negative", CUDA)
+    checks.check_long(scores, targets, "positive", CUDA)
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_ten_million_items(update: str) -> None:
+    checks.check_long(*gaussian(1, 10_000_000, share=0.01), update, CUDA)
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_the_dynamic_program_at_length(update: str) -> None:
+    checks.check_long(*gaussian(1, 50_001, share=0.01), update, CUDA, method="dp")
+    checks.check_long(*gaussian(5, 6_001, share=0.1), update, CUDA, method="dp")
+
+
+@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=name_of)
+def test_other_types_at_length(dtype: torch.dtype, update: str) -> None:
+    scores, targets = gaussian(3, 65_537)
+    checks.check_long(scores.to(dtype), targets, update, CUDA, unique=dtype == torch.float64)
+
+
+@pytest.mark.parametrize("case", gpu.CASES, ids=lambda case: case.name)
+def test_what_is_timed_is_right(case: gpu.Case) -> None:
+    scores, targets = next(gpu.draw_inputs(case, torch.device("cpu"), 1))
+    for update, method in sorted({gpu.WORKS[name].solves for name in case.works} - {None}):
+        few = slice(0, max(1, 3_000_000 // case.items))
+        checks.check_long(scores[few], targets[few], update, CUDA, method=method, unique=case.kind in checks.CONTINUOUS)
+
+
+@pytest.mark.parametrize("items", [100, 5000])
+def test_zeros_of_both_signs(items: int) -> None:
+    checks.check_zeros(CUDA, items)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name_of)
+@pytest.mark.parametrize("items", [100, 5000])
+def test_a_spoiled_ranking_spoils_no_other(loss: Loss, items: int, dtype: torch.dtype) -> None:
+    checks.check_spoiled(loss, CUDA, items, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name_of)
+def test_every_axis_can_be_ranked(loss: Loss, dtype: torch.dtype) -> None:
+    checks.check_axes(loss, CUDA, (9, 8, 7), dtype)
+
+
+@pytest.mark.parametrize("items", [100, 5000])
+@pytest.mark.parametrize("view", checks.VIEWS)
+def test_views(view: str, items: int) -> None:
+    checks.check_view(LOSSES["positive"], view, CUDA, 6, items)
+
+
+@pytest.mark.parametrize("levels", [0, 5])
+def test_average_precision_equals_scikit_learn(levels: int) -> None:
+    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    for items in (50, 1000, 30_011):
+        scores, targets = gaussian(1, items, share=0.2)
+        if levels:
+            scores = (scores * levels).round()
+        given = fastap.average_precision(scores[0].to(CUDA), targets[0].to(CUDA))
+        assert float(given) == pytest.approx(metrics.average_precision_score(targets[0], scores[0]), abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=name_of)
+@pytest.mark.parametrize(
+    ("rows", "items"), [(1, 1), (3, 4097), (64, 65_536), (5, 65_537), (1, 1_000_003), (4096, 1000), (1, 10_000_000)]
+)
+def test_radix_sort(rows: int, items: int, dtype: torch.dtype) -> None:
+    for bits in (1, 9, torch.iinfo(dtype).bits - 1):
+        checks.check_sort(CUDA, dtype, rows, items, bits)
+
+
+def test_auto_is_this_backend(loss: Loss) -> None:
+    scores, targets = (each.to(CUDA) for each in gaussian(3, 500))
+    given = value_and_gradient(loss, scores, targets)
+    expected = value_and_gradient(loss, scores, targets, backend="triton")
+    assert all(torch.equal(*pair) for pair in zip(given, expected, strict=True))
+
+
+@pytest.mark.parametrize("method", ["auto", "dp"])
+@pytest.mark.parametrize("name", UPDATES)
+@pytest.mark.parametrize(
+    ("rankings", "items", "dtype"),
+    [(300, 1000, torch.float32), (40, 5000, torch.float32), (40, 1000, torch.float64), (1, 300_000, torch.float32)],
+    ids=name_of,
+)
+def test_two_runs_are_equal_to_the_bit(rankings: int, items: int, dtype: torch.dtype, name: str, method: str) -> None:
+    share = 0.2 if rankings > 1 else 0.001
+    for kind in ("gaussian", "conflicting"):
+        checks.check_repeats(name, checks.full_batch(3, rankings, items, kind, share), CUDA, dtype, method)
+
+
+SHAPES = [(80, 1024), (3, 5000)]
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+def test_waiting_would_be_seen() -> None:
+    ones = torch.ones(3, device=CUDA)
+    with pytest.raises(RuntimeError), no_waiting():
+        ones.sum().item()
+
+
+@pytest.mark.parametrize("method", ["auto", "dp"])
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_loss_waits(shape: tuple[int, int], name: str, method: str) -> None:
+    scores, targets = (each.to(CUDA) for each in gaussian(*shape))
+    ignoring = torch.where(targets, 1, -1)
+    ignoring[:, ::2] = 0
+    leaf = scores.requires_grad_()
+
+    def work(targets: Tensor, reduction: str, index: int | None) -> None:
+        loss = LOSSES[name](leaf, targets, reduction=reduction, ignore_index=index, **options_of(name, method))
+        torch.autograd.grad(loss.sum(), leaf)
+
+    for arguments in ((targets, "mean", None), (ignoring, "none", -1)):
+        work(*arguments)
+        with no_waiting():
+            work(*arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name_of)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_neither_metric_nor_ranking_waits(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    scores, targets = (each.to(CUDA) for each in gaussian(*shape))
+    scores = scores.to(dtype)
+    for work in (fastap.average_precision, fastap.loss_augmented_ranking):
+        work(scores, targets)
+        with no_waiting():
+            work(scores, targets)
+
+
+def captured(work: Callable[[], tuple[Tensor, ...]]) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]:
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = work()
+    return graph, result
+
+
+@pytest.mark.parametrize("method", ["auto", "dp"])
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_captured_graph_replays_on_changed_inputs(shape: tuple[int, int], name: str, method: str) -> None:
+    first, second = ([each.to(CUDA) for each in gaussian(*shape, seed, share)] for seed, share in ((0, 0.05), (1, 0.4)))
+    leaf, targets = first[0].clone().requires_grad_(), first[1].clone()
+
+    def work() -> tuple[Tensor, Tensor]:
+        loss = LOSSES[name](leaf, targets, **options_of(name, method))
+        return loss, torch.autograd.grad(loss, leaf)[0]
+
+    graph, result = captured(work)
+    for scores, chosen in (second, first, second):
+        leaf.data.copy_(scores)
+        targets.copy_(chosen)
+        graph.replay()
+        expected = value_and_gradient(LOSSES[name], scores, chosen, reduction="mean", **options_of(name, method))
+        assert torch.equal(result[0], expected[0])
+        assert torch.equal(result[1], expected[1])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_captured_metric_replays_on_changed_inputs(shape: tuple[int, int]) -> None:
+    scores, targets = (each.to(CUDA) for each in gaussian(*shape))
+    graph, (result,) = captured(lambda: (fastap.average_precision(scores, targets),))
+    scores.copy_(torch.randn_like(scores))
+    graph.replay()
+    assert torch.equal(result, fastap.average_precision(scores, targets))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_kernels_run_on_the_current_stream(loss: Loss, shape: tuple[int, int]) -> None:
+    """Scores that a side stream is still busy with are read when it is done with them."""
+    scores, targets = (each.to(CUDA) for each in gaussian(*shape))
+    expected = value_and_gradient(loss, scores, targets, backend="triton")
+    late = torch.full_like(scores, torch.nan).requires_grad_()
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        late.data.copy_(scores)
+        value = loss(late, targets, reduction="none", backend="triton")
+        (gradient,) = torch.autograd.grad(value.sum(), late)
+    stream.synchronize()
+    assert torch.equal(value, expected[0])
+    assert torch.equal(gradient, expected[1])
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_kernels_run_on_the_device_of_the_scores(loss: Loss, shape: tuple[int, int]) -> None:
+    scores, targets = gaussian(*shape)
+    expected = value_and_gradient(loss, scores.to("cuda:0"), targets.to("cuda:0"), backend="triton")
+    with torch.cuda.device(0):
+        given = value_and_gradient(loss, scores.to("cuda:1"), targets.to("cuda:1"), backend="triton")
+    assert all(each.device == torch.device("cuda:1") for each in given)
+    assert all(torch.equal(one.cpu(), other.cpu()) for one, other in zip(given, expected, strict=True))
+
+
+def test_a_short_batch_is_one_launch(loss: Loss) -> None:
+    scores, targets = (each.to(CUDA) for each in gaussian(80, 1024))
+    for leaf in (scores, scores.clone().requires_grad_()):
+        kernels = checks.launched_kernels(lambda leaf=leaf: loss(leaf, targets, reduction="none", backend="triton"))
+        if kernels is None:
+            pytest.skip("the profiler sees no kernels here")
+        assert len(kernels) == 1, kernels
+
+
+@pytest.mark.parametrize("name", UPDATES)
+@pytest.mark.parametrize(("rankings", "items"), [(1, 1_010_000), (64, 65_536), (4096, 1000)])
+def test_work_space_is_at_most_64_bytes_a_score(rankings: int, items: int, name: str) -> None:
+    scores, targets = (each.to(CUDA) for each in gaussian(rankings, items, share=0.01))
+    leaf = scores.requires_grad_()
+
+    def work() -> tuple[Tensor, Tensor]:
+        loss = LOSSES[name](leaf, targets, backend="triton")
+        return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+
+    assert checks.work_space(work) <= 64 * scores.numel()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["negative", "hinge"])
+def test_compiled_whole(name: str, shape: tuple[int, int]) -> None:
+    scores, targets = (each.to(CUDA) for each in gaussian(*shape))
+
+    def work(scores: Tensor, targets: Tensor) -> Tensor:
+        return LOSSES[name](scores * 2, targets) + fastap.average_precision(scores, targets).mean().float()
+
+    leaf = scores.requires_grad_()
+    torch.testing.assert_close(torch.compile(work, fullgraph=True)(leaf, targets), work(leaf, targets))
+    (gradient,) = torch.autograd.grad(torch.compile(work, fullgraph=True)(leaf, targets), leaf)
+    torch.testing.assert_close(gradient, torch.autograd.grad(work(leaf, targets), leaf)[0])
+
+
+@contextmanager
+def room_for(gigabytes: float) -> Iterator[None]:
+    """Inside there is that much memory; a test is skipped where the device has less."""
+    torch.cuda.empty_cache()
+    free = torch.cuda.mem_get_info()[0] / 1e9
+    if free < gigabytes:
+        pytest.skip(f"needs {gigabytes:.0f} GB of the device, {free:.0f} are free")
+    try:
+        yield
+    finally:
+        torch.cuda.empty_cache()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("items", [1000, 5000])
+def test_strides_beyond_32_bits(loss: Loss, items: int) -> None:
+    with room_for(20):
+        scores, targets = (each.to(CUDA) for each in gaussian(3, items))
+        expected = value_and_gradient(loss, scores, targets, backend="triton")
+        stride = 2**30 + 3
+        base = torch.empty(2 * stride + items, dtype=torch.float32, device=CUDA)
+        far = base.as_strided((3, items), (stride, 1))
+        far.copy_(scores)
+        value = loss(far.requires_grad_(), targets, reduction="none", backend="triton")
+        assert torch.equal(value, expected[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rankings", "items"), [(400_000, 1000), (200, 2_000_000)])
+@pytest.mark.parametrize("name", UPDATES)
+def test_work_space_beyond_32_bits(name: str, rankings: int, items: int) -> None:
+    """Work space holds six whole numbers a score."""
+    with room_for(40):
+        _check_some_rows(name, rankings, items)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rankings", "items"), [(2_200_000, 1000), (1100, 2_000_000)])
+@pytest.mark.parametrize("name", [None, "positive"])
+def test_scores_beyond_32_bits(name: str | None, rankings: int, items: int) -> None:
+    with room_for(100):
+        try:
+            _check_some_rows(name, rankings, items)
+        except torch.cuda.OutOfMemoryError as error:
+            pytest.skip(f"64 bytes of work space a score do not fit: {str(error).splitlines()[0]}")
+
+
+def _check_some_rows(name: str | None, rankings: int, items: int) -> None:
+    """The first, a middle and the last rows of a large batch of float16, by the loss of that name or the metric."""
+    generator = torch.Generator(CUDA).manual_seed(0)
+    scores = torch.empty((rankings, items), dtype=torch.float16, device=CUDA).normal_(generator=generator)
+    targets = torch.empty((rankings, items), dtype=torch.bool, device=CUDA)
+    for rows in range(0, rankings, max(1, 200_000_000 // items)):
+        part = targets[rows : rows + max(1, 200_000_000 // items)]
+        part.copy_(torch.rand(part.shape, dtype=torch.float16, device=CUDA, generator=generator) < 0.002)
+    rows = torch.tensor([0, 1, rankings // 2, rankings - 2, rankings - 1])
+    few = scores[rows.to(CUDA)].cpu().double(), targets[rows.to(CUDA)].cpu()
+    if name is None:
+        value, expected = fastap.average_precision(scores, targets), fastap.average_precision(*few)
+    else:
+        value = LOSSES[name](scores, targets, reduction="none", backend="triton")
+        expected = LOSSES[name](*few, reduction="none", backend="torch")
+    torch.testing.assert_close(value[rows.to(CUDA)].cpu().double(), expected, rtol=1e-6, atol=2e-7, equal_nan=True)
+
+
+def test_poison_is_seen_on_the_device() -> None:
+    with poisoned():
+        assert torch.empty(3, device=CUDA).isnan().all()
