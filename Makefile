@@ -7,7 +7,7 @@ INPUTS := pyproject.toml constraints.txt Makefile
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint types check-full bench-readme clean
+.PHONY: help demo test lint types check-full bench-readme bench-gpu clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,10 @@ check-full: .venv/test.stamp  ## compare 20,000 random problems with the dynamic
 
 bench-readme: .venv/bench.stamp  ## measure the speed table of the README
 	$(VENV) -m bench.speed
+
+# Not in .venv, whose pinned PyTorch may be one without CUDA: PYTHON is to have PyTorch, Triton, NumPy and pytest.
+bench-gpu:  ## test and time the kernels on a GPU, with the packages of PYTHON
+	$(PYTHON) -m bench.gpu --out bench/results
 
 clean:  ## remove .venv, caches and everything the programs wrote
 	rm -rf .venv build dist *.egg-info demo.png .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
