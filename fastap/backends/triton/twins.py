@@ -123,13 +123,18 @@ def mark_tiles(
     rows: Tensor,
     n_items: int, n_tiles: int, plane: int,
 ) -> None:  # fmt: skip
-    """A block starts at row ``r`` if ``a[:r].max() <= a[r:].min()``; every row is its own last."""
-    choice, starts, last = _planes(rows, n_items)[:3]
+    """A block starts at row ``r`` if ``a[:r].max() <= a[r:].min()``; every row is its own last.
+
+    ``low[r] = a[r:].min()`` and ``high[r] = a[: r + 1].max()`` are where the search for the block's optimum begins.
+    """
+    choice, starts, last, low, high, _ = _planes(rows, n_items)
     for number, n_positive in _solvable_counts(counts):
         a = choice[number, :n_positive]
         for row in range(n_positive):
             starts[number, row] = row == 0 or bool(a[:row].max() <= a[row:].min())
             last[number, row] = row
+            low[number, row] = a[row:].min()
+            high[number, row] = a[: row + 1].max()
 
 
 def settle_tiles(
@@ -143,7 +148,7 @@ def settle_tiles(
     The kernel may cut a block of the negative update into smaller ones and do this for each: it leaves where they end
     in ``last``. What they reach together is then no less, but they may conflict.
     """
-    choice, starts, last = _planes(rows, n_items)[:3]
+    choice, starts, last, *_ = _planes(rows, n_items)
     for each in _solvable(v, s, counts, centre, n_items, "direct"):
         terms = each.terms(sign, epsilon_bits)
         ends = [*starts[each.number, : each.n_positive].nonzero()[1:, 0].tolist(), each.n_positive]
@@ -192,14 +197,14 @@ def sum_rows(
         sums = []
         if loss == "ap":
             positives, negatives = ((other >= each.p[:, None]).sum(1) for other in (each.p, each.n))
-            sums = [torch.zeros_like(each.p), positives / (positives + negatives)]
+            sums = [torch.zeros_like(each.p), positives.double() / (positives + negatives)]
         else:
             a = rows.view(-1, n_items)[each.number, : each.n_positive].long()
             score = each.standard(a)
             if loss == "direct":
                 score = score - each.standard(above)
             if loss == "ranking":
-                score = 2 / each.n_negative * score + each.p - each.centre
+                score = 2 / each.n_negative * score + (each.p - each.centre)
             sums = [score, a / (each.index + a), a]
         for part, values in zip(parts.view(3, -1, n_tiles)[:, each.number], sums, strict=False):
             used = -(-each.n_positive // tile)
@@ -362,7 +367,7 @@ class _Ranking:
     @property
     def index(self) -> Tensor:
         """1, ..., P."""
-        return torch.arange(1, self.n_positive + 1, device=self.p.device)
+        return torch.arange(1, self.n_positive + 1, dtype=torch.float64, device=self.p.device)
 
     def standard(self, a: Tensor) -> Tensor:
         """``S[a_i] - a_i p_i``, for one ``a`` a row or a line of them."""
@@ -373,7 +378,7 @@ class _Ranking:
         """``g_i(a) = S[a] - a p_i + s epsilon N / 2 a / (i + a)`` for every row and a = 0..N."""
         a = torch.arange(self.n_negative + 1, device=self.p.device).expand(self.n_positive, -1)
         task = sign * _epsilon(epsilon_bits) * self.n_negative / 2
-        return self.standard(a) + task * a / (self.index[:, None] + a)
+        return self.standard(a) + task * (a / (self.index[:, None] + a))
 
 
 def _solvable_counts(counts: Tensor, loss: str = "direct") -> Iterator[tuple[int, int]]:
