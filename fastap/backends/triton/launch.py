@@ -75,7 +75,8 @@ def launch_for(
     if items <= MOST_SHORT_ITEMS and dtype != torch.float64:
         return SHORT[nvidia][short_items(items)]
     return LongLaunch(
-        items=1024,
+        # At 1,024, eight a thread, the stages need up to 155 registers, and the assembler would rather spill.
+        items=512,
         scan=1024,
         search_programs=max(1, min(-(-positives // 8), -(-8192 // rankings))),
         tiles=tiles_for(4, nvidia),
