@@ -88,7 +88,10 @@ def search_band(s_ptr, n_ptr, p, pc, index, top, task, inside, floor, active, PI
             at_left, at_right, bound = _evaluate(s_ptr, n_ptr, left, right, p, pc, index, task, searching)
             at_near = tl.where(way > 0, at_left, at_right)
             hit = tl.min(tl.where(at_near >= floor[:, None], lane, PIECES), axis=1)
-            first = tl.min(tl.where(bound >= floor[:, None], lane, PIECES), axis=1)
+            # Beside a far end that is high enough others may be, wherever the bound has its top.
+            at_far = tl.where(way > 0, at_right, at_left)
+            possible = (bound >= floor[:, None]) | ((at_far >= floor[:, None]) & (bound > float("-inf")))
+            first = tl.min(tl.where(possible, lane, PIECES), axis=1)
             found = searching & (hit <= first) & (hit < PIECES)
             end = _at(near, lane, hit)
             low = tl.where(found & (way > 0), tl.minimum(low, end), low)
