@@ -62,7 +62,7 @@ def short_rankings(
 
     scores_ptr, targets_ptr: (outer, inner, n_items), any strides; scores of at most 32 bits.
     out_ptr: (rankings, n_items) float32, the gradient; not written for LOSS "ap".
-    value_ptr: (rankings,) float64. takes_part_ptr: (rankings,) int8.
+    value_ptr: (rankings,) float32 or float64. takes_part_ptr: (rankings,) int8.
     v_ptr: (rankings, n_items) float32, order_ptr: the same in int32, s_ptr: the same in float64: scratch.
     rows_ptr: (6, rankings, n_items) int32, sums_ptr: (2, rankings, n_items) float64: scratch, one number a row.
     plane: rankings * n_items, int64.

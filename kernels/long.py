@@ -19,6 +19,7 @@ from .outcome import gradient_at, rank_at, ranking_value, row_sums
 from .pool import pool
 from .program import solve_block
 from .resolve import search_rows
+from .scans import next_set
 from .terms import task_scale
 
 _HIGHEST = tl.constexpr(2**31 - 1)
@@ -127,10 +128,10 @@ def settle_tiles(
         sums_ptr += ranking * n_items
         starts_ptr = rows_ptr + plane
         tile_end = tl.minimum(tile_first + BLOCK, n_positive)
-        first = _next_start(starts_ptr, tile_first, tile_end, BLOCK)
+        first = next_set(starts_ptr, tile_first, tile_end, BLOCK)
         end = first
         if first < tile_end:
-            end = _next_start(starts_ptr, tile_end, n_positive, BLOCK)
+            end = next_set(starts_ptr, tile_end, n_positive, BLOCK)
         begun = 0
         for base in range(first, end, BLOCK):
             row = base + tl.arange(0, BLOCK)
@@ -159,19 +160,6 @@ def settle_tiles(
                 copy(rows_ptr + 3 * plane, rows_ptr, first, end, BLOCK)
 
 
-@triton.jit
-def _next_start(starts_ptr, first, end, BLOCK: tl.constexpr):
-    """The first row from ``first`` on where a block begins, or ``end``."""
-    found = end
-    base = first
-    while base < found:
-        row = base + tl.arange(0, BLOCK)
-        begins = tl.load(starts_ptr + row, mask=row < end, other=0) != 0
-        found = tl.minimum(found, tl.min(tl.where(begins, row, end), axis=0))
-        base = base + BLOCK
-    return found
-
-
 @triton.jit(do_not_specialize=["n_items", "plane", "epsilon_bits"])
 def finish_rankings(
     v_ptr, s_ptr, counts_ptr, centre_ptr,
@@ -184,16 +172,16 @@ def finish_rankings(
     ranking = tl.program_id(0).to(tl.int64)
     n_positive, n_negative, _, centre, solvable = load_ranking(counts_ptr, centre_ptr, ranking, "direct")
     rows_ptr += ranking * n_items
-    falls = 0
+    fallen = tl.zeros([BLOCK_W], tl.int32)
     base = 0
     while solvable & (base < n_positive):
         row = base + tl.arange(0, BLOCK_W)
         mask = (row > 0) & (row < n_positive)
         choice = tl.load(rows_ptr + row, mask=mask, other=0)
         above = tl.load(rows_ptr + row - 1, mask=mask, other=0)
-        falls = tl.maximum(falls, tl.max((choice < above).to(tl.int32), axis=0))
+        fallen = tl.maximum(fallen, (choice < above).to(tl.int32))
         base = base + BLOCK_W
-    if falls != 0:
+    if tl.max(fallen, axis=0) != 0:
         v_ptr += ranking * n_items
         n_ptr = v_ptr + n_positive - 1
         s_ptr += ranking * n_items + n_positive - 1
@@ -256,8 +244,8 @@ def sum_rankings(
 ):  # fmt: skip
     """The value of each ranking, and the sum of the choices before each row. One program owns BLOCK rows of a ranking.
 
-    value_ptr: (rankings,) float64. takes_part_ptr: (rankings,) int8. before_ptr: (rankings, n_items) float64, rows 0 to
-    the number of positives; not written for LOSS "ap" and "ranking".
+    value_ptr: (rankings,) float32 or float64. takes_part_ptr: (rankings,) int8.
+    before_ptr: (rankings, n_items) float64, rows 0 to the number of positives; not written for LOSS "ap" and "ranking".
     """
     program = tl.program_id(0).to(tl.int64)
     ranking = program // n_tiles

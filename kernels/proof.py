@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from .program import solve_block
-from .scans import add_in_segment, running_max, running_min
+from .scans import add_in_segment, next_set, running_max, running_min
 from .search import search_band, search_free
 from .terms import count_above, marginal, standard, task_loss
 
@@ -131,7 +131,7 @@ def solve_unproved(
     BLOCK: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Each block with a marked row, one after the other: bands from the bound, then the dynamic program."""
-    row = _next_marked(low_ptr, first, end, BLOCK)
+    row = next_set(low_ptr, first, end, BLOCK)
     while row < end:
         block_end = tl.load(last_ptr + row)
         # The first row of the block: `last` never falls.
@@ -152,20 +152,7 @@ def solve_unproved(
             block_first, block_end + 1, centre, task,
             BLOCK, COLUMNS,
         )  # fmt: skip
-        row = _next_marked(low_ptr, block_end + 1, end, BLOCK)
-
-
-@triton.jit
-def _next_marked(low_ptr, first, end, BLOCK: tl.constexpr):
-    """The first marked row from ``first`` on, or ``end``."""
-    found = end
-    base = first
-    while base < found:
-        row = base + tl.arange(0, BLOCK)
-        marked = tl.load(low_ptr + row, mask=row < end, other=0) != 0
-        found = tl.minimum(found, tl.min(tl.where(marked, row, end), axis=0))
-        base = base + BLOCK
-    return found
+        row = next_set(low_ptr, block_end + 1, end, BLOCK)
 
 
 @triton.jit

@@ -59,3 +59,16 @@ def running_max(x):
 def running_min(x):
     """``torch.cummin(x, 0).values``."""
     return tl.associative_scan(x, 0, smaller)
+
+
+@triton.jit
+def next_set(marks_ptr, first, end, BLOCK: tl.constexpr):
+    """The first place from ``first`` on where the mark is not 0, or ``end``."""
+    found = end
+    base = first
+    while base < found:
+        place = base + tl.arange(0, BLOCK)
+        is_set = tl.load(marks_ptr + place, mask=place < end, other=0) != 0
+        found = tl.minimum(found, tl.min(tl.where(is_set, place, end), axis=0))
+        base = base + BLOCK
+    return found

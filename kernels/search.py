@@ -6,7 +6,8 @@ its tangents at both ends and ``B`` under its chord, so inside ``g_i`` lies unde
 
 A tile of rows looks at ``PIECES`` consecutive intervals a row at a time, a *window*. Its intervals are of one length in
 ``log(i + a)``, the ``spread``: the coarsest window spans all of ``[0, top]``, each finer one an interval of the
-coarser. That needs no list of open intervals: the cursor passes what a bound settles and goes finer where it does not.
+coarser. The tile is (PIECES, ROWS), which Triton lays out a warp a row: no reduction of a row leaves its warp. That
+needs no list of open intervals: the cursor passes what a bound settles and goes finer where it does not.
 """
 
 import triton
@@ -39,7 +40,7 @@ def search_free(s_ptr, n_ptr, p, pc, index, top, task, active, PIECES: tl.conste
     ``p``, ``pc``, ``index``, ``top``, ``active``: (ROWS,). First down the most promising intervals for a good value,
     then once over everything that may beat it.
     """
-    lane = tl.arange(0, PIECES)[None, :]
+    lane = tl.arange(0, PIECES)[:, None]
     coarsest = _coarsest(index, top, PIECES)
     best = tl.full(p.shape, float("-inf"), tl.float64)
     where = tl.zeros_like(index)
@@ -53,9 +54,9 @@ def search_free(s_ptr, n_ptr, p, pc, index, top, task, active, PIECES: tl.conste
         left, right = _window(cursor, spread, index, top, lane, 1)
         at_left, at_right, bound = _evaluate(s_ptr, n_ptr, left, right, p, pc, index, task, searching)
         best, where = _improve(best, where, left, right, at_left, at_right, searching)
-        highest = tl.max(bound, axis=1)
-        promising = tl.min(tl.where(bound == highest[:, None], lane, PIECES - 1), axis=1)
-        first = tl.min(tl.where(bound > best[:, None], lane, PIECES), axis=1)
+        highest = tl.max(bound, axis=0)
+        promising = tl.min(tl.where(bound == highest[None, :], lane, PIECES - 1), axis=0)
+        first = tl.min(tl.where(bound > best[None, :], lane, PIECES), axis=0)
         cursor_below = _at(left, lane, promising)
         cursor_on, spread_on = _proceed(left, right, lane, first, spread, coarsest, PIECES)
         starts_over = descending & (first == PIECES)
@@ -72,7 +73,7 @@ def search_band(s_ptr, n_ptr, p, pc, index, top, task, inside, floor, active, PI
 
     All but the constant are (ROWS,). Walks towards ``inside``, first up from 0, then down from ``top``.
     """
-    lane = tl.arange(0, PIECES)[None, :]
+    lane = tl.arange(0, PIECES)[:, None]
     coarsest = _coarsest(index, top, PIECES)
     low = inside
     high = inside
@@ -87,11 +88,11 @@ def search_band(s_ptr, n_ptr, p, pc, index, top, task, inside, floor, active, PI
             right = tl.maximum(near, far)
             at_left, at_right, bound = _evaluate(s_ptr, n_ptr, left, right, p, pc, index, task, searching)
             at_near = tl.where(way > 0, at_left, at_right)
-            hit = tl.min(tl.where(at_near >= floor[:, None], lane, PIECES), axis=1)
+            hit = tl.min(tl.where(at_near >= floor[None, :], lane, PIECES), axis=0)
             # Beside a far end that is high enough others may be, wherever the bound has its top.
             at_far = tl.where(way > 0, at_right, at_left)
-            possible = (bound >= floor[:, None]) | ((at_far >= floor[:, None]) & (bound > float("-inf")))
-            first = tl.min(tl.where(possible, lane, PIECES), axis=1)
+            possible = (bound >= floor[None, :]) | ((at_far >= floor[None, :]) & (bound > float("-inf")))
+            first = tl.min(tl.where(possible, lane, PIECES), axis=0)
             found = searching & (hit <= first) & (hit < PIECES)
             end = _at(near, lane, hit)
             low = tl.where(found & (way > 0), tl.minimum(low, end), low)
@@ -110,8 +111,8 @@ def _coarsest(index, top, PIECES: tl.constexpr):
 @triton.jit
 def _window(cursor, spread, index, top, lane, way):
     """Both ends of the intervals from the cursor on, upwards (``way`` 1) or downwards (-1), clipped to ``[0, top]``."""
-    near = _mark(cursor[:, None], spread[:, None], index[:, None], top[:, None], lane, way)
-    far = _mark(cursor[:, None], spread[:, None], index[:, None], top[:, None], lane + 1, way)
+    near = _mark(cursor[None, :], spread[None, :], index[None, :], top[None, :], lane, way)
+    far = _mark(cursor[None, :], spread[None, :], index[None, :], top[None, :], lane + 1, way)
     return near, far
 
 
@@ -130,11 +131,11 @@ def _mark(cursor, spread, index, top, number, way):
 
 @triton.jit
 def _evaluate(s_ptr, n_ptr, left, right, p, pc, index, task, active):
-    """``g`` at both ends and a bound strictly inside (-inf where there is nothing), (ROWS, PIECES)."""
-    mask = active[:, None] & (right >= left)
-    p = p[:, None]
-    pc = pc[:, None]
-    index = index[:, None]
+    """``g`` at both ends and a bound strictly inside (-inf where there is nothing), (PIECES, ROWS)."""
+    mask = active[None, :] & (right >= left)
+    p = p[None, :]
+    pc = pc[None, :]
+    index = index[None, :]
     concave_left = standard(s_ptr, left, pc, mask)
     concave_right = standard(s_ptr, right, pc, mask)
     convex_left = task * task_loss(left, index)
@@ -158,8 +159,8 @@ def _improve(best, where, left, right, at_left, at_right, active):
     """The best value so far and the leftmost place of a window that attains a new best."""
     value = tl.maximum(at_left, at_right)
     place = tl.where(at_left >= at_right, left, right)
-    highest = tl.max(value, axis=1)
-    leftmost = tl.min(tl.where(value == highest[:, None], place, _NOWHERE), axis=1)
+    highest = tl.max(value, axis=0)
+    leftmost = tl.min(tl.where(value == highest[None, :], place, _NOWHERE), axis=0)
     better = active & (highest > best)
     return tl.where(better, highest, best), tl.where(better, leftmost, where)
 
@@ -175,5 +176,5 @@ def _proceed(near, far, lane, first, spread, coarsest, PIECES: tl.constexpr):
 
 @triton.jit
 def _at(values, lane, number):
-    """``values[:, number]``."""
-    return tl.sum(tl.where(lane == number[:, None], values, 0), axis=1)
+    """``values[number, :]``."""
+    return tl.sum(tl.where(lane == number[None, :], values, 0), axis=0)

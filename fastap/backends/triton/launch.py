@@ -12,8 +12,8 @@ import torch
 
 # Sort keys of short rows carry the index in 13 bits, and a wider row does not fit in registers.
 MOST_SHORT_ITEMS = 4096
-# An index in a ranking, and counts of two of them added up, are int32.
-MOST_ITEMS = 2**31 - 2**16
+# Two counts of items added up, and the ends of tiles beyond the last item, are int32.
+MOST_ITEMS = 2**30 - 2**18
 
 # Multiprocessors of an H100 or H200: as many rankings keep all of them busy, one program each.
 _PROCESSORS = 132
@@ -74,6 +74,7 @@ def launch_for(
     nvidia = architecture.startswith("sm_")
     if items <= MOST_SHORT_ITEMS and dtype != torch.float64:
         return SHORT[nvidia][short_items(items)]
+    few = rankings < _PROCESSORS and items > MOST_SHORT_ITEMS
     return LongLaunch(
         # At 1,024, eight a thread, the stages need up to 155 registers, and the assembler would rather spill.
         items=512,
@@ -82,7 +83,7 @@ def launch_for(
         tiles=tiles_for(4, nvidia),
         num_warps=4,
         # 120 stripes at the first level: at P = 2,000 and N = 200,000 some 50 tiles are at work in each of 220 waves.
-        waves=Waves(5, (24, 5), 2048, 8, 255 if nvidia else None) if rankings < _PROCESSORS else None,
+        waves=Waves(5, (24, 5), 2048, 8, 255 if nvidia else None) if few else None,
     )
 
 
