@@ -1,0 +1,372 @@
+"""Compile every kernel ahead of time, for GPUs that need not be there, and read off what the compiler made of it.
+
+``python -m tests.compiled`` compares with the committed table, ``tests/compiled.json``; ``--update`` writes a new one;
+``--target sm_90`` does one target.
+
+What is compiled is what the launchers ask for. They are called on tensors without memory, with a driver that names the
+target; Triton works out signature, specialisation and options of each launch as it would on that GPU, and hands them to
+a hook instead of its compiler. So no signature is written by hand, and a launcher that changes is followed.
+
+Every target gets both updates of the direct loss and the dynamic program, in all tile sizes of the short path and on
+the long one, and what they need besides. The rest is compiled for ``EXTRAS`` only, at one size of either path:
+
+- short rows of 512, which have the tiles of 1,024 and half the row to sort;
+- the hinge, the perceptron, the metric and the ranking: the same search on the same tiles, with a smaller formula;
+- other types of targets and scores: another load and a conversion, before the row is sorted. float64 scores, always
+  on the long path, also double the width of its keys;
+- other sizes and strides: what is beyond 32 bits is another type, and what is 1 or a multiple of 16 may be compiled
+  for. There is a case of each: a single item, and 2**32 scores with the ranked axis in the middle;
+- the radix sort in all its launches.
+
+Left out are combinations of these, which meet in no expression but that of an address, and scores whose memory begins
+at no multiple of 16 bytes, which are loaded one by one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from fastap.problem import Batch, Objective, Update
+
+TABLE = Path(__file__).with_suffix(".json")
+TARGETS = {
+    "sm_80": ("cuda", 80, 32),
+    "sm_90": ("cuda", 90, 32),
+    "sm_100": ("cuda", 100, 32),
+    "gfx942": ("hip", "gfx942", 64),
+}
+EXTRAS = ("sm_90",)
+# What the table keeps and a change of kernels may change; the rest of a measurement is a limit or a time.
+EXACT = ("registers", "shared")
+
+Numbers = dict[str, Any]
+Entry = tuple[str, str, str]  # kernel, configuration, target
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """One kernel as Triton would compile it for a launch."""
+
+    kernel: str  # module.function
+    target: str
+    specialisation: str  # JSON, from Triton's hook
+
+    @property
+    def configuration(self) -> str:
+        """Constants and options that launchers set; then types, ``*`` for a pointer, ``%16`` for a multiple of 16."""
+        asked = json.loads(self.specialisation)
+        names = list(asked["signature"])
+        constants = {names[path[0]]: value for path, value in _pairs(asked, "constant")}
+        multiples = {names[path[0]] for path, value in _pairs(asked, "attrs") if value}
+        words = [f"{name}={value}" for name, value in constants.items() if name.isupper()]
+        words += [f"{name}={asked['options'][name]}" for name in ("num_warps", "maxnreg") if asked["options"].get(name)]
+        types = []
+        for name, kind in asked["signature"].items():
+            if name in constants:
+                types += [] if name.isupper() else [f"={constants[name]}"]
+            elif kind.startswith("*"):
+                types.append(kind if name in multiples else f"{kind} unaligned")
+            else:
+                types.append(f"{kind}%16" if name in multiples else kind)
+        return f"{' '.join(words)}: {' '.join(types)}"
+
+    @property
+    def entry(self) -> Entry:
+        return self.kernel, self.configuration, self.target
+
+
+def _pairs(asked: dict[str, Any], name: str) -> list[tuple[tuple[int, ...], Any]]:
+    values = asked[f"{name}_vals"]
+    return [(tuple(path), value) for path, value in zip(asked[f"{name}_keys"], values, strict=True)]
+
+
+class _Absent:
+    """A driver of a device that is not there."""
+
+    def __init__(self, target: str) -> None:
+        from triton.backends.compiler import GPUTarget
+
+        self._target = GPUTarget(*TARGETS[target])
+        self._number = list(TARGETS).index(target)  # Triton asks for the target of a device once
+
+    def get_current_target(self) -> Any:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return self._number
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def compilations(target: str) -> list[Compilation]:
+    """Every kernel in every configuration for that target, each once."""
+    from triton import knobs
+    from triton.runtime import driver
+
+    from fastap.backends.triton import solve
+
+    found: dict[str, Compilation] = {}
+
+    def record(*, compile: dict[str, Any], **_: Any) -> bool:
+        asked = json.loads(compile["specialization_data"])
+        del asked["key"]
+        text = json.dumps(asked)
+        found[text] = Compilation(asked["name"].removeprefix("fastap.kernels."), target, text)
+        return True  # do not compile
+
+    driver.set_active(_Absent(target))
+    with (
+        mock.patch.object(knobs.runtime, "jit_cache_hook", record),
+        mock.patch.object(solve, "architecture", return_value=target),
+    ):
+        for launch in _launches(target):
+            launch()
+    return list(found.values())
+
+
+# Short rows of each size, and a long one; none is a multiple of 16.
+_SHORT = (100, 500, 1000, 4001)
+_MIDDLE = 500
+_LONG = 10_001
+_UPDATES: tuple[Update, ...] = ("positive", "negative")
+Loss = Literal["direct", "hinge", "perceptron"]
+
+
+def _launches(target: str) -> Iterator[Callable[[], object]]:
+    from fastap.backends.triton import solve
+    from fastap.backends.triton.sort import radix_launch, radix_sort
+
+    def losses(
+        items: int, loss: Loss = "direct", update: Update = "positive", dp: bool = False, **batch: Any
+    ) -> Callable[[], object]:
+        objective = Objective(loss, 1.0, update, "dp" if dp else "auto")
+        return lambda: solve.losses(_batch(items, **batch), objective, torch.float64)
+
+    for items in (*_SHORT, _LONG):
+        if items == _MIDDLE and target not in EXTRAS:
+            continue
+        yield losses(items)
+        yield losses(items, update="negative")
+        yield losses(items, dp=True)
+    yield losses(_LONG, dp=True, rankings=201)  # too many for waves
+    for mean in (True, False):
+        yield lambda mean=mean: solve.reduce(
+            solve.losses(_batch(_LONG), Objective("direct"), torch.float64), torch.float32, mean=mean
+        )
+    if target not in EXTRAS:
+        return
+
+    for items in (_MIDDLE, _LONG):
+        yield losses(items, "hinge")
+        yield losses(items, "perceptron")
+        yield lambda items=items: solve.average_precision(_batch(items))
+        for targets in (torch.bool, torch.float32):
+            yield losses(items, targets=targets)
+        for scores in (torch.float16, torch.bfloat16):
+            yield losses(items, scores=scores)
+    for update in _UPDATES:
+        yield lambda update=update: solve.ranking(_batch(_LONG), Objective("direct", 1.0, update))
+        yield losses(_LONG, update=update, scores=torch.float64)
+        yield losses(1, update=update, rankings=1)
+        yield losses(8192, update=update, wide=True)
+    yield losses(128, wide=True)
+    yield losses(1, scores=torch.float64, rankings=1)
+    yield losses(_LONG, dp=True, scores=torch.float64)
+    yield losses(_LONG, dp=True, scores=torch.float64, rankings=201)
+    yield lambda: solve.losses(_batch(_MIDDLE), Objective("direct"), torch.float32)  # unless losses are reduced
+    yield lambda: solve.reduce(
+        solve.losses(_batch(_LONG), Objective("direct"), torch.float64), torch.float64, mean=True
+    )
+    for dtype in (torch.int32, torch.int64):
+        for items in (1001, 30_001, 1_000_001):  # each tile, each width of the scan
+            keys = torch.empty(1, items, dtype=dtype, device="meta")
+            yield lambda keys=keys: radix_sort(keys, radix_launch(*keys.shape, keys.dtype))
+
+
+def _batch(
+    items: int,
+    *,
+    scores: torch.dtype = torch.float32,
+    targets: torch.dtype = torch.int64,
+    rankings: int = 3,
+    wide: bool = False,
+) -> Batch:
+    """Tensors that are all shape: Triton asks for types, addresses and strides only."""
+
+    def empty(dtype: torch.dtype) -> Tensor:
+        if not wide:
+            return torch.empty(rankings, items, dtype=dtype, device="meta")
+        return torch.empty(2, items, 2**32 // items, dtype=dtype, device="meta").movedim(1, -1)
+
+    return Batch(empty(scores), empty(targets), None if targets == torch.bool else -1)
+
+
+def measure(compilation: Compilation, *, count: bool = True) -> Numbers:
+    """Compile it, and read registers and memory off the result; count instructions, which takes half a second."""
+    import triton
+    from triton import knobs
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    asked = json.loads(compilation.specialisation)
+    module, name = asked["name"].rsplit(".", 1)
+    source = ASTSource(
+        getattr(importlib.import_module(module), name),
+        asked["signature"],
+        dict(_pairs(asked, "constant")),
+        dict(_pairs(asked, "attrs")),
+    )
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in asked["options"].items()}
+    hits: list[bool] = []
+    before = os.times()
+    with mock.patch.object(knobs.compilation, "listener", lambda *, cache_hit, **_: hits.append(cache_hit)):
+        result = triton.compile(source, target=GPUTarget(*TARGETS[compilation.target]), options=options)
+    # Of the processor, those of the assembler with it: a loaded machine takes no more of them.
+    seconds = sum(os.times()[:4]) - sum(before[:4])
+    numbers = _read_nvidia(result.asm, count) if "cubin" in result.asm else _read_amd(result.asm)
+    return {**numbers, "shared": result.metadata.shared, "seconds": None if any(hits) else round(seconds, 2)}
+
+
+def _read_nvidia(asm: Any, count: bool) -> Numbers:
+    """From the binary, with the tool that comes with Triton; instructions are those of the machine (SASS)."""
+    from triton import knobs
+
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder) / "kernel.cubin"
+        binary.write_bytes(asm["cubin"])
+
+        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", *["-sass"] * count, str(binary)]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    used = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text))
+    lines = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*?);", text, re.M)
+    return {
+        "registers": int(used["REG"]),
+        **({"instructions": sum(not line.startswith("NOP") for line in lines)} if count else {}),
+        "stack": int(used["STACK"]),
+        "spilled": int(used["LOCAL"]),
+    }
+
+
+def _read_amd(asm: Any) -> Numbers:
+    """From the text of the assembler. Registers are vector registers; scalar ones spill into those, not into memory."""
+    text = asm["amdgcn"]
+
+    def note(name: str) -> int:
+        return int(re.search(rf"^\s+-?\s*\.{name}:\s+(\d+)", text, re.M)[1])
+
+    body = text[: text.index(".section\t.rodata")]
+    return {
+        "registers": note("vgpr_count"),
+        "scalar registers": note("sgpr_count"),
+        "scalar spilled": note("sgpr_spill_count"),
+        "instructions": len(re.findall(r"^\t[a-z]\w+", body, re.M)),
+        "stack": note("private_segment_fixed_size"),
+        "spilled": note("vgpr_spill_count"),
+    }
+
+
+def _try_to_measure(compilation: Compilation, count: bool) -> Numbers:
+    try:
+        return measure(compilation, count=count)
+    except Exception as error:  # whatever compilers raise
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def measure_all(targets: list[str], say: Callable[[str], None], *, count: bool) -> dict[Entry, Numbers]:
+    """Measurements of all, in as many processes as there are cores; those with most instructions first."""
+    known = {entry: numbers["instructions"] for entry, numbers in read_table()[1].items()}
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        work = [each for asked in pool.map(compilations, targets) for each in asked]
+        work.sort(key=lambda each: known.get(each.entry, sys.maxsize), reverse=True)
+        running = {pool.submit(_try_to_measure, each, count): each for each in work}
+        done: dict[Entry, Numbers] = {}
+        for future in as_completed(running):
+            entry = running[future].entry
+            done[entry] = future.result()
+            say(f"{len(done)}/{len(work)} {' | '.join(entry)} | {done[entry]}")
+    assert len(done) == len(work), "two compilations under one name"
+    return dict(sorted(done.items()))
+
+
+def read_table() -> tuple[str, dict[Entry, Numbers]]:
+    """Triton's version, and the committed numbers."""
+    if not TABLE.exists():
+        return "", {}
+    table = json.loads(TABLE.read_text(encoding="utf-8"))
+    return table["triton"], {
+        (kernel, configuration, target): numbers
+        for kernel, configurations in table["kernels"].items()
+        for configuration, targets in configurations.items()
+        for target, numbers in targets.items()
+    }
+
+
+def write_table(version: str, measured: dict[Entry, Numbers]) -> None:
+    """One line a number of registers, so that a difference reads well."""
+    kernels: dict[str, dict[str, dict[str, Numbers]]] = {}
+    for (kernel, configuration, target), numbers in measured.items():
+        kept = {name: value for name, value in numbers.items() if name != "seconds"}
+        kernels.setdefault(kernel, {}).setdefault(configuration, {})[target] = kept
+    text = json.dumps({"triton": version, "kernels": kernels}, indent=1)
+    TABLE.write_text(re.sub(r"\{([^{}]*)\}", lambda leaf: "{" + " ".join(leaf[1].split()) + "}", text) + "\n", "utf-8")
+
+
+def changes(measured: dict[Entry, Numbers], committed: dict[Entry, Numbers]) -> list[str]:
+    """How the measurements differ from the table: a line each."""
+    lines = [f"not in the table: {' | '.join(entry)}" for entry in measured.keys() - committed.keys()]
+    lines += [f"only in the table: {' | '.join(entry)}" for entry in committed.keys() - measured.keys()]
+    for entry in measured.keys() & committed.keys():
+        was, is_ = ({name: numbers.get(name) for name in EXACT} for numbers in (committed[entry], measured[entry]))
+        if was != is_:
+            lines.append(f"{' | '.join(entry)}: was {was}, is {is_}")
+    return sorted(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--update", action="store_true", help=f"write {TABLE.name}")
+    parser.add_argument("--target", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--json", type=Path, help="write to that file, seconds with it; compare nothing")
+    options = parser.parse_args()
+    if os.environ.get("TRITON_INTERPRET", "0") == "1":
+        parser.error("TRITON_INTERPRET is set: the interpreter compiles nothing")
+    import triton
+
+    measured = measure_all(options.target, print, count=options.update)
+    if options.json:
+        options.json.write_text(json.dumps([[*entry, numbers] for entry, numbers in measured.items()]), "utf-8")
+        return
+    version, committed = read_table()
+    failed = [f"{' | '.join(entry)}: {numbers['error']}" for entry, numbers in measured.items() if "error" in numbers]
+    measured = {entry: numbers for entry, numbers in measured.items() if "error" not in numbers}
+    others = {entry: numbers for entry, numbers in committed.items() if entry[2] not in options.target}
+    if options.update:
+        write_table(triton.__version__, dict(sorted({**others, **measured}.items())))
+        sys.exit("\n".join(failed) or 0)
+    if version != triton.__version__:
+        sys.exit(f"the table is of Triton {version}, this is {triton.__version__}")
+    found = changes(measured, {entry: committed[entry] for entry in committed.keys() - others.keys()})
+    sys.exit("\n".join(failed + found) or 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""What compilers make of every kernel, on targets that need not be there: see :mod:`tests.compiled`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import triton
+
+from tests.compiled import TARGETS, Entry, Numbers, changes, read_table
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+NVIDIA = tuple(target for target in TARGETS if target.startswith("sm_"))
+
+# Seconds of a processor for one kernel. A short row of 4,096 takes 30, and nothing but short rows more than 5. A slow
+# machine takes some times that; loops unrolled by accident and quadratic passes, which this is to catch, still more.
+BUDGETS = {"fused.short_rankings": 180.0}
+BUDGET = 60.0
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[Entry, Numbers]:
+    """Of all of them, by a process without Triton's interpreter."""
+    file = tmp_path_factory.mktemp("compiled") / "measured.json"
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.compiled", "--json", str(file)]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return {tuple(entry): numbers for *entry, numbers in json.loads(file.read_text(encoding="utf-8"))}
+
+
+@pytest.fixture(scope="module")
+def compiled(measured: dict[Entry, Numbers]) -> dict[Entry, Numbers]:
+    """Those that compile."""
+    return {entry: numbers for entry, numbers in measured.items() if "error" not in numbers}
+
+
+def named(found: dict[Entry, Numbers]) -> str:
+    return "\n".join(f"{' | '.join(entry)}: {numbers}" for entry, numbers in found.items())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_everything_compiles(measured: dict[Entry, Numbers], target: str) -> None:
+    failed = {entry: numbers for entry, numbers in measured.items() if "error" in numbers and entry[2] == target}
+    assert not failed, named(failed)
+
+
+def test_every_launch_is_there(measured: dict[Entry, Numbers]) -> None:
+    sources = (ROOT / "fastap" / "backends" / "triton").glob("*.py")
+    launched = {name for file in sources for name in re.findall(r"\b\w+\.(\w+)\[\(", file.read_text(encoding="utf-8"))}
+    assert {kernel.split(".")[1] for kernel, _, _ in measured} == launched
+    assert {target for _, _, target in measured} == set(TARGETS)
+
+
+def test_nothing_spills(compiled: dict[Entry, Numbers]) -> None:
+    """Registers that do not suffice go to memory, as do arrays that the compiler cannot resolve."""
+    spilled = {entry: numbers for entry, numbers in compiled.items() if numbers["spilled"] or numbers["stack"]}
+    assert not spilled, named(spilled)
+
+
+def test_a_program_has_the_registers_it_needs(compiled: dict[Entry, Numbers]) -> None:
+    """A thread has at most 255 registers, and a program at most the 65,536 of a multiprocessor: or it cannot start."""
+    beyond = {}
+    for entry, numbers in compiled.items():
+        num_warps = int(re.search(r"num_warps=(\d+)", entry[1])[1])
+        if entry[2] in NVIDIA and numbers["registers"] > min(255, 65536 // (32 * num_warps)):
+            beyond[entry] = numbers
+    assert not beyond, named(beyond)
+
+
+def test_a_program_has_the_shared_memory_it_needs(compiled: dict[Entry, Numbers]) -> None:
+    """48 KiB on every NVIDIA GPU there is, without a special request; 64 KiB on AMD's."""
+    beyond = {
+        entry: numbers
+        for entry, numbers in compiled.items()
+        if numbers["shared"] > (48 if entry[2] in NVIDIA else 64) * 1024
+    }
+    assert not beyond, named(beyond)
+
+
+def test_compiling_takes_a_while_but_not_longer(compiled: dict[Entry, Numbers]) -> None:
+    """Of what was compiled just now: Triton keeps binaries from run to run."""
+    slow = {
+        entry: numbers
+        for entry, numbers in compiled.items()
+        if numbers["seconds"] is not None and numbers["seconds"] > BUDGETS.get(entry[0], BUDGET)
+    }
+    assert not slow, named(slow)
+
+
+def test_the_table_is_of_these_kernels(compiled: dict[Entry, Numbers]) -> None:
+    version, committed = read_table()
+    if version != triton.__version__:
+        pytest.skip(f"the table is of Triton {version}, this is {triton.__version__}")
+    found = changes(compiled, committed)
+    advice = "If all of this is meant, `python -m tests.compiled --update` writes a new table."
+    assert not found, "\n".join([*found, advice])
