@@ -1,8 +1,8 @@
-"""Is the torch backend exact? Random problems of every kind against the dynamic program and brute force.
+"""Is the library exact? Random problems of every kind against the dynamic program and brute force.
 
 ``python -m tests.exactness --problems 20000`` runs the whole; the test suite a fixed-seed slice of it. Every problem
-is solved for both updates, and every loss on both paths of the backend (:mod:`tests.paths`); ``--method dp`` has its
-own dynamic program judged instead of its search.
+is solved for both updates, and every loss on both paths of the torch backend (:mod:`tests.paths`); ``--method dp`` has
+its own dynamic program judged instead of its search. ``TRITON_INTERPRET=1 ... --path triton-long`` judges the kernels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 import fastap
 from fastap import reference
 from fastap.problem import METHODS, Method
-from tests.paths import PATHS, solving
+from tests.paths import PATHS, TRITON_PATHS, backend_of, solving
 from tests.problems import Batch, Floats, random_batch
 
 RELATIVE = 1e-9
@@ -44,7 +44,9 @@ def check_batch(
     metric = fastap.average_precision(scores, targets, ignore_index=-1).numpy()
     for sign, update in ((1, "positive"), (-1, "negative")):
         options = {"epsilon": batch.epsilon, "update": update, "method": method, "ignore_index": -1}
-        ranks, value = (each.numpy() for each in fastap.loss_augmented_ranking(scores, targets, **options))
+        with solving(paths[0]):
+            ranked = fastap.loss_augmented_ranking(scores, targets, **options, backend=backend_of(paths[0]))
+        ranks, value = (each.numpy() for each in ranked)
         solutions = [_solve(scores, targets, options, path) for path in paths]
         for row in range(scores.shape[0]):
             taken = batch.targets[row] >= 0
@@ -76,7 +78,7 @@ def check_batch(
 def _solve(scores: torch.Tensor, targets: torch.Tensor, options: dict[str, object], path: str) -> Solution:
     leaf = scores.clone().requires_grad_()
     with solving(path):
-        loss = fastap.direct_ap_loss(leaf, targets, reduction="none", **options)
+        loss = fastap.direct_ap_loss(leaf, targets, reduction="none", **options, backend=backend_of(path))
     loss.sum().backward()
     return Solution(loss.detach().double().numpy(), leaf.grad.double().numpy())
 
@@ -168,7 +170,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--path",
-        choices=("both", "auto", *PATHS),
+        choices=("both", "auto", *PATHS, *TRITON_PATHS),
         default="both",
         help="the path every loss is taken on; auto is the library's own choice (default: %(default)s)",
     )

@@ -7,12 +7,25 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 from torch import Tensor
 
 from fastap.backends import INTERPRETS_TRITON
+from fastap.backends.triton.launch import LongLaunch, ShortLaunch, Tiles, Waves
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+# In masked lanes NumPy divides by zero and subtracts infinities, as a GPU does without a word.
+quiet = [
+    pytest.mark.filterwarnings(f"ignore:{words}:RuntimeWarning")
+    for words in ("invalid value", "divide by zero", "overflow")
+]
+interpreted = pytest.mark.skipif(DEVICE != "cpu", reason="for Triton's interpreter")
+
+# One row a thread, of which a warp has 32.
+TILE = 16 if DEVICE == "cpu" else 32
+TILES = Tiles(rows=TILE, search_rows=4, pieces=8, columns=TILE, num_warps=1, max_registers=None)
 
 # Odd, large, and in another place than any test would look for.
 _POISON = 0x5A5A5A5B
@@ -33,6 +46,16 @@ def _mend_interpreter() -> None:
 
 if INTERPRETS_TRITON:
     _mend_interpreter()
+
+
+def small_short_launch(items: int) -> ShortLaunch:
+    """One program a ranking, which goes through its rows in small tiles."""
+    return ShortLaunch(max(TILE, 1 << (items - 1).bit_length()), 2 * TILE, TILES)
+
+
+def small_long_launch() -> LongLaunch:
+    """Several programs a ranking of a few dozen items, and several tiles to add up at a time."""
+    return LongLaunch(TILE, 2, 2, TILES, 1, Waves(2, (2, 1), TILE, 1, None))
 
 
 @contextmanager

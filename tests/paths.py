@@ -1,6 +1,7 @@
-"""The torch backend has two ways to a loss: one table for short rankings, and the machinery of long ones.
+"""A backend has two ways to a loss: one for short rankings, and the machinery of long ones.
 
 It chooses by size, so small problems, the hostile ones among them, would never meet the second. Tests choose here.
+The kernels of the Triton backend get tiles so small that a few dozen items fill several.
 """
 
 from __future__ import annotations
@@ -9,19 +10,40 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
+import torch
+
 from fastap.backends.torch import short
 
 PATHS = ("short", "long")
+TRITON_PATHS = ("triton-short", "triton-long")
+
+
+def backend_of(path: str) -> str:
+    """The backend whose path this is."""
+    return "triton" if path in TRITON_PATHS else "auto"
 
 
 @contextmanager
 def solving(path: str) -> Iterator[None]:
-    """Inside, every loss is taken on this path whatever its size; ``"auto"`` leaves the choice to the library."""
+    """Inside, every loss is taken on this path whatever its size; ``"auto"`` leaves the choice to the library.
+
+    Of the Triton backend, rankings and float64 scores have one path only.
+    """
     if path == "short":
         with mock.patch.object(short, "_CELLS", 1 << 40):
             yield
     elif path == "long":
         with mock.patch.object(short, "table_of", return_value=None):
+            yield
+    elif path in TRITON_PATHS:
+        from fastap.backends.triton import solve
+        from tests.kernels import small_long_launch, small_short_launch
+
+        def launch(rankings: int, items: int, positives: int, dtype: torch.dtype, architecture: str) -> object:
+            long = path == "triton-long" or dtype == torch.float64
+            return small_long_launch() if long else small_short_launch(items)
+
+        with mock.patch.object(solve, "launch_for", launch):
             yield
     else:
         yield

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
 
 import fastap
+from fastap import checks
 
 SCORES = torch.tensor([[0.5, 0.1, 0.9], [0.2, 0.7, 0.3]])
 TARGETS = torch.tensor([[1, 0, 0], [0, 1, 0]])
@@ -183,9 +185,16 @@ def test_backend_is_one_of_a_few(given: Any) -> None:
         refuses(ValueError, call_with(function, backend=given), "backend", "'auto', 'torch', 'reference'", f"{given!r}")
 
 
-def test_triton_is_not_there_yet() -> None:
-    for function in (*WITH_BACKEND, *MODULES):
-        refuses(ValueError, call_with(function, backend="triton"), "backend", "'triton'", "not available", "'torch'")
+def test_triton_runs_on_a_gpu_or_in_its_interpreter() -> None:
+    with mock.patch.object(checks, "INTERPRETS_TRITON", False):
+        for function in WITH_BACKEND:
+            refuses(ValueError, call_with(function, backend="triton"), "backend", "'triton'", "CUDA", "cpu", "'torch'")
+
+
+def test_triton_must_be_installed() -> None:
+    with mock.patch.object(checks, "HAS_TRITON", False):
+        for function in (*WITH_BACKEND, *MODULES):
+            refuses(ValueError, call_with(function, backend="triton"), "'triton'", "not installed", "'torch'")
 
 
 def test_options_are_keywords(function: Callable[..., Any]) -> None:

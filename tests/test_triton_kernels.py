@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -24,19 +24,12 @@ from fastap.kernels.proof import set_prices
 from torch import Tensor
 
 from fastap.backends.triton import solve, twins
-from fastap.backends.triton.launch import LongLaunch, Tiles, Waves
-from tests.kernels import DEVICE, poisoned
+from fastap.backends.triton.launch import Waves
+from tests.kernels import DEVICE, TILE, interpreted, poisoned, quiet, small_long_launch
 from tests.problems import KINDS, draw
 
-# In masked lanes NumPy divides by zero and subtracts infinities, as a GPU does without a word.
-pytestmark = [
-    pytest.mark.filterwarnings(f"ignore:{words}:RuntimeWarning")
-    for words in ("invalid value", "divide by zero", "overflow")
-]
-interpreted = pytest.mark.skipif(DEVICE != "cpu", reason="looks into the interpreter")
+pytestmark = quiet
 
-# One row a thread: a warp has 32.
-TILE = 16 if DEVICE == "cpu" else 32
 SMALL = {"BLOCK": TILE, "num_warps": 1}
 SEARCH = {**SMALL, "ROWS": 4, "PIECES": 8, "COLUMNS": TILE}
 SCAN = 2
@@ -366,10 +359,10 @@ def search_both(batch: Batch, loss: str, sign: int, method: str, epsilon: float)
 @pytest.mark.parametrize("epsilon", [0.01, 1.0, 100.0])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_search_rankings(sign: int, epsilon: float) -> None:
-    batch = Batch.of(*everything(torch.float64 if epsilon == 1.0 else torch.float32))
+    batch = Batch.of(*everything(torch.float64) if epsilon == 1.0 else some(torch.float32))
     ours, theirs = search_both(batch, "direct", sign, "auto", epsilon)
     solved = batch.terms(sign, epsilon)
-    assert len(solved) > len(KINDS) + 8
+    assert len(solved) > (len(KINDS) + 8 if epsilon == 1.0 else 4)
     for number, terms in solved:
         positives = terms.shape[0]
         largest = terms.abs().amax(1)
@@ -600,15 +593,14 @@ def check_solution(batch: Batch, ours: Tensor, theirs: Tensor, sign: int, epsilo
         assert torch.equal(ours[number], theirs[number])
 
 
-@pytest.mark.parametrize(("segments", "stripes"), [(2, (2, 1)), (3, (1, 2)), (5, (1,))])
+@pytest.mark.parametrize(("segments", "stripes"), [(2, (2, 1)), (3, (1,)), (5, (1,))])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_waves(sign: int, segments: int, stripes: tuple[int, ...]) -> None:
     """The same, cut across rows and columns: with fewer rows than segments, and many more."""
     batch = Batch.of(*some(torch.float32))
     rows, theirs = batch.rows(), batch.rows()
     task = solve.Task("direct", sign, "dp", 0.7)
-    tiles = Tiles(TILE, 4, 8, TILE, 1, None)
-    launch = LongLaunch(TILE, SCAN, 2, tiles, 1, Waves(segments, stripes, TILE, 1, None))
+    launch = replace(small_long_launch(), waves=Waves(segments, stripes, TILE, 1, None))
     inputs = SimpleNamespace(rankings=batch.rankings, items=batch.items)
     solve.solve(inputs, task, launch, solve.Sorted(*batch.arrays), rows, batch.sums())
     twins.solve_whole(*batch.problem, theirs, batch.sums(), batch.items, batch.plane, task.epsilon_bits, sign)
@@ -759,6 +751,8 @@ def short_both(
 def test_short_rankings(loss: str, sign: int, method: str) -> None:
     dtype = {"auto": torch.float32, "dp": torch.float16, "standard": torch.bfloat16}[method]
     scores, targets = short_batch(dtype, 21)
+    if method == "dp":
+        scores, targets = scores[::2], targets[::2]
     # Two leading axes of any strides; other ones for the targets.
     scores = scores.view(-1, 3, 21).permute(2, 1, 0).contiguous().permute(2, 1, 0)
     targets = targets.view(-1, 3, 21).repeat_interleave(2, 2).to(torch.int16)[..., ::2]

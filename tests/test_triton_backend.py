@@ -1,0 +1,314 @@
+"""What a user sees of ``backend="triton"``, on both of its paths, from memory full of NaN.
+
+Without a GPU the kernels run in Triton's interpreter, a thousand times slower: so the problems are small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastap
+from fastap import backends
+from fastap.backends import masked
+from fastap.backends import triton as triton_backend
+from fastap.backends.triton import inputs, solve
+from fastap.problem import Batch
+from tests.exactness import check_many
+from tests.kernels import DEVICE, interpreted, poisoned, quiet
+from tests.losses import LOSSES, Loss, random_batch, value_and_gradient
+from tests.paths import TRITON_PATHS, solving
+
+pytestmark = quiet
+
+SHORT, LONG = TRITON_PATHS
+# Where the loss does not matter, the one that searches nothing.
+PLAIN = LOSSES["perceptron"]
+
+
+@pytest.fixture(params=TRITON_PATHS)
+def triton_path(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test on each path, with small tiles."""
+    with solving(request.param), poisoned():
+        yield request.param
+
+
+def on(loss: Loss, scores: Tensor, targets: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    """Value and gradient on the Triton backend."""
+    value, gradient = value_and_gradient(loss, scores.to(DEVICE), targets.to(DEVICE), backend="triton", **options)
+    return value.cpu(), gradient.cpu()
+
+
+def identical(given: Tensor, expected: Tensor) -> None:
+    """Equal to the last bit, type and shape included; NaN equals NaN."""
+    torch.testing.assert_close(given, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def as_torch(given: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
+    """Of the same types and shapes; equal but for the order in which sums are taken."""
+    for ours, theirs in zip(given, expected, strict=True):
+        eps = torch.finfo(ours.dtype).eps
+        rounding = 1e-12 if ours.dtype == torch.float64 else 2 * eps
+        torch.testing.assert_close(ours, theirs, rtol=rounding, atol=rounding / 8, equal_nan=True)
+
+
+# Exactness
+
+
+@interpreted
+@pytest.mark.parametrize(
+    ("path", "method", "seed", "problems"),
+    [(SHORT, "auto", 11, 10), (LONG, "auto", 12, 10), (SHORT, "dp", 13, 5), (LONG, "dp", 14, 5)],
+)
+def test_random_problems(path: str, method: str, seed: int, problems: int) -> None:
+    with poisoned():
+        counts = check_many(problems, seed, largest=36, paths=(path,), method=method)
+    assert counts["problems"] >= problems
+    assert counts["gradients"] >= problems
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_losses_and_reductions(reduction: str, loss: Loss, triton_path: str) -> None:
+    scores, targets = random_batch(1, 4, 17, ignored=0.2, dtype=torch.float32)
+    targets[1], targets[2] = 0, -1  # take no part
+    options: dict[str, Any] = {"reduction": reduction, "ignore_index": -1, "weight": 0.4}
+    as_torch(on(loss, scores, targets, **options), value_and_gradient(loss, scores, targets, **options))
+
+
+def test_no_ranking_takes_part(loss: Loss, triton_path: str) -> None:
+    value, gradient = on(loss, torch.randn(2, 5), torch.zeros(2, 5), reduction="mean")
+    assert value == 0
+    assert (gradient == 0).all()
+
+
+def test_ties(loss: Loss, triton_path: str) -> None:
+    scores, targets = random_batch(2, 2, 24, levels=4, dtype=torch.float32)
+    scores[1] = torch.where(scores[1] < 2, -0.0, 0.0)
+    given = on(loss, scores, targets)
+    as_torch(given, value_and_gradient(loss, scores, targets))
+    # The order of the items says nothing.
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(2))
+    value, gradient = on(loss, scores[:, order], targets[:, order])
+    identical(value, given[0])
+    identical(gradient, given[1][:, order])
+
+
+def test_bitwise_the_same_twice_and_permuted(loss: Loss, triton_path: str) -> None:
+    scores, targets = random_batch(3, 1, 24, dtype=torch.float32)
+    first, again = on(loss, scores, targets), on(loss, scores, targets)
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(3))
+    value, gradient = on(loss, scores[:, order], targets[:, order])
+    for others in (again, (value, gradient[:, order.argsort()])):
+        for one, other in zip(first, others, strict=True):
+            identical(one, other)
+
+
+@pytest.mark.parametrize("update", ["positive", "negative"])
+def test_loss_augmented_ranking(update: str) -> None:
+    scores, targets = (each.to(DEVICE) for each in random_batch(4, 4, 24, ignored=0.2))
+    targets[1], targets[2] = 1, -1
+    scores[3, 0] = torch.nan
+    options: dict[str, Any] = {"update": update, "ignore_index": -1, "epsilon": 0.6}
+    with solving(LONG), poisoned():
+        ranks, value = fastap.loss_augmented_ranking(scores, targets, **options, backend="triton")
+    expected = fastap.loss_augmented_ranking(scores.cpu(), targets.cpu(), **options)
+    assert ranks.dtype == torch.int64
+    identical(ranks[:3].cpu(), expected.ranks[:3])
+    torch.testing.assert_close(value.cpu(), expected.value, rtol=1e-12, atol=1e-13, equal_nan=True)
+    assert sorted(ranks[3, targets[3] >= 0].tolist()) == list(range(int((targets[3] >= 0).sum())))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_average_precision(dtype: torch.dtype, triton_path: str) -> None:
+    scores, targets = random_batch(5, 8, 35, ignored=0.2, levels=9, dtype=dtype)
+    scores[1], scores[2, 0], scores[3, 0] = 0.0, torch.inf, torch.nan
+    scores[4] = torch.where(torch.arange(35) % 2 > 0, -0.0, 0.0)
+    targets[5], targets[6], targets[7] = 0, 1, -1
+    scores[6, 3] = -torch.inf
+    given = triton_backend.average_precision(Batch(scores.to(DEVICE), targets.to(DEVICE), -1)).cpu()
+    expected = masked.TORCH.average_precision(Batch(scores, targets, -1))
+    assert given.dtype == torch.float64
+    assert given.isnan().tolist() == [False, False, False, True, False, True, False, True]
+    torch.testing.assert_close(given, expected, rtol=1e-14, atol=0, equal_nan=True)
+
+
+# Types, axes, views
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_score_types(dtype: torch.dtype, triton_path: str) -> None:
+    scores, targets = random_batch(6, 1, 20, dtype=dtype)
+    given = on(LOSSES["negative"], scores, targets)
+    assert given[1].dtype == dtype
+    as_torch(given, value_and_gradient(LOSSES["negative"], scores, targets))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "index"),
+    [
+        (torch.bool, None),
+        pytest.param(
+            torch.bool, -1, marks=pytest.mark.xfail(raises=TypeError, reason="asks for the range of bool targets")
+        ),
+        (torch.int8, -1),
+        (torch.uint8, 255),
+        (torch.uint8, -1),  # which no uint8 is
+        (torch.int64, -100),
+        (torch.int64, 2**40),
+        (torch.float16, -1),
+        (torch.bfloat16, 2),
+        (torch.float64, -100),
+    ],
+)
+def test_target_types(dtype: torch.dtype, index: int | None, triton_path: str) -> None:
+    scores, targets = random_batch(7, 1, 18, ignored=0.2, dtype=torch.float32)
+    none_ignored = index is None or dtype == torch.bool or (dtype == torch.uint8 and index < 0)
+    ignored = (targets < 0) & (not none_ignored)
+    given = torch.where(ignored, index or 0, targets.clamp(min=0)).to(dtype)
+    value, gradient = on(PLAIN, scores, given, ignore_index=index)
+    expected = value_and_gradient(PLAIN, scores, torch.where(ignored, -1, targets.clamp(min=0)), ignore_index=-1)
+    as_torch((value, gradient), expected)
+    assert (gradient[ignored] == 0).all()
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_every_axis_without_a_copy(dim: int, triton_path: str) -> None:
+    scores, targets = (each[0].view(2, 3, 4).to(DEVICE) for each in random_batch(8, 1, 24, dtype=torch.float32))
+    leaf = scores.clone().requires_grad_()
+    with mock.patch.object(solve, "inputs_of", wraps=inputs.inputs_of) as seen:
+        value = PLAIN(leaf, targets, dim=dim, reduction="none", backend="triton")
+    (batch,) = seen.call_args.args
+    read = inputs.inputs_of(batch)
+    for given, user in ((read.scores, leaf), (read.targets, targets)):
+        assert given.untyped_storage().data_ptr() == user.untyped_storage().data_ptr()
+    (gradient,) = torch.autograd.grad(value.sum(), leaf)
+    value, gradient = value.detach().cpu(), gradient.cpu()
+    matrix = [each.movedim(dim, -1).reshape(-1, scores.shape[dim]) for each in (scores, targets)]
+    expected, slope = on(PLAIN, *matrix)
+    assert value.shape == scores.select(dim, 0).shape
+    identical(value, expected.view(value.shape))
+    identical(gradient.movedim(dim, -1).reshape(slope.shape), slope)
+
+
+def test_strides_do_not_matter(triton_path: str) -> None:
+    scores, targets = (each.to(DEVICE) for each in random_batch(9, 4, 8, dtype=torch.float32))
+    expected = on(PLAIN, scores, targets)
+    wide, tall = scores.repeat_interleave(2, 1)[:, ::2], targets.repeat_interleave(3, 1)[:, ::3]
+    flipped = scores.t().contiguous().t()
+    four = scores.view(2, 2, 8).repeat_interleave(2, 1)[:, ::2].unsqueeze(1), targets.view(2, 1, 2, 8)
+    for given in ((wide, tall), (flipped, targets), (flipped, tall), four):
+        leaf = given[0].detach().requires_grad_()
+        value = PLAIN(leaf, given[1], reduction="none", backend="triton")
+        (gradient,) = torch.autograd.grad(value.sum(), leaf)
+        identical(value.detach().cpu().view(4), expected[0])
+        identical(gradient.cpu().reshape(4, 8), expected[1])
+    one_row = targets[:1].expand(4, 8)
+    identical(on(PLAIN, scores, one_row)[0], on(PLAIN, scores, one_row.contiguous())[0])
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 3)])
+def test_empty_tensors(shape: tuple[int, ...], loss: Loss, triton_path: str) -> None:
+    for reduction in ("mean", "sum", "none"):
+        value, gradient = on(loss, torch.zeros(shape), torch.zeros(shape), reduction=reduction)
+        assert (value == 0).all()
+        assert value.shape == (shape[:-1] if reduction == "none" else ())
+        assert gradient.shape == shape
+    ranks, value = fastap.loss_augmented_ranking(
+        *(torch.zeros(shape, device=DEVICE) for _ in range(2)), backend="triton"
+    )
+    assert ranks.shape == shape
+    assert value.isnan().all()
+
+
+# What cannot be an error, since nobody looks at values
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [*((name, torch.nan) for name in LOSSES), *(("perceptron", bad) for bad in (torch.inf, -torch.inf))],
+)
+def test_scores_that_are_not_finite(name: str, bad: float, triton_path: str) -> None:
+    loss = LOSSES[name]
+    scores, targets = random_batch(10, 4, 13, ignored=0.3, dtype=torch.float32)
+    taken = targets >= 0
+    clean = on(loss, scores, targets, ignore_index=-1)
+    scores[1, 0] = bad
+    scores[2, taken[2].logical_not()] = bad  # takes no part
+    scores[3], targets[3] = bad, -1
+    value, gradient = on(loss, scores, targets, ignore_index=-1)
+    assert value[1].isnan()
+    assert gradient[1, taken[1]].isnan().all()
+    assert (gradient[1, ~taken[1]] == 0).all()
+    for row in (0, 2):
+        identical(value[row], clean[0][row])
+        identical(gradient[row], clean[1][row])
+    assert value[3] == 0
+    assert (gradient[3] == 0).all()
+    mean, slope = on(loss, scores, targets, ignore_index=-1, reduction="mean")
+    assert mean.isnan()
+    torch.testing.assert_close(slope[0], gradient[0] / 3)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wrong"),
+    [(torch.int64, 2), (torch.int8, -2), (torch.uint8, 255), (torch.float32, 0.5), (torch.float32, torch.nan)],
+)
+def test_wrong_targets(dtype: torch.dtype, wrong: float, triton_path: str) -> None:
+    scores, targets = random_batch(11, 4, 8, dtype=torch.float32)
+    clean = on(PLAIN, scores, targets)
+    given = targets.to(dtype)
+    given[1, 5] = wrong
+    given[3], given[3, 4] = 0, wrong  # no positive, but nobody knows what the wrong one is
+    value, gradient = on(PLAIN, scores, given, ignore_index=-1)
+    for row in (0, 2):
+        identical(value[row], clean[0][row])
+        identical(gradient[row], clean[1][row])
+    for row in (1, 3):
+        assert value[row].isnan()
+        assert gradient[row].isnan().all()
+    mean, slope = on(PLAIN, scores, given, reduction="mean")
+    assert mean.isnan()
+    torch.testing.assert_close(slope[0], gradient[0] / 4)
+    metric = triton_backend.average_precision(Batch(scores.to(DEVICE), given.to(DEVICE), None))
+    assert metric.isnan().tolist() == [False, True, False, True]
+
+
+def test_scores_too_large_to_be_summed() -> None:
+    scores, targets = random_batch(12, 2, 16)
+    scores[1] = (1 - 2 * targets[1]) * 1e308
+    with solving(LONG), poisoned():
+        value, gradient = on(LOSSES["positive"], scores, targets)
+    assert value[0].isfinite()
+    assert gradient[0].isfinite().all()
+    assert value[1].isnan()
+    assert gradient[1].isnan().all()
+
+
+# Errors, and who serves a call
+
+
+def test_rankings_that_are_too_long() -> None:
+    scores, targets = torch.randn(2, 9, device=DEVICE), torch.ones(2, 9, device=DEVICE)
+    with mock.patch.object(inputs, "MOST_ITEMS", 8):
+        with pytest.raises(ValueError, match=r"scores must have at most 8 items .* got 9"):
+            fastap.direct_ap_loss(scores, targets, backend="triton")
+        with pytest.raises(ValueError, match=r"scores must have at most 8 items .* got 9"):
+            fastap.loss_augmented_ranking(scores, targets, backend="triton")
+
+
+@pytest.mark.parametrize("has_triton", [True, False])
+def test_auto_is_triton_on_cuda_and_torch_elsewhere(has_triton: bool) -> None:
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    with mock.patch.object(backends, "HAS_TRITON", has_triton):
+        assert backends.get("auto", cuda) is (triton_backend if has_triton else masked.TORCH)
+    for name in ("auto", "torch"):
+        assert backends.get(name, cpu) is masked.TORCH
+    for where in (cuda, cpu):
+        assert backends.get("torch", where) is masked.TORCH
+        assert backends.get("reference", where) is masked.REFERENCE
+        assert backends.get("triton", where) is triton_backend
