@@ -111,9 +111,10 @@ def settle(
         first, end, n_negative, centre, task, 1 - tl.minimum(stage, 1),
         ROWS, PIECES,
     )  # fmt: skip
-    result_ptr = high_ptr
-    if stage != 0:
-        result_ptr = work_ptr
+    # A pointer chosen at run time is beyond AMD's compiler (triton-lang/triton#10701): so two copies.
+    if stage == 0:
+        copy(high_ptr, choice_ptr, first, end, BLOCK)
+    else:
         if stage > 1:
             find_last(starts_ptr, last_ptr, first, end, BLOCK)
         if unproved != 0:
@@ -122,7 +123,7 @@ def settle(
                 first, end, n_negative, centre, task,
                 BLOCK, ROWS, PIECES, COLUMNS,
             )  # fmt: skip
-    copy(result_ptr, choice_ptr, first, end, BLOCK)
+        copy(work_ptr, choice_ptr, first, end, BLOCK)
 
 
 @triton.jit
