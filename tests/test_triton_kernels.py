@@ -21,6 +21,8 @@ import triton.language as tl
 from fastap.kernels import blocks, fused, layout, long, program, proof
 from fastap.kernels import reduce as reduction
 from fastap.kernels.proof import set_prices
+from fastap.kernels.search import search_band
+from fastap.kernels.terms import count_above, task_scale
 from torch import Tensor
 
 from fastap.backends.triton import solve, twins
@@ -773,3 +775,57 @@ def test_short_rankings_of_few_items(items: int) -> None:
     scores, targets = short_batch(torch.float32, 21)
     scores, targets = scores[:9, None, :items], targets[:9, None, :items].clamp(min=0).byte()
     short_both(scores, targets, "direct", -1, "auto", 0.3, has_ignore=False)
+
+
+# Device functions that nothing but blocks in conflict reach
+
+
+@triton.jit
+def _find_bands(
+    v_ptr, s_ptr, centre_ptr, inside_ptr, floor_ptr,
+    low_ptr, high_ptr,
+    n_positive, n_negative, epsilon_bits,
+    ROWS: tl.constexpr, PIECES: tl.constexpr,
+):  # fmt: skip
+    n_ptr = v_ptr + n_positive - 1
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    mask = row < n_positive
+    p = tl.load(v_ptr + row, mask=mask, other=0.0).to(tl.float64)
+    top = count_above(n_ptr, n_negative, p, mask, True)
+    task = task_scale(epsilon_bits, n_negative, -1)
+    low, high = search_band(
+        s_ptr + n_positive - 1, n_ptr, p, p - tl.load(centre_ptr), row + 1, top, task,
+        tl.load(inside_ptr + row, mask=mask, other=0), tl.load(floor_ptr + row, mask=mask, other=0.0), mask, PIECES,
+    )  # fmt: skip
+    tl.store(low_ptr + row, low, mask=mask)
+    tl.store(high_ptr + row, high, mask=mask)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "cauchy", "tied", "conflicting"])
+def test_search_band(kind: str) -> None:
+    """The least and the greatest ``a`` that is high enough, wherever between them others are not."""
+    for seed, epsilon in ((1, 0.05), (2, 3.0), (3, 40.0)):
+        n_positive, n_negative = 8, 70
+        batch = Batch.of(*(each[None].to(DEVICE) for each in ranking(kind, seed, n_positive, n_negative, 78)))
+        ((_, terms),) = batch.terms(-1, epsilon)
+        p, n = batch.v[0, :n_positive, None], batch.v[0, n_positive:]
+        reachable = torch.arange(n_negative + 1, device=DEVICE) <= (n >= p).sum(1)[:, None]
+        terms = terms.where(reachable, -torch.inf)
+        best, inside = terms.max(1)
+        generator = torch.Generator().manual_seed(seed)
+        lowest = terms.where(reachable, torch.inf).amin(1)
+        slack = torch.tensor([0.0, 1e-6, 0.05, 0.5])[torch.randint(4, (n_positive,), generator=generator)].to(DEVICE)
+        largest = terms.where(reachable, 0.0).abs().amax(1)
+        floor = best - slack * (best - lowest) - 1e-12 * largest
+        low, high = (memory(n_positive, dtype=torch.int32) for _ in range(2))
+        _find_bands[(2,)](
+            batch.v, batch.s, batch.centre, inside.int(), floor, low, high, n_positive, n_negative, bits_of(epsilon),
+            ROWS=4, PIECES=8, num_warps=1,
+        )  # fmt: skip
+        for number in range(n_positive):
+            # Within rounding of the floor either answer is right.
+            surely, perhaps = (
+                (terms[number] >= floor[number] + sign * 1e-13 * largest[number]).nonzero()[:, 0] for sign in (1, -1)
+            )
+            assert perhaps[0] <= low[number] <= surely[0]
+            assert surely[-1] <= high[number] <= perhaps[-1]
