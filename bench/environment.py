@@ -11,12 +11,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results"
 
 
 def commit() -> str:
@@ -42,6 +45,27 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "fastap": importlib.metadata.version("fastap"),
     }
+
+
+def about(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What every stored result says of where it comes from."""
+    device = torch.device(device)
+    on_gpu = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_properties(device).name if on_gpu else cpu(),
+        "type": device.type,
+        "cpu": cpu(),
+        "threads": torch.get_num_threads(),
+        "versions": {**versions(), **({"cuda": torch.version.cuda} if on_gpu else {})},
+        "commit": commit(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def file_name(kind: str, where: dict[str, Any]) -> str:
+    """``<kind>-<device>-torch-<version>-<commit>.json`` of an :func:`about`."""
+    parts = (kind, where["device"], "torch", where["versions"]["torch"], where["commit"])
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).lower() + ".json"
 
 
 def is_installed() -> bool:
