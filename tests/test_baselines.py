@@ -1,0 +1,188 @@
+"""The peers stated in bench/baselines.py: each against its definition, written with loops, or against a limit."""
+
+from __future__ import annotations
+
+import tracemalloc
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import fastap
+from bench import baselines
+from bench.inputs import Shape, stream
+from fastap import reference
+from fastap.reference import Update
+
+SHAPES = [(1, 1), (1, 7), (7, 1), (5, 20), (30, 30), (12, 200)]
+
+
+def problem(P: int, N: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    scores, targets = next(stream(Shape(1, P, N), seed=seed, dtype=torch.float64))
+    return scores.requires_grad_(), targets
+
+
+def one_minus_ap(scores: Tensor, targets: Tensor) -> float:
+    return 1 - reference.average_precision(scores.detach(), targets)
+
+
+def gradient(loss: Tensor, scores: Tensor) -> Tensor:
+    return torch.autograd.grad(loss, scores)[0]
+
+
+def brute_ranks(scores: Tensor) -> Tensor:
+    return torch.stack([(scores >= own).sum() for own in scores]).to(scores.dtype)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_blackbox_ap(shape: tuple[int, int]) -> None:
+    scores, targets = problem(*shape)
+    loss = baselines.blackbox_ap_loss(scores, targets, strength=7.0)
+    assert loss.item() == pytest.approx(one_minus_ap(scores, targets), abs=1e-12)
+
+    ranked, among = brute_ranks(scores.detach()), brute_ranks(scores.detach()[targets])
+    wanted = torch.zeros_like(ranked)
+    wanted[targets] = among / ranked[targets] ** 2 / shape[0]
+    expected = (brute_ranks(scores.detach() + 7.0 * wanted) - ranked) / 7.0
+    torch.testing.assert_close(gradient(loss, scores), expected, rtol=0, atol=1e-12)
+    if shape == (12, 200):
+        assert expected.any()
+
+
+def test_blackbox_gradient_scales_what_is_ranked_again() -> None:
+    """Twice the incoming gradient is twice the step, not twice the result."""
+    scores, targets = problem(12, 200)
+    twice = gradient(2 * baselines.blackbox_ap_loss(scores, targets, strength=7.0), scores)
+    torch.testing.assert_close(twice, 2 * gradient(baselines.blackbox_ap_loss(scores, targets, 14.0), scores))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_blackbox_map_loss(shape: tuple[int, int]) -> None:
+    scores, targets = problem(*shape)
+    loss = baselines.blackbox_map_loss(scores, targets, strength=7.0, margin=0.0)
+    assert loss.item() == pytest.approx(one_minus_ap(scores, targets), abs=2e-5)
+    # Ranks of at most 1 leave the loss as it is, and their lambda reaches as many times further.
+    same = gradient(baselines.blackbox_ap_loss(scores, targets, strength=7.0 * scores.numel()), scores)
+    torch.testing.assert_close(gradient(loss, scores), same, rtol=0, atol=1e-12)
+
+
+def test_blackbox_margin_pulls_the_classes_together() -> None:
+    torch.manual_seed(0)
+    scores, targets = problem(12, 200)
+    noisy = [baselines.blackbox_map_loss(scores, targets, margin=3.0).item() for _ in range(20)]
+    assert np.mean(noisy) > one_minus_ap(scores, targets) + 0.05
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("delta", [1e-6, 0.3, 1.0])
+def test_error_driven_ap(shape: tuple[int, int], delta: float) -> None:
+    scores, targets = problem(*shape)
+    loss = baselines.error_driven_ap_loss(scores, targets, delta, interpolated=False)
+    expected = np.zeros(scores.numel())
+    value = 0.0
+    for i in np.flatnonzero(targets):
+        rank = 1 + sum(_step(scores[k] - scores[i], delta) for k in range(scores.numel()) if k != i)
+        for j in np.flatnonzero(~targets):
+            error = _step(scores[j] - scores[i], delta) / rank / shape[0]
+            expected[i] -= error
+            expected[j] += error
+            value += error
+    assert loss.item() == pytest.approx(value, abs=1e-12)
+    np.testing.assert_allclose(gradient(loss, scores), expected, rtol=0, atol=1e-12)
+    if delta < 1e-3:
+        assert loss.item() == pytest.approx(one_minus_ap(scores, targets), abs=1e-9)
+
+
+def _step(difference: Tensor, delta: float) -> float:
+    if difference.item() < -delta:
+        return 0.0
+    return 1.0 if difference.item() > delta else difference.item() / (2 * delta) + 0.5
+
+
+def test_error_driven_ap_interpolates() -> None:
+    """From the lowest positive up: precisions 3/5, 2/3 and 1/2, of which the last is raised to 2/3."""
+    scores = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0], dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([False, True, True, False, True])
+    loss = baselines.error_driven_ap_loss(scores, targets, delta=0.1)
+    assert loss.item() == pytest.approx(1 - (3 / 5 + 2 / 3 + 2 / 3) / 3)
+    # The first negative bears 1/5, 1/3 and, scaled down from 1/2, 1/3; the other 1/5.
+    expected = torch.tensor([1 / 5 + 1 / 3 + 1 / 3, -1 / 3, -1 / 3, 1 / 5, -2 / 5], dtype=torch.float64) / 3
+    torch.testing.assert_close(gradient(loss, scores), expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_smooth_ap(shape: tuple[int, int]) -> None:
+    scores, targets = problem(*shape)
+    loss = baselines.smooth_ap_loss(scores, targets, temperature=0.2)
+    total = 0.0
+    for i in np.flatnonzero(targets):
+        soft = [torch.sigmoid((scores[j] - scores[i]) / 0.2).item() for j in range(scores.numel())]
+        first = 1 + sum(soft[j] for j in np.flatnonzero(targets) if j != i)
+        every = 1 + sum(soft[j] for j in range(scores.numel()) if j != i)
+        total += first / every
+    assert loss.item() == pytest.approx(1 - total / shape[0], abs=1e-12)
+    assert baselines.smooth_ap_loss(scores, targets, 1e-9).item() == pytest.approx(one_minus_ap(scores, targets))
+
+
+@pytest.mark.parametrize("loss", [baselines.smooth_ap_loss, partial(baselines.binned_ap_loss, low=-2.0, high=3.0)])
+def test_gradients_are_those_of_the_values(loss: object) -> None:
+    scores, targets = problem(5, 20)
+    smooth = partial(loss, temperature=0.5) if loss is baselines.smooth_ap_loss else loss
+    assert torch.autograd.gradcheck(lambda each: smooth(each, targets), scores)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_binned_ap_on_bin_centres(seed: int) -> None:
+    """With every score at a centre, the bins are the thresholds of AP."""
+    rng = np.random.default_rng(seed)
+    scores = torch.tensor(rng.integers(0, 20, 60) / 19)
+    targets = torch.tensor(rng.random(60) < 0.3)
+    value = baselines.binned_ap_loss(scores, targets).item()
+    assert value == pytest.approx(one_minus_ap(scores, targets), abs=1e-6)
+
+
+def test_binned_ap_between_centres_and_beyond_them() -> None:
+    """Three bins at 1, 1/2 and 0. The positive lies half in the first two, one negative beyond each end."""
+    scores = torch.tensor([0.75, 7.0, -3.0], dtype=torch.float64)
+    targets = torch.tensor([True, False, False])
+    expected = 1 - (0.5 * 0.5 / 1.5 + 0.5 * 1 / 2)
+    assert baselines.binned_ap_loss(scores, targets, bins=3).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["loops", "compiled"])
+@pytest.mark.parametrize("update", ["positive", "negative"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_full_table(shape: tuple[int, int], update: Update, compiled: bool) -> None:
+    if compiled:
+        pytest.importorskip("numba", reason="compiles the full-table program; comes with the extra `bench`")
+    for epsilon in (0.1, 1.0, 10.0):
+        scores, targets = problem(*shape)
+        loss = baselines.full_table_direct_loss(scores, targets, epsilon, update, compiled)
+        found = gradient(loss, scores)
+        expected = reference.direct_ap_loss(scores.detach(), targets, epsilon, update)
+        assert loss.item() == pytest.approx(expected.value, abs=1e-12)
+        np.testing.assert_allclose(found, expected.gradient, rtol=0, atol=1e-14)
+        ours = fastap.direct_ap_loss(scores, targets, epsilon=epsilon, update=update)
+        assert loss.item() == pytest.approx(ours.item(), abs=1e-9)
+        torch.testing.assert_close(found, gradient(ours, scores), rtol=0, atol=1e-12)
+
+
+def test_full_table_memory() -> None:
+    P, N = 40, 300
+    generator = np.random.default_rng(0)
+    p, n = (-np.sort(-generator.normal(size=size)) for size in (P, N))
+    tracemalloc.start()
+    baselines.fill_table(p, n, 1.0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    tables = 4 * (P + 1) * (N + 1) * 8
+    assert tables <= peak < 1.05 * tables
+
+
+def test_full_table_keeps_the_type_of_the_scores() -> None:
+    scores, targets = problem(5, 20)
+    scores = scores.detach().float().requires_grad_()
+    loss = baselines.full_table_direct_loss(scores, targets, compiled=False)
+    assert loss.dtype == gradient(loss, scores).dtype == torch.float32
