@@ -45,7 +45,13 @@ clean:  ## remove .venv, caches and everything the programs wrote
 	$(VENV) -m pip install --quiet -c constraints.txt pip setuptools
 	@touch $@
 
-# .venv/demo.stamp, .venv/test.stamp, .venv/bench.stamp: the package, editable, with the extra of that name
+# The requirements that libauc states (torchvision, transformers and more) are not what its losses import.
+.venv/bench.stamp: .venv/pip.stamp
+	$(VENV) -m pip install -c constraints.txt --no-build-isolation -e ".[bench]"
+	$(VENV) -m pip install -c constraints.txt --no-deps libauc
+	@touch $@
+
+# .venv/demo.stamp, .venv/test.stamp: the package, editable, with the extra of that name
 .venv/%.stamp: .venv/pip.stamp
 	$(VENV) -m pip install -c constraints.txt --no-build-isolation -e ".[$*]"
 	@touch $@
