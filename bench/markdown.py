@@ -1,0 +1,69 @@
+"""What a page of results is put together from: sentences, tables, pictures, links."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from bench.stored import duration, times_of
+
+
+class Page:
+    """What is written so far, and what is to be drawn."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.parts: list[str] = []
+        self.pictures: dict[str, Callable[[], Figure]] = {}  # by their places below ``out``
+
+    def add(self, *parts: str) -> None:
+        self.parts += [part.strip() for part in parts if part.strip()]
+
+    def table(self, says: str, rows: Sequence[Sequence[str]], heads: Sequence[str], left: int = 1) -> None:
+        """A sentence, and below it a table whose first ``left`` columns are words."""
+        self.add(says, table(rows, heads, left))
+
+    def picture(self, name: str, device: str, text: str, draw: Callable[[], Figure]) -> None:
+        file = f"images/bench-{name}-{slug(device)}.png"
+        self.pictures[file] = draw
+        self.add(f"![{text}]({file})")
+
+    def link(self, path: Path) -> str:
+        return Path(os.path.relpath(path, self.out)).as_posix()
+
+    def __str__(self) -> str:
+        return "\n\n".join(self.parts) + "\n"
+
+
+def slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def table(rows: Sequence[Sequence[str]], heads: Sequence[str], left: int = 1) -> str:
+    """Words to the left, numbers to the right."""
+    sides = ["left"] * left + ["right"] * (len(heads) - left)
+    cells = [[re.sub(r"\s+", " ", cell).replace("|", "\\|") for cell in row] for row in rows]
+    return str(tabulate(cells, heads, "pipe", disable_numparse=True, colalign=sides))
+
+
+def timed(seconds: float | None, ratio: float | None) -> str:
+    """``3.21 ms (1.52)``; empty where there is no time."""
+    if seconds is None:
+        return ""
+    return duration(seconds) + (f" ({times_of(ratio)})" if ratio is not None else "")
+
+
+def versions_of(about: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
+
+
+def machine(about: dict[str, Any]) -> str:
+    """``AMD EPYC, 2 threads, python 3.11.7, ..., commit 82c82a0, 2025-01-31``."""
+    threads = f", {about['threads']} threads" if about["type"] == "cpu" and "threads" in about else ""
+    return f"{about['device']}{threads}, {versions_of(about)}, commit {about['commit']}, {about['date'][:10]}"

@@ -1,0 +1,143 @@
+"""Stored results as a page: ``docs/benchmarks.md``, its pictures, and the README's table.
+
+The newest file of each kind and device counts (and, of profiles, of each call). Nothing is measured, and the same files
+give the same page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from bench import page, plots, stored
+from bench.environment import RESULTS, ROOT
+from bench.markdown import Page, machine, table, timed
+from bench.stored import UPDATES, Result, times_of
+
+DOCS = ROOT / "docs"
+PAGE = "benchmarks.md"
+README = ROOT / "README.md"
+START, END = "<!-- speed -->\n", "\n<!-- /speed -->"
+
+
+class NothingStoredError(Exception):
+    """A folder without results."""
+
+
+def load(folder: Path) -> list[Result]:
+    results = stored.newest(folder)
+    if not results:
+        kinds = ", ".join(f"{kind}-*.json" for kind in stored.KINDS)
+        raise NothingStoredError(
+            f"no results are stored in {folder}: none of {kinds} is there; `make bench` makes some"
+        )
+    return results
+
+
+def in_readme(results: Sequence[Result]) -> str:
+    """What stands between the README's marks: a table a device, and a line on the machine."""
+    parts = []
+    for device in dict.fromkeys(result.about["device"] for result in results):
+        found = {result.kind: result for result in results if result.about["device"] == device}
+        suites, peers = found.get("suites"), found.get("peers")
+        if suites is None and peers is None:
+            continue
+        sources = list(dict.fromkeys(machine(result.about) for result in (suites, peers) if result is not None))
+        parts += [short_table(suites, peers), f"Measured on {'; peers on '.join(sources)}."]
+    if not parts:
+        raise NothingStoredError("the README's table needs results of the suites or of the peers, and none are stored")
+    parts.append("All figures, pictures and how to make them: [docs/benchmarks.md](docs/benchmarks.md).")
+    return "\n\n".join(parts)
+
+
+def short_table(suites: Result | None, peers: Result | None) -> str:
+    """The sizes at which peers are compared, and beyond them those of the growth suite."""
+    body = []
+    of_peers = peers.rows if peers is not None else []
+    for size in stored.sizes(of_peers):
+        ours = stored.ours_at(of_peers, size)
+        nearest = stored.fastest_peer(of_peers, size)
+        cells = [timed(ours["sort"], None)]
+        for update in UPDATES:
+            seconds = ours[f"fastap {update}"]
+            cells.append(timed(seconds, seconds / ours["sort"] if seconds and ours["sort"] else None))
+        memory = ours["bytes"]
+        words = "" if nearest is None else f"{nearest[0]}: {times_of(nearest[1])} times as long"
+        body.append([*cells, "" if memory is None else f"{memory / sum(size):.0f}", words])
+        body[-1] = [f"{size[0]:,}", f"{size[1]:,}", *body[-1]]
+    largest = max((sum(size) for size in stored.sizes(of_peers)), default=0)
+    lines = stored.growth(suites.suite("growth")) if suites is not None else []
+    chosen = {line.name: {stored.shape(row): row for row in line.rows} for line in lines}
+    for shape in stored.shapes(row for line in lines for row in line.rows):
+        if shape[0] * (shape[1] + shape[2]) <= 1.5 * largest:
+            continue
+        rows = [
+            next((by[shape] for name, by in chosen.items() if name.startswith(u) and shape in by), {}) for u in UPDATES
+        ]
+        sort = chosen.get("torch.sort", {}).get(shape, {})
+        peak = max((row["peak_bytes"] for row in rows if row.get("peak_bytes")), default=None)
+        body.append(
+            [
+                *(f"{each:,}" for each in shape[1:]),
+                timed(sort.get("seconds"), None),
+                *(timed(row.get("seconds"), (row.get("ratio") or {}).get("median")) for row in rows),
+                "" if peak is None else f"{peak / (shape[1] + shape[2]):.0f}",
+                "",
+            ]
+        )
+    heads = ["P", "N", "`torch.sort`", *UPDATES, "bytes a score", "fastest other loss"]
+    return table(body, heads, 0)
+
+
+def put_into(text: str, section: str) -> str:
+    """The README with another section between its marks."""
+    before, marked, rest = text.partition(START)
+    _, closed, after = rest.partition(END)
+    if not marked or not closed:
+        raise ValueError(f"the README lacks the marks {START.strip()} and {END.strip()}")
+    return before + START + section + END + after
+
+
+def write(made: Page, out: Path) -> list[Path]:
+    """The page and its pictures; pictures of an earlier page that it no longer shows go."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / PAGE).write_text(str(made), encoding="utf-8")
+    for old in (out / "images").glob("bench-*.png"):
+        if f"images/{old.name}" not in made.pictures:
+            old.unlink()
+    for file, draw in tqdm(made.pictures.items(), unit=" pictures", file=sys.stderr, disable=None):
+        plots.save(draw(), out / file)
+    return [out / PAGE, *(out / file for file in made.pictures)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of stored results (bench/results)")
+    parser.add_argument("--out", type=Path, default=DOCS, help=f"folder of {PAGE} and images/ (docs)")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--readme", type=Path, help="file with the table (README.md if the results are bench/results)")
+    group.add_argument("--no-readme", action="store_true", help="leave the README alone")
+    options = parser.parse_args(arguments)
+    readme: Path | None = options.readme
+    if readme is None and not options.no_readme and options.results.resolve() == RESULTS.resolve():
+        readme = README
+    try:
+        results = load(options.results)
+        section = in_readme(results) if readme is not None else ""
+    except NothingStoredError as error:
+        print(f"bench.report: {error}.", file=sys.stderr)
+        return 1
+    for path in write(page.write(results, options.results, options.out), options.out):
+        print(path)
+    if readme is not None:
+        readme.write_text(put_into(readme.read_text(encoding="utf-8"), section), encoding="utf-8")
+        print(readme)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

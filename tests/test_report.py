@@ -1,0 +1,399 @@
+"""The page, its pictures and the README's table, from results made up here; whether the committed ones are stale."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from bench import gpu, page_gpu, plots, report, stored
+from bench import page as pages
+from bench.environment import RESULTS, ROOT
+
+CPU = "AMD EPYC"
+GPU = "NVIDIA H200"
+SIZES = tuple((max(1, 10**power // 101), 10**power - max(1, 10**power // 101)) for power in range(2, 8))
+PEER_SIZES = ((10, 100), (1_000, 100_000))
+STATUSES = {
+    "failed": "RuntimeError: the expanded size | of a tensor\nmust match",
+    "out of memory": "more than 8 GiB",
+    "out of time": "more than 30 s",
+    "not installed": "libauc is not here",
+    "not tried": "a smaller size ran out of memory",
+}
+
+
+def about(device: str = CPU, date: str = "2025-03-01T10:00:00+00:00", **more: Any) -> dict[str, Any]:
+    on_gpu = device == GPU
+    versions = {"python": "3.11.7", "torch": "2.13.0", "numpy": "2.4.6", "fastap": "0.1.0"}
+    where = {"device": device, "type": "cuda" if on_gpu else "cpu", "cpu": CPU, "threads": 2, "versions": versions}
+    return {**where, "commit": "abcdef1", "date": date, **more}
+
+
+def quantiles(median: float) -> dict[str, float]:
+    return {"median": median, "p10": 0.9 * median, "p90": 1.2 * median}
+
+
+def benchmark(suite: str, work: str, p: int, n: int, seconds: float, **more: Any) -> dict[str, Any]:
+    sort = 1e-8 * (p + n) + 5e-6
+    info = {"suite": suite, "work": work, "rankings": 1, "P": p, "N": n, "scores": p + n, "kind": "gaussian"}
+    info |= {"epsilon": 1.0, "dtype": "float32", "device": "cpu", "backend": "auto", "method": "auto", "threads": 2}
+    info |= {"sort": quantiles(sort), "ratio": {**quantiles(seconds / sort), "rounds": 20}, "checked": "equal"}
+    return {"group": suite, "params": None, "stats": {"median": seconds, "min": seconds}, "extra_info": info | more}
+
+
+def suites(where: dict[str, Any] | None = None, exponent: float = 1.02) -> dict[str, Any]:
+    found = []
+    for number, work in enumerate(("positive", "negative", "hinge", "metric")):
+        for p, n in SIZES:
+            seconds = 1e-4 + (1 + 0.3 * number) * 5e-9 * (p + n) ** exponent
+            found.append(benchmark("growth", work, p, n, seconds, peak_bytes=50 * (p + n) + 10_000))
+    for number, work in enumerate(("positive", "negative")):
+        scale = 1e-3 * (1 + number)
+        found += [benchmark("balance", work, p, 100_000 - p, scale) for p in (10, 1_000, 50_000)]
+        found += [benchmark("distributions", work, 1_000, 9_000, scale, kind=kind) for kind in ("tied", "cauchy")]
+        found += [benchmark("epsilon", work, 1_000, 9_000, scale, epsilon=epsilon) for epsilon in (0.1, 1.0)]
+        found += [benchmark("methods", work, 1_000, 9_000, scale, method=method) for method in ("auto", "dp")]
+        found += [benchmark("backends", work, 1_000, 9_000, scale, backend=name) for name in ("torch", "reference")]
+        found += [benchmark("threads", work, 1_000, 9_000, scale, threads=threads) for threads in (1, 2)]
+        found += [
+            benchmark("batches", work, 20, 980, scale, rankings=4_096, batch="retrieval"),
+            benchmark("batches", work, 500, 199_500, scale, batch="detection"),
+        ]
+        found += [
+            benchmark("directions", work, 100, 900, scale, direction=way) for way in ("forward", "backward", "both")
+        ]
+        for p, n in ((1_000, 10_000), (10_000, 1_000_000)):
+            stages = {"sort": 3.0, "rows": 1.0, "search": 2.0, "repair": 0.2, "gradient": 1.5, "whole": 8.0, "dp": 90.0}
+            found += [
+                benchmark("stages", stage, p, n, seconds * scale * n / 1e5, update=work)
+                for stage, seconds in stages.items()
+            ]
+    return {"machine_info": {"fastap": where or about()}, "benchmarks": found}
+
+
+def peer(name: str, p: int, n: int, times: float | None, status: str = "ok", **more: Any) -> dict[str, Any]:
+    """A row of a peer that takes so many times as long as the slower update."""
+    sort = 1e-8 * (p + n) + 5e-6
+    row = {"peer": name, "source": f"{name.lower()}==1.0", "gives": "gradient", "P": p, "N": n, "status": status}
+    row |= {"reason": STATUSES.get(status, ""), "checked": "falls on separated scores", "sort": quantiles(sort)}
+    row |= {"fastap positive": {**quantiles(2 * sort), "bytes": 40 * (p + n)}}
+    row |= {"fastap negative": {**quantiles(3 * sort), "bytes": 60 * (p + n)}}
+    row["seconds"] = None if times is None else {**quantiles(times * 3 * sort), "calls": 9}
+    row["bytes"] = None if times is None else 100 * (p + n)
+    return row | more
+
+
+def peers(where: dict[str, Any] | None = None, nearest: float = 4.0) -> dict[str, Any]:
+    rows = []
+    for p, n in PEER_SIZES:
+        rows += [peer("blackbox AP", p, n, nearest), peer("AP-loss", p, n, 40.0)]
+        rows += [peer(f"Peer that is {status}", p, n, None, status) for status in STATUSES]
+        metric = peer("torchmetrics AP", p, n, 0.5, gives="metric")
+        rows.append({**metric, "fastap metric": quantiles(1e-8 * (p + n) + 5e-6)})
+    return {"about": where or about(), "cap": {"seconds": 30.0, "bytes": 8 << 30}, "rows": rows}
+
+
+def profile(device: str = GPU, **call: Any) -> dict[str, Any]:
+    asked = {"rows": 80, "items": 1_024, "positives": 20, "loss": "direct", "update": "negative", "epsilon": 1.0} | call
+    kernels = [
+        {
+            "name": name,
+            "stage": stage,
+            "launches": 2.0,
+            "seconds": seconds,
+            "bytes": size,
+            "bandwidth": None,
+            "share": None,
+        }
+        for name, stage, seconds, size in (
+            ("search_rankings", "search", 4e-5, 6e6),
+            ("write_items", "gradient", 1e-5, 3e7),
+            ("void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<float>>", None, 4e-6, None),
+        )
+    ]
+    kernels[0] |= {"bandwidth": 1.5e11, "share": 0.04}
+    whole = {"wall": 9e-5, "busy": 5.4e-5, "gaps": 1e-5, "host": 8e-5, "peak_bytes": 1 << 20, "cells": None}
+    data = {"about": about(device), "call": asked, "copy_bandwidth": 4e12, "kernels": kernels, **whole}
+    return {**data, "cells_per_second": None}
+
+
+def gate() -> dict[str, Any]:
+    """As ``bench.gpu`` stores it, with times made up."""
+    times = []
+    for case in gpu.CASES:
+        works: dict[str, Any] = {}
+        for number, name in enumerate(case.works):
+            work, scores = gpu.WORKS[name], case.rankings * case.items
+            median = (8e-6 + scores * work.bytes / 2e12) * (1 + 0.4 * number)
+            works[name] = {**quantiles(median), "repeats": 50, "host": 6e-5, "wall": 9e-5, "bytes a score": 33.0}
+            works[name]["GB/s"] = scores * work.bytes / median / 1e9
+            if work.solves is not None and work.solves[1] == "dp":
+                works[name]["cells a second"] = case.rankings * case.positives * (case.negatives + 1) / median
+        times.append({"case": case.name, "rankings": case.rankings, "kind": case.kind, "works": works})
+    times[0]["works"]["positive"] = {"error": "OutOfMemoryError: CUDA out of memory"}
+    where = about(GPU)
+    results = {key: where[key] for key in ("device", "cpu", "versions", "commit", "date")}
+    tests = {"passed": 300, "failed": [], "skipped": {"needs two GPUs": 1}, "seconds": 100.0, "green": True}
+    results |= {"tests": tests, "sanitizer": {"memcheck": "clean"}, "times": times, "launches": 1}
+    return results | {"targets": [each._asdict() for each in gpu.judge(results)], "seconds": 300.0}
+
+
+def store(folder: Path, **files: dict[str, Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, data in files.items():
+        (folder / f"{name.replace('_', '-')}.json").write_text(json.dumps(data))
+    return folder
+
+
+def everything(folder: Path) -> Path:
+    files = {
+        "suites": suites(),
+        "peers": peers(),
+        "profile_cpu": profile(CPU),
+        "profile": profile(),
+        "gpu_h200": gate(),
+    }
+    return store(folder, **{f"{kind}_x" if "_" not in kind else kind: data for kind, data in files.items()})
+
+
+def made(folder: Path, out: Path) -> str:
+    return str(pages.write(report.load(folder), folder, out))
+
+
+@pytest.mark.parametrize("exponent", [1.0, 1.1, 2.0])
+def test_an_exponent_is_found_again(exponent: float) -> None:
+    """Small sizes, where starting a call costs more than its work, and too large ones do not count."""
+    points = [(float(n), 3e-9 * n**exponent) for n in (1e5, 1e6, 1e7)]
+    found = stored.fit([(1e2, 1.0), *points, (1e9, 1e-3)])
+    assert found is not None
+    np.testing.assert_allclose([found.exponent, found.factor], [exponent, 3e-9], rtol=1e-9)
+    assert found[2:] == (1e5, 1e7, 3)
+
+
+def test_one_size_has_no_exponent() -> None:
+    assert stored.fit([(1e6, 1.0), (1e6, 2.0), (1e3, 0.1)]) is None
+
+
+def test_noise_does_not_carry_an_exponent_away() -> None:
+    rng = np.random.default_rng(0)
+    points = [(n, 1e-9 * n**1.05 * rng.uniform(0.9, 1.1)) for n in np.geomspace(1e5, 1e7, 9)]
+    found = stored.fit(points)
+    assert found is not None
+    assert abs(found.exponent - 1.05) < 0.05
+
+
+def test_the_newest_of_a_kind_and_device_counts(tmp_path: Path) -> None:
+    """By the date inside, whatever the names say; other devices and other calls of the profiler are other files."""
+    dates = {"a": "2025-03-02T00:00:00+00:00", "b": "2025-03-01T23:00:00+00:00"}
+    store(tmp_path, **{f"peers_{name}": peers(about(date=date)) for name, date in dates.items()})
+    store(tmp_path, suites_1=suites(), suites_2=suites(about("Another CPU", date=dates["a"])))
+    store(tmp_path, profile_1=profile(CPU), profile_2=profile(CPU, rows=1), speed_1={"machine": {}})
+    found = [(each.kind, each.path.name) for each in stored.newest(tmp_path)]
+    assert ("peers", "peers-a.json") in found
+    assert ("peers", "peers-b.json") not in found
+    assert [kind for kind, _ in found].count("suites") == 2
+    assert [kind for kind, _ in found].count("profile") == 2
+    assert len(found) == 5
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_a_peer_that_failed_is_a_row_that_says_why(tmp_path: Path, status: str) -> None:
+    text = made(store(tmp_path, peers_1=peers()), tmp_path)
+    reason = " ".join(STATUSES[status].split()).replace("|", "\\|")
+    assert len(re.findall(rf"^\| Peer that is {status} .*{re.escape(f'{status}: {reason}')} ", text, re.M)) == len(
+        PEER_SIZES
+    )
+    overview = re.search(rf"^\| Peer that is {status} +\| peer that is {status}==1.0 +\|(.*)\|$", text, re.M)
+    assert overview is not None
+    assert [cell.strip() for cell in overview[1].split("|")] == [status] * len(PEER_SIZES)
+
+
+def test_ratios_of_peers_are_of_the_times_in_their_row(tmp_path: Path) -> None:
+    text = made(store(tmp_path, peers_1=peers(nearest=4.0)), tmp_path)
+    row = re.search(r"^\| blackbox AP +\| gradient (.*)\|$", text, re.M)
+    assert row is not None
+    # 12 times the sort, which takes half of the positive update's time and a third of the negative one's.
+    assert [cell.strip() for cell in row[1].split("|")][2:] == ["73.2 us", "12.0", "6.00", "4.00", "", "10.7 KiB"]
+
+
+@pytest.mark.parametrize(("nearest", "negative"), [(4.0, "met"), (0.8, "missed")])
+def test_the_targets_name_exceptions(nearest: float, negative: str) -> None:
+    rows = peers(nearest=nearest)["rows"]
+    verdicts = {each.what: each for each in stored.judge_peers(rows)}
+    assert len(verdicts) == 2 * len(PEER_SIZES)
+    for p, n in PEER_SIZES:
+        what = f"P = {p:,}, N = {n:,}"
+        assert verdicts[f"{what}: positive update"].verdict == "met"
+        assert verdicts[f"{what}: negative update"].verdict == negative
+        assert ("blackbox AP takes 0.80 times as long" in verdicts[f"{what}: negative update"].figure) == (nearest < 1)
+        assert "5 gave no time" in verdicts[f"{what}: positive update"].figure
+
+
+@pytest.mark.parametrize(("exponent", "verdict"), [(1.0, "met"), (1.2, "missed")])
+def test_growth_is_judged_for_both_updates(tmp_path: Path, exponent: float, verdict: str) -> None:
+    (result,) = stored.newest(store(tmp_path, suites_1=suites(exponent=exponent)))
+    found = stored.judge_growth(stored.growth(result.suite("growth")))
+    assert [each.verdict for each in found] == [verdict, verdict]
+
+
+def test_everything_is_on_the_page_and_drawn(tmp_path: Path) -> None:
+    folder = everything(tmp_path / "results")
+    assert report.main(["--results", str(folder), "--out", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "benchmarks.md").read_text()
+    for title in (
+        "Growth",
+        "Stages",
+        "Roofline",
+        "Other libraries and papers",
+        *(each.title for each in pages.SECTIONS),
+    ):
+        assert f"### {title}\n" in text
+    pictures = set(re.findall(r"!\[[^]]+\]\(([^)]+)\)", text))
+    assert pictures == {f"images/{path.name}" for path in (tmp_path / "out" / "images").iterdir()}
+    kinds = ("time", "ratio", "memory", "peers", "stages", "profile")
+    assert pictures == {
+        *(f"images/bench-{kind}-amd-epyc.png" for kind in kinds),
+        "images/bench-roofline-nvidia-h200.png",
+        "images/bench-profile-nvidia-h200.png",
+    }
+    links = re.findall(r"\]\(([^)#]+)\)", text)
+    assert all((tmp_path / "out" / link).exists() for link in links)
+    assert not re.search(r"\b(nan|NaN|inf|None)\b", text)
+
+
+def test_the_same_files_give_the_same_page_and_pictures(tmp_path: Path) -> None:
+    folder = store(tmp_path / "results", suites_1=suites(), peers_1=peers())
+    out = tmp_path / "out"
+    arguments = ["--results", str(folder), "--out", str(out)]
+    found = []
+    for _ in range(2):
+        assert report.main(arguments) == 0
+        found.append({path.name: path.read_bytes() for path in out.rglob("*.*")})
+    assert found[0] == found[1]
+
+
+def test_pictures_of_an_earlier_page_go(tmp_path: Path) -> None:
+    old, other = tmp_path / "images" / "bench-time-vax.png", tmp_path / "images" / "logo.png"
+    old.parent.mkdir()
+    old.touch()
+    other.touch()
+    report.main(["--results", str(store(tmp_path / "results", profile_1=profile(CPU))), "--out", str(tmp_path)])
+    assert not old.exists()
+    assert other.exists()
+
+
+@pytest.mark.parametrize("kind", ["suites", "peers"])
+def test_a_page_of_one_kind(tmp_path: Path, kind: str) -> None:
+    folder = store(tmp_path / "results", **{f"{kind}_1": {"suites": suites, "peers": peers}[kind]()})
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.START}old{report.END}\nafter\n")
+    assert report.main(["--results", str(folder), "--out", str(tmp_path), "--readme", str(readme)]) == 0
+    text = (tmp_path / "benchmarks.md").read_text()
+    assert ("### Growth" in text) == (kind == "suites")
+    assert ("### Other libraries" in text) == (kind == "peers")
+    assert "No result of a GPU is stored" in text
+    assert "python -m bench.gpu --out bench/results" in text
+    short = readme.read_text()
+    assert short.startswith(f"before\n{report.START}| ")
+    assert short.endswith(f"{report.END}\nafter\n")
+    assert "old" not in short
+    assert len(re.findall(r"^\| +\d", short, re.M)) == len(SIZES if kind == "suites" else PEER_SIZES)
+
+
+def test_without_results_there_is_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main(["--results", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert f"no results are stored in {tmp_path}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_table_of_the_readme_needs_suites_or_peers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = store(tmp_path / "results", profile_1=profile(CPU))
+    readme = tmp_path / "README.md"
+    assert report.main(["--results", str(folder), "--out", str(tmp_path), "--readme", str(readme)]) == 1
+    assert "needs results of the suites or of the peers" in capsys.readouterr().err
+
+
+def test_the_short_table_names_the_nearest_peer_and_goes_on_where_peers_end(tmp_path: Path) -> None:
+    text = report.in_readme(stored.newest(store(tmp_path, suites_1=suites(), peers_1=peers())))
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if re.match(r"\| +\d", line)
+    ]
+    assert [row[:2] for row in rows] == [
+        ["10", "100"],
+        ["1,000", "100,000"],
+        ["9,900", "990,100"],
+        ["99,009", "9,900,991"],
+    ]
+    assert rows[0][2:] == ["6.1 us", "12.2 us (2.00)", "18.3 us (3.00)", "60", "blackbox AP: 4.00 times as long"]
+    assert rows[-1][-1] == ""
+    assert "AMD EPYC, 2 threads, python 3.11.7" in text
+    assert "commit abcdef1, 2025-03-01" in text
+
+
+def test_the_roofline_has_calls_and_kernels(tmp_path: Path) -> None:
+    results = {each.kind: each for each in stored.newest(store(tmp_path, gpu_1=gate(), profile_1=profile()))}
+    points = page_gpu.points_of(results["gpu"], [results["profile"]])
+    names = [point.name for point in points]
+    timed = [(case, name) for case in gpu.CASES for name in case.works if not name.startswith("torch backend")]
+    assert len(names) == len(timed) - 1 + 2  # one call failed; of three kernels two have known bytes
+    sort = next(point for point in points if point.name == "torch.sort" and point.case == gpu.ONE_LONG.name)
+    np.testing.assert_allclose(sort.bytes, 1_010_000 * gpu.WORKS["torch.sort"].bytes)
+    search = next(point for point in points if point.name == "kernel search_rankings")
+    np.testing.assert_allclose([search.bytes, search.seconds], [3e6, 2e-5])  # of one launch of two
+    assert {point.name for point in points if point.cells_per_second} == {"dp positive", "dp negative"}
+    (axes,) = plots.roofline(points, 4e12, 5e-6, "roofline").axes
+    floor = next(line for line in axes.lines if line.get_label().startswith("floor"))
+    moved, seconds = (np.asarray(values) for values in floor.get_data())
+    np.testing.assert_allclose(seconds, np.maximum(5e-6, moved / 4e12))
+
+
+def test_axes_have_labels_and_nothing_is_cut_off(tmp_path: Path) -> None:
+    """Every axis says what it shows, and all text lies inside the figure."""
+    folder = everything(tmp_path)
+    drawn = pages.write(report.load(folder), folder, tmp_path).pictures
+    assert len(drawn) == 8
+    for name, draw in drawn.items():
+        figure: Figure = draw()
+        figure.draw_without_rendering()
+        inches, tight = figure.get_size_inches(), figure.get_tightbbox()
+        assert min(tight.x0, tight.y0) >= -0.01, name
+        assert tight.x1 <= inches[0] + 0.01, name
+        assert tight.y1 <= inches[1] + 0.01, name
+        assert all(axes.get_xlabel() for axes in figure.axes) or figure.get_supxlabel(), name
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(9.9996e-4, "1 ms"), (5e-6, "5 us"), (0.4e-6, "0.4 us"), (0.0123, "12.3 ms"), (0.5, "500 ms"), (167.0, "167 s")],
+)
+def test_durations_have_three_figures(seconds: float, words: str) -> None:
+    assert stored.duration(seconds) == words
+
+
+PUBLISHED = bool(list(RESULTS.glob("suites-*.json"))) or (report.DOCS / report.PAGE).exists()
+
+
+@pytest.mark.skipif(not PUBLISHED, reason="neither bench/results/suites-*.json nor docs/benchmarks.md is there")
+class TestCommitted:
+    """What is committed is what the command makes of the committed results: run ``python -m bench.report``."""
+
+    def test_the_page(self) -> None:
+        page = pages.write(report.load(RESULTS), RESULTS, report.DOCS)
+        assert (report.DOCS / report.PAGE).read_text(encoding="utf-8") == str(page)
+        shown = {(report.DOCS / file).name for file in page.pictures}
+        assert {path.name for path in (report.DOCS / "images").glob("bench-*.png")} == shown
+
+    def test_the_readme(self) -> None:
+        text = report.README.read_text(encoding="utf-8")
+        assert report.put_into(text, report.in_readme(report.load(RESULTS))) == text
+
+    def test_links(self) -> None:
+        for file in (report.README, report.DOCS / report.PAGE):
+            for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", file.read_text(encoding="utf-8")):
+                assert (file.parent / link).exists(), f"{file.relative_to(ROOT)} links to {link}"
