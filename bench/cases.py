@@ -1,0 +1,135 @@
+"""One case of the suites: which scores are ranked, what is done with them, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastap
+from bench import isolated
+from bench.inputs import Inputs, Shape, stream
+
+LOSSES = ("positive", "negative", "hinge", "perceptron")
+WORKS = (*LOSSES, "metric")
+DIRECTIONS = ("forward", "backward", "both")
+
+# What is timed, once everything is at hand; whatever is changed for it is put back when the stack closes.
+Job = Callable[[], Any]
+Prepare = Callable[[Tensor, Tensor, ExitStack], Job]
+
+
+@dataclass(frozen=True)
+class Case:
+    """``work`` is a loss, or the metric; its gradient is a part of it unless ``direction`` says otherwise."""
+
+    shape: Shape
+    work: str = "positive"
+    kind: str = "gaussian"
+    epsilon: float = 1.0
+    backend: str = "auto"
+    method: str = "auto"
+    dim: int = -1
+    direction: str = "both"
+    dtype: str = "float32"
+    device: str = "cpu"
+    threads: int = 1
+
+    def inputs(self, seed: int = 0) -> Inputs:
+        """Fresh scores and targets without end, laid out so that ``dim`` is the ranked axis."""
+        dtype = getattr(torch, self.dtype)
+        for scores, targets in stream(self.shape, kind=self.kind, seed=seed, dtype=dtype, device=self.device):
+            if self.dim == 0 and scores.dim() == 2:
+                yield scores.t().contiguous(), targets.t().contiguous()
+            else:
+                yield scores, targets
+
+    def forward(self, scores: Tensor, targets: Tensor, **changes: Any) -> Tensor:
+        if self.work == "metric":
+            return fastap.average_precision(scores, targets, dim=self.dim)
+        options: dict[str, Any] = {"backend": self.backend, "dim": self.dim, **changes}
+        if self.work == "perceptron":
+            return fastap.ap_perceptron_loss(scores, targets, **options)
+        options.setdefault("method", self.method)
+        if self.work == "hinge":
+            return fastap.ap_hinge_loss(scores, targets, margin=self.epsilon, **options)
+        update: Any = self.work
+        return fastap.direct_ap_loss(scores, targets, epsilon=self.epsilon, update=update, **options)
+
+    def prepare(self, scores: Tensor, targets: Tensor, stack: ExitStack) -> Job:
+        """The call as a user makes it, gradient included; or one direction of it alone."""
+        if self.work == "metric":
+            return lambda: self.forward(scores, targets)
+        leaf = scores.requires_grad_()
+        if self.direction == "forward":
+            return lambda: self.forward(leaf, targets)
+        if self.direction == "backward":
+            return self.forward(leaf, targets).backward
+        return lambda: self.forward(leaf, targets).backward()
+
+    def describe(self) -> dict[str, Any]:
+        """What is kept of a case beside its times."""
+        return {
+            "work": self.work,
+            "rankings": self.shape.rankings,
+            "P": self.shape.positives,
+            "N": self.shape.negatives,
+            "scores": self.shape.scores,
+            "kind": self.kind,
+            "epsilon": self.epsilon,
+            "dtype": self.dtype,
+            "device": self.device,
+            "backend": self.backend,
+            "method": self.method,
+            "dim": self.dim,
+            "threads": self.threads,
+            "direction": "forward" if self.work == "metric" else self.direction,
+        }
+
+
+def peak_bytes(case: Case) -> int | None:
+    """Peak memory of a call beyond its inputs and their gradient, in a process of its own; None where nothing tells."""
+    outcome = isolated.run(_peak_bytes, case, device=case.device)
+    if outcome.status != "ok":
+        raise RuntimeError(f"measuring memory {outcome.status}: {outcome.reason}")
+    found: int | None = outcome.value
+    return found
+
+
+def _peak_bytes(case: Case) -> int | None:
+    torch.set_num_threads(case.threads)
+    small = replace(case, shape=shrink(case.shape, 40_000))
+    found = None
+    for each in (small, case):  # the first loads code and starts threads
+        scores, targets = next(each.inputs())
+        scores.grad = torch.zeros_like(scores)  # the gradient is the caller's
+        with ExitStack() as stack:
+            found = isolated.peak_bytes(each.prepare(scores, targets, stack), each.device)
+    return found
+
+
+def with_ratio(scores: int, positives: int = 1, negatives: int = 100) -> Shape:
+    """One ranking of so many scores with this ratio of positives to negatives; the default is that of growth."""
+    p = max(1, round(scores * positives / (positives + negatives)))
+    return Shape(1, p, scores - p)
+
+
+def shrink(shape: Shape, items: int = 2_000, rankings: int = 8) -> Shape:
+    """A small batch of the same ratio of positives to negatives."""
+    share = min(1.0, items / shape.items)
+    p, n = max(1, round(shape.positives * share)), max(1, round(shape.negatives * share))
+    return Shape(min(shape.rankings, rankings), p, n)
+
+
+def cut(shape: Shape, cells: int, negatives: int) -> Shape:
+    """Fewer rankings, and if one is too large a smaller one of the same ratio: ``P (N + 1)`` cells in all at most."""
+    of_one = shape.positives * (shape.negatives + 1)
+    share = min(1.0, sqrt(cells / of_one), negatives / shape.negatives)
+    if share < 1.0:
+        return Shape(1, max(1, int(shape.positives * share)), max(1, int(shape.negatives * share)))
+    return replace(shape, rankings=max(1, min(shape.rankings, cells // of_one)))

@@ -1,0 +1,119 @@
+"""Options, fixtures and what is kept of a run of the suites: ``pytest bench``, with pytest-benchmark's own options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from bench import pairs, truth
+from bench.cases import Case, Prepare, peak_bytes, shrink
+from bench.environment import about
+from bench.inputs import Shape
+
+# The largest --quick problem, in scores of a ranking.
+QUICK = 2_000
+# Resident memory is known to a megabyte or so: of fewer scores it says nothing.
+WEIGHED = 100_000
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fastap suites")
+    group.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where scores lie (default: cpu)")
+    group.addoption("--quick", action="store_true", help=f"up to {QUICK:,} scores a ranking and few rounds")
+    group.addoption("--bench-threads", type=int, metavar="N", help="CPU threads (default: PyTorch's own choice)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.pluginmanager.hasplugin("benchmark"):
+        raise pytest.UsageError("the suites need pytest-benchmark: pip install 'fastap[bench]'")
+    if config.getoption("device") == "cuda" and not torch.cuda.is_available():
+        raise pytest.UsageError("--device cuda: PyTorch finds no CUDA device here")
+    # Such as that nothing was selected, of which pytest-benchmark warns where an error would be a traceback.
+    config.addinivalue_line("filterwarnings", "default::pytest.PytestWarning")
+    if number := config.getoption("bench_threads"):
+        torch.set_num_threads(number)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Growth has one case a size: those that are not quick are left out, where other suites take smaller problems."""
+    if config.getoption("quick"):
+        large = [item for item in items if _parameter(item, "scores") > 10 * QUICK]
+        config.hook.pytest_deselected(items=large)
+        items[:] = [item for item in items if item not in large]
+
+
+def _parameter(item: pytest.Item, name: str) -> int:
+    return int(item.callspec.params.get(name, 0)) if hasattr(item, "callspec") else 0
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    machine_info["fastap"] = about(config.getoption("device"))
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_benchmark_compare_machine_info(machine_info: dict[str, Any], compared_benchmark: dict[str, Any]) -> None:
+    """Another date or commit does not make another machine, of which pytest-benchmark would warn."""
+    for machine in (machine_info, compared_benchmark["machine_info"]):
+        for name in ("date", "commit"):
+            machine.get("fastap", {}).pop(name, None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    """Quantiles are kept, single times only on request (``--benchmark-save-data``)."""
+    if not config.getoption("benchmark_save_data"):
+        for each in output_json["benchmarks"]:
+            each["stats"].pop("data", None)
+
+
+@dataclass
+class Suite:
+    """What a suite asks of the command line, and the one way to time a case."""
+
+    benchmark: Any
+    device: str
+    quick: bool
+    seconds: float
+    least: int
+    stack: ExitStack
+
+    def case(self, shape: Shape, **options: Any) -> Case:
+        """A case of this run; ``--quick`` shrinks it."""
+        shape = shrink(shape, QUICK) if self.quick else shape
+        return Case(shape, device=self.device, **{"threads": torch.get_num_threads(), **options})
+
+    def __call__(
+        self, suite: str, group: str, case: Case, *, prepare: Prepare | None = None, memory: bool = False, **more: Any
+    ) -> None:
+        """Assert that the case is right, then time it in turns with ``torch.sort``."""
+        self.benchmark.group = f"{suite}: {group}"
+        with pairs.threads(case.threads):
+            checked = more.pop("checked", None) or truth.assert_right(case)
+            rounds = pairs.Pairs(case, prepare or case.prepare, self.stack)
+            found = pairs.measure(self.benchmark, rounds, self.seconds, self.least)
+        if memory and found is not None and case.shape.scores >= WEIGHED:
+            more["peak_bytes"] = peak_bytes(case)
+        if found is not None:
+            self.benchmark.extra_info.update({"suite": suite, **case.describe(), **found, **more, "checked": checked})
+
+
+@pytest.fixture
+def timed(request: pytest.FixtureRequest, benchmark: Any) -> Iterator[Suite]:
+    """Times a case; half of pytest-benchmark's ``--benchmark-max-time`` goes into the rounds."""
+    config = request.config
+    quick = config.getoption("quick")
+    with ExitStack() as stack:
+        yield Suite(
+            benchmark,
+            config.getoption("device"),
+            quick,
+            0.01 if quick else float(config.getoption("benchmark_max_time")) / 2,
+            3 if quick else int(config.getoption("benchmark_min_rounds")),
+            stack,
+        )
