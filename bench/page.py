@@ -224,9 +224,9 @@ def _column(row: Row, fields: Sequence[str]) -> str:
         value = row.get(field)
         if value is not None:
             words = WORDS.get(str(value), _shown(value))
-            parts.append(
-                f"{words} threads" if field == "threads" else f"{field} {words}" if field == "epsilon" else words
-            )
+            if field == "threads":
+                words += " thread" if value == 1 else " threads"
+            parts.append(f"{field} {words}" if field == "epsilon" else words)
     return ", ".join(parts)
 
 
@@ -235,42 +235,47 @@ def _shown(value: object) -> str:
 
 
 def add_stages(page: Page, device: str, rows: Sequence[Row]) -> None:
-    """The whole is drawn as a line, and what is no part of it (``NO_PART``) only stands in the table."""
     if not rows:
         return
     fields = ("update", *stored.varying(rows, ("epsilon", "kind", "backend", "method")))
     cases: dict[str, dict[str, float]] = {}
-    for row in rows:
+    for row in sorted(rows, key=stored.scores):
         named = {**row, "work": stored.in_shape(row)}
         cases.setdefault(stored.label(named, fields), {})[row["work"]] = row["seconds"]
-    works = list(dict.fromkeys(row["work"] for row in rows))
-    stages = [work for work in works if work not in ("whole", *NO_PART)]
+    stages = _in_order([list(parts) for parts in cases.values()])
     stacks = [
         (name, {work: parts[work] for work in stages if work in parts}, parts.get("whole"))
         for name, parts in cases.items()
     ]
-    alone = [work for work in NO_PART if work in works]
     body = [
         [
             name,
             *(timed(parts.get(work), None) for work in stages),
             timed(sum(parts.values()), None),
             timed(whole, None),
-            *(timed(cases[name].get(work), None) for work in alone),
         ]
         for name, parts, whole in stacks
     ]
     page.add("### Stages")
-    stacks = [stack for stack in stacks if stack[1]]
     page.picture("stages", device, "Time of each stage", lambda: plots.stages(stacks, f"Stages of a call on {device}"))
     says = (
-        "Each stage of a call alone, their sum, and the whole call, which also does what lies between the stages: time"
+        "Each stage of a call alone, their sum, and the whole call, which also does what lies between the stages: time."
     )
-    says += ". The dynamic program (`dp`) would stand in the place of search and repair." if alone else "."
-    page.table(says, body, ["case", *stages, "sum", "whole", *alone])
+    page.table(says, body, ["case", *stages, "sum", "whole"])
 
 
-NO_PART = ("dp",)
+def _in_order(cases: Sequence[Sequence[str]]) -> list[str]:
+    """All stages but the whole; one that only some cases have stands where it stands there."""
+    found: list[str] = []
+    for works in cases:
+        place = 0
+        for work in works:
+            if work == "whole":
+                continue
+            if work not in found:
+                found.insert(place, work)
+            place = found.index(work) + 1
+    return found
 
 
 def add_peers(page: Page, device: str, peers: Result) -> None:

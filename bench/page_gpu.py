@@ -131,7 +131,7 @@ def add_profile(page: Page, device: str, profile: Result, number: int) -> None:
     page.add(f"### Profile: {call_of(profile)}")
     if rows:
         name = "profile" if number == 0 else f"profile-{number + 1}"
-        title = f"One call on {device}\n{call_of(profile)}"
+        title = f"One call on {device}: {call_of(profile)}"
         page.picture(name, device, f"Time of each {what}", lambda: plots.kernels(rows, title))
     gaps = "between kernels" if on_gpu else "outside operators"
     facts = [

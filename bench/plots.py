@@ -175,30 +175,34 @@ def _peak_memory_of_peers(rows: Sequence[Row]) -> list[tuple[str, list[tuple[int
 
 
 def stages(stacks: Sequence[tuple[str, dict[str, float], float | None]], title: str) -> Figure:
-    """A bar a case: the seconds of its stages on one another, as shares of the whole, which a line marks."""
-    figure, axes = _figure(title, (SIZE[0], max(2.6, 0.55 * len(stacks) + 1.4)))
+    """A bar a case: its stages on one another, and a mark where the whole call would end."""
+    figure, axes = _figure(title, (SIZE[0], max(2.6, 0.5 * len(stacks) + 1.6)))
     names = list(dict.fromkeys(name for _, parts, _ in stacks for name in parts))
-    for number, (_, parts, whole) in enumerate(reversed(stacks)):
-        left, base = 0.0, whole or sum(parts.values())
+    for number, (_, parts, whole) in enumerate(stacks):
+        left, base = 0.0, max(whole or 0.0, sum(parts.values()))
         for name, seconds in parts.items():
             colour = COLOURS[names.index(name) % len(COLOURS)]
             width = seconds / base
             axes.barh(number, width, left=left, height=0.6, color=colour, edgecolor="white", label=name)
-            if width > 0.07:
+            if width > 0.09:
                 axes.text(
                     left + width / 2, number, stored.duration(seconds), ha="center", va="center", fontsize=7,
                     color="white" if _is_dark(colour) else "black",
                 )  # fmt: skip
             left += width
-    axes.axvline(1, color="black", linewidth=1, linestyle="--")
-    labels = [
-        case if whole is None else f"{case}\nwhole: {stored.duration(whole)}" for case, _, whole in reversed(stacks)
-    ]
+        if whole is not None:
+            axes.plot(
+                [whole / base] * 2, [number - 0.42, number + 0.42], color="black", linewidth=2, label="whole call"
+            )
+    labels = [case if whole is None else f"{case}\nwhole: {stored.duration(whole)}" for case, _, whole in stacks]
     axes.set_yticks(range(len(stacks)), labels, fontsize=8)
-    axes.set_xlabel("time / time of the whole call (dashed: the whole)")
+    axes.set_ylim(len(stacks) - 0.4, -0.6)
+    axes.set_xlim(0, 1.02)
+    axes.set_xlabel("time / time of the whole call, or of all its stages if that is more")
     _grid(axes, "x")
     found = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend([found[name] for name in names], names, loc="outside right center", fontsize=8, frameon=False)
+    shown = [*names, *(name for name in found if name not in names)]
+    figure.legend([found[name] for name in shown], shown, loc="outside right center", fontsize=8, frameon=False)
     return figure
 
 
@@ -324,8 +328,11 @@ def shorten(name: str, length: int) -> str:
 
 def kernels(rows: Iterable[Row], title: str) -> Figure:
     """Seconds of each kernel or operator of a profiled call, the longest first, coloured by stage."""
-    longest = sorted(rows, key=lambda row: -row["seconds"])[:15]
-    figure, axes = _figure(title, (SIZE[0], max(2.6, 0.3 * len(longest) + 1.3)))
+    ordered = sorted(rows, key=lambda row: -row["seconds"])[:15]
+    longest = [
+        row for row in ordered if row["seconds"] > 2e-3 * ordered[0]["seconds"]
+    ]  # of others no bar would be seen
+    figure, axes = _figure(textwrap.fill(title, 80), (SIZE[0], max(2.6, 0.3 * len(longest) + 1.3)))
     stages = list(dict.fromkeys(row["stage"] for row in longest if row.get("stage")))
     for number, row in enumerate(longest):
         stage = row.get("stage") or OTHER
