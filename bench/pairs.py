@@ -61,7 +61,7 @@ class Pairs:
 
 
 def rounds_for(pair: float, seconds: float, least: int) -> int:
-    """Rounds of ``pair`` seconds each: for so many seconds in all, at least so many, and of short ones six times that."""
+    """Of ``pair`` seconds each, for so many ``seconds`` in all: at least ``least``, six times that of short ones."""
     if pair >= LONG:
         return min(least, LEAST_LONG)
     # What a round takes is known roughly, and quantiles of short ones are to be worth something on a busy machine too.

@@ -1,11 +1,13 @@
 """The stages of a loss, each to be had alone: what comes before it is done untimed and handed to it.
 
-A stage is the code of the library itself. Where one function holds several stages, the others are answered from what
-was computed before, by patches that are taken back after the round.
+A stage is the code of the library itself. Of the torch backend, where one function holds several stages, the others are
+answered from what was computed before, by patches that are taken back after the round. The native backend says itself
+what each stage of a call took; pytest-benchmark reads that off :func:`reported`.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from bench.cases import Case, Job
+from fastap.backends import native
 from fastap.backends.masked import to_problem
 from fastap.backends.torch import augment, layout, outcome, rowsearch, short
 from fastap.backends.torch.terms import Terms
@@ -102,24 +105,61 @@ def _chosen(given: Input, terms: Terms) -> Tensor:
     return augment.augmented(terms, given.objective.sign, given.objective.method)
 
 
+Stages = dict[str, Callable[[Input], Job]]
+
 # Of each backend that can be taken apart and each method its stages, in order; their sum is the whole less the call's
 # own costs.
-STAGES: dict[tuple[str, str], dict[str, Callable[[Input], Job]]] = {
+STAGES: dict[tuple[str, str], Stages] = {
     ("torch", "auto"): {"sort": _sort, "rows": _rows, "search": _search, "repair": _repair, "gradient": _gradient},
     ("torch", "dp"): {"sort": _sort, "rows": _rows, "dp": _dp, "gradient": _gradient},
 }
+# The same names for what the native backend tells, on one thread.
+REPORTED: dict[tuple[str, str], dict[str, str]] = {
+    ("native", "auto"): {
+        "sort": "sort",
+        "rows": "sums",
+        "search": "search",
+        "repair": "repair",
+        "gradient": "gradient",
+    },
+    ("native", "dp"): {"sort": "sort", "rows": "sums", "dp": "repair", "gradient": "gradient"},
+}
+
+_reported = 0.0
+
+
+def reported() -> float:
+    """The sum of the seconds of all stages that have been reported: a timer for pytest-benchmark."""
+    return _reported
+
+
+def _report(case: Case, stage: str, scores: Tensor, targets: Tensor) -> dict[str, float]:
+    global _reported  # noqa: PLW0603
+    batch = Batch(scores.movedim(case.dim, -1), targets.movedim(case.dim, -1), None)
+    found = native.stage_seconds(batch, _objective(case))
+    # A stage that had nothing to do takes the clock's least: of zero there is no ratio.
+    _reported += max(found[REPORTED[case.backend, case.method][stage]], 1e-9)
+    return found
 
 
 def prepare(case: Case, stage: str, scores: Tensor, targets: Tensor, stack: ExitStack) -> Job:
     """The stage of the case's loss, ready to run."""
-    given = _input(case, scores, targets, stack)
-    return STAGES[case.backend, case.method][stage](given)
+    if (case.backend, case.method) in REPORTED:
+        return lambda: _report(case, stage, scores, targets)
+    return STAGES[case.backend, case.method][stage](_input(case, scores, targets, stack))
 
 
 @cache
 def assert_whole(case: Case) -> str:
-    """Every stage runs; the last, fed by those before it, gives loss and gradient of the whole, to the bit."""
+    """The stages are those of the case's loss, and of the same results."""
     scores, targets = next(case.inputs(seed=1))
+    if (case.backend, case.method) in REPORTED:
+        start = time.perf_counter()
+        found = _report(case, "sort", scores, targets)
+        taken = time.perf_counter() - start
+        assert tuple(found) == native.STAGES, "the native backend reports other stages"
+        assert 0 < sum(found.values()) <= taken, "the stages take longer than the call"
+        return "the stages' times add up to no more than the call's"
     leaf = scores.clone().requires_grad_()
     loss = case.forward(leaf, targets)
     loss.backward()
@@ -131,8 +171,12 @@ def assert_whole(case: Case) -> str:
     return "the stages end in the whole's loss and gradient, to the bit"
 
 
-def _input(case: Case, scores: Tensor, targets: Tensor, stack: ExitStack) -> Input:
-    problem, _ = to_problem(Batch(scores, targets, None))
+def _objective(case: Case) -> Objective:
     update: Any = case.work
     method: Any = case.method
-    return Input(problem, Objective("direct", case.epsilon, update, method), stack)
+    return Objective("direct", case.epsilon, update, method)
+
+
+def _input(case: Case, scores: Tensor, targets: Tensor, stack: ExitStack) -> Input:
+    problem, _ = to_problem(Batch(scores, targets, None))
+    return Input(problem, _objective(case), stack)

@@ -21,6 +21,7 @@ from bench.cases import LOSSES, WORKS, Case, cut, peak_bytes, shrink, with_ratio
 from bench.environment import ROOT
 from bench.inputs import Shape
 from fastap import reference
+from fastap.backends import native
 from fastap.backends.torch import augment, layout, outcome, rowsearch, short
 from tests.problems import KINDS, draw
 
@@ -39,7 +40,7 @@ def run_suites(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProce
 
 
 def test_what_a_run_keeps(tmp_path: Path) -> None:
-    chosen = "(growth and 1e3) or (stages and 1000+10000-torch-auto) or (batches and multi-label)"
+    chosen = "(growth and 1e3) or (stages and 1000+10000-auto and negative) or (batches and multi-label and metric)"
     done, stored = run_suites(tmp_path, "bench", "-k", chosen)
     assert done.returncode == 0, done.stdout + done.stderr
     about = stored["machine_info"]["fastap"]
@@ -63,10 +64,10 @@ def test_what_a_run_keeps(tmp_path: Path) -> None:
     works = {each["extra_info"]["work"] for each in found.values() if each["extra_info"]["suite"] == "growth"}
     assert works == set(WORKS)
     parts = [each["extra_info"] for each in found.values() if each["extra_info"]["suite"] == "stages"]
-    assert {(each["work"], each["update"]) for each in parts} == {
-        (stage, update)
+    assert {(each["backend"], each["work"], each["update"]) for each in parts} == {
+        (backend, stage, "negative")
+        for backend in ("torch", *(["native"] if native.IS_BUILT else []))
         for stage in ("sort", "rows", "search", "repair", "gradient", "whole")
-        for update in ("positive", "negative")
     }
     assert {each["extra_info"]["dim"] for each in found.values()} == {0, -1}
 
@@ -195,6 +196,21 @@ def test_stages_make_up_the_whole(kind: str, update: str) -> None:
     for method in ("auto", "dp"):
         assert stages.assert_whole(Case(**{**vars(case), "method": method}))
     assert before == (layout._sorted, outcome.sort_batch, outcome.augmented, short.table_of, rowsearch.argmax)
+
+
+@pytest.mark.skipif(not native.IS_BUILT, reason="installed without a C compiler")
+@pytest.mark.parametrize(("backend", "method"), stages.REPORTED)
+def test_reported_stages_move_the_timer(backend: str, method: str) -> None:
+    case = Case(Shape(1, 300, 3_000), backend=backend, method=method)
+    assert stages.assert_whole(case)
+    for stage in stages.REPORTED[backend, method]:
+        with ExitStack() as stack:
+            job = stages.prepare(case, stage, *next(case.inputs()), stack)
+        before = stages.reported()
+        found = job()
+        assert stages.reported() - before == pytest.approx(
+            max(found[stages.REPORTED[backend, method][stage]], 1e-9), abs=1e-12
+        )
 
 
 def test_repair_is_timed_without_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
