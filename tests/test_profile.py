@@ -1,0 +1,433 @@
+"""The profiler: its reading of traces from hand-made ones, and the command as far as it goes without a GPU."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+from torch.profiler import ExecutionTraceObserver
+
+from bench import one_call, profile, profile_report, trace
+from bench.launches import ENGINE, Launches, project_kernels
+from bench.one_call import OneCall, what_is_wrong
+from bench.trace import CALL, HOST, LAUNCH, OUTSIDE, OperatorBytes, Row, Step
+from fastap.backends import native
+from tests.kernels import interpreted, quiet
+from tests.paths import solving
+
+pytestmark = quiet
+Event = dict[str, Any]
+SMALL = ["--rows", "3", "--items", "40", "--positives", "5", "--repeats", "4", "--device", "cpu"]
+
+
+def span(kind: str, name: str, start: float, end: float, **args: Any) -> Event:
+    return {"ph": "X", "cat": kind, "name": name, "ts": start, "dur": end - start, "tid": 1, "args": args}
+
+
+def cuda_call(start: float, correlation: int) -> list[Event]:
+    """A call of 200 us that returns after 60: a kernel of Triton's, a sort of two kernels that overlap, a copy."""
+
+    def launch(number: int, at: float) -> Event:
+        return span("cuda_runtime", "cudaLaunchKernel", start + at, start + at + 2, correlation=correlation + number)
+
+    def on_gpu(kind: str, name: str, number: int, begin: float, end: float, external: int, **args: Any) -> Event:
+        ids = {"correlation": correlation + number, "External id": 10 * correlation + external, "device": 0}
+        return span(kind, name, start + begin, start + end, **ids, **args)
+
+    def operator(name: str, begin: float, end: float, external: int) -> Event:
+        return span("cpu_op", name, start + begin, start + end, **{"External id": 10 * correlation + external})
+
+    return [
+        span("user_annotation", CALL, start, start + 200),
+        span("user_annotation", HOST, start, start + 60),
+        operator("EagerAPLoss", 1, 50, 0),
+        operator("aten::sort", 20, 30, 1),
+        operator("aten::mul", 40, 45, 2),
+        *(launch(number, at) for number, at in enumerate((10, 21, 25, 42, 48))),
+        on_gpu("kernel", "encode_items", 0, 20, 50, 0),
+        on_gpu("kernel", "radixSortKVInPlace", 1, 60, 100, 1),
+        on_gpu("kernel", "sort_postprocess_kernel", 2, 90, 110, 1),
+        on_gpu("kernel", "vectorized_elementwise_kernel<4, Mul>", 3, 110, 130, 2),
+        on_gpu("gpu_memcpy", "Memcpy DtoD (Device -> Device)", 4, 150, 160, 0, bytes=1000),
+    ]
+
+
+def test_kernels_of_a_gpu() -> None:
+    # What flushes the cache before a call belongs to none, nor does what was launched before one and runs inside.
+    flush = [
+        span("cuda_runtime", "cudaLaunchKernel", 900, 902, correlation=1),
+        span("kernel", "fill", 1001, 1011, correlation=1, device=0),
+    ]
+    first, second = trace.steps([*flush, *cuda_call(1000, 100), *cuda_call(2000, 200)], on_gpu=True)
+    assert {name: row.launches for name, row in first.rows.items()} == dict.fromkeys(first.rows, 1)
+    assert "fill" not in first.rows
+    assert len(first.rows) == 5
+    assert first.rows["radixSortKVInPlace"].seconds == pytest.approx(40e-6)
+    assert first.rows["radixSortKVInPlace"].sources == {"aten::sort": 1}
+    assert first.busy == pytest.approx(110e-6)  # 20..50, 60..130, 150..160
+    assert first.gaps == pytest.approx(30e-6)  # 50..60, 130..150
+    assert first.wall == pytest.approx(160e-6)
+    assert first.host == pytest.approx(60e-6)
+    assert second == first
+
+
+def test_bytes_of_kernels() -> None:
+    (step,) = trace.steps(cuda_call(0, 100), on_gpu=True)
+    operators = {"aten::sort": OperatorBytes(600, 1, 1), "aten::mul": OperatorBytes(900, 6, 3)}
+    trace.add_bytes(step.rows, operators, {"encode_items": OperatorBytes(5000, 2, 2)}, on_gpu=True)
+    assert {name: row.bytes for name, row in step.rows.items()} == {
+        "encode_items": 2500,
+        "radixSortKVInPlace": None,  # of a sort in two kernels nobody knows which moved what
+        "sort_postprocess_kernel": None,
+        "vectorized_elementwise_kernel<4, Mul>": 300,
+        "Memcpy DtoD (Device -> Device)": 2000,  # read and written
+    }
+
+
+def test_a_kernel_longer_than_the_host_is_part_of_its_call() -> None:
+    events = [
+        span("user_annotation", CALL, 0, 50),
+        span("user_annotation", HOST, 0, 10),
+        span("cuda_driver", "cuLaunchKernel", 5, 6, correlation=1),
+        span("kernel", "short_rankings", 7, 52, correlation=1, device=0),  # the clocks differ a little
+    ]
+    (step,) = trace.steps(events, on_gpu=True)
+    assert (step.wall, step.busy, step.gaps) == pytest.approx((52e-6, 45e-6, 0.0))
+
+
+def test_operators_of_a_cpu_count_their_own_time() -> None:
+    events = [
+        span("user_annotation", CALL, 0, 100),
+        span("user_annotation", HOST, 0, 100),
+        span("cpu_op", "EagerAPLoss", 0, 100),  # a wrapper
+        span("cpu_op", "aten::to", 10, 40),
+        span("cpu_op", "wrapper", 12, 40),
+        span("cpu_op", "aten::copy_", 20, 40),
+        span("cpu_op", "aten::copy_", 50, 60),
+        span("user_annotation", LAUNCH + "native engine", 60, 90),
+        span("cpu_op", "aten::empty", 61, 66),
+        span("cpu_op", "aten::add", 120, 130),  # after the call
+    ]
+    (step,) = trace.steps(events, on_gpu=False)
+    times = {name: (row.launches, round(row.seconds * 1e6)) for name, row in step.rows.items()}
+    assert times == {
+        "aten::to": (1, 10),
+        "aten::copy_": (2, 30),
+        "native engine": (1, 25),
+        "aten::empty": (1, 5),
+        OUTSIDE: (0, 30),
+    }
+    assert (step.wall, step.busy, step.gaps) == pytest.approx((100e-6, 70e-6, 30e-6))
+
+
+def test_the_mean_leaves_out_interrupted_calls() -> None:
+    steps = [Step({"a": Row(1, wall / 2), **({"b": Row(4, 1)} if wall == 2 else {})}, wall, 0, 0, 0) for wall in (3, 2)]
+    steps += [Step({"a": Row(1, 9)}, 90, 9, 9, 9), Step({"a": Row(1, 0)}, 0, 0, 0, 0)]
+    mean = trace.mean_step(steps)
+    assert mean.wall == 2.5
+    assert mean.rows["a"].seconds == 1.25
+    assert mean.rows["b"].launches == 2  # of every other call
+
+
+def test_union_of_intervals() -> None:
+    assert trace.union([(5, 6), (0, 2), (1, 3), (1.5, 2)]) == 4
+    assert trace.union([]) == 0
+
+
+def moved_by(work: Any, folder: Path) -> dict[str, float]:
+    """Bytes by operator, from PyTorch's own execution trace."""
+    observer = ExecutionTraceObserver()
+    observer.register_callback(str(folder / "trace.json"))
+    observer.start()
+    work()
+    observer.stop()
+    observer.unregister_callback()
+    nodes = json.loads((folder / "trace.json").read_text())["nodes"]
+    found = trace.bytes_of_operators(nodes, lambda name: torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU"))
+    return {name: each.total for name, each in found.items() if each.total}
+
+
+def test_bytes_of_operators(tmp_path: Path) -> None:
+    x, y = torch.zeros(100), torch.zeros(50, 100)
+    few = torch.zeros(3, dtype=torch.int64)
+
+    def check(work: Any, expected: dict[str, float]) -> None:
+        assert moved_by(work, tmp_path) == expected
+
+    check(lambda: x + x.view(4, 25).view(100), {"aten::add": 800.0})  # one tensor twice, and the sum; views are free
+    check(lambda: x.add_(x), {"aten::add_": 400.0})
+    check(lambda: y + x.expand(50, 100), {"aten::add": 2 * 20000.0 + 400})  # what is expanded is there once
+    check(x.double, {"aten::copy_": 1200.0})  # and nothing for what only calls it
+    check(lambda: torch.cat([x, x.clone()]), {"aten::copy_": 800.0, "aten::cat": 1600.0})
+    check(lambda: x.index_select(0, few), {"aten::index_select": 3 * (4 + 8 + 4)})
+    check(lambda: x.index_fill_(0, few, 2.0), {"aten::index_fill_": 3 * (4 + 8)})
+    assert moved_by(x.sort, tmp_path)["aten::sort"] == 100 * (4 + 4 + 8)
+
+
+def test_every_launched_kernel_has_a_stage() -> None:
+    compiled = json.loads((Path(__file__).parent / "compiled.json").read_text(encoding="utf-8"))
+    launched = {name.split(".")[-1] for name in compiled["kernels"]}
+    known = {kernel.__name__ for kernel in project_kernels()}
+    assert launched <= known
+    assert [name for name in sorted(launched) if trace.stage_of(name) is None] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("void at_cuda_detail::cub::DeviceSegmentedRadixSortKernel<...>", "sort"),
+        ("aten::searchsorted", "search"),
+        ("aten::cumsum", "prefix sums"),
+        ("short_rankings", "all stages"),
+        ("aten::mul", None),
+    ],
+)
+def test_stages(name: str, stage: str | None) -> None:
+    assert trace.stage_of(name) == stage
+
+
+# The command
+
+
+@contextmanager
+def small_copies() -> Iterator[None]:
+    with mock.patch.dict(profile.COPIED, {"cpu": 1 << 16}):
+        yield
+
+
+def run(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], str]:
+    """What is stored, and what is printed."""
+    with small_copies():
+        assert profile.main([*SMALL, *arguments, "--out", str(folder)]) == 0
+    (path,) = folder.glob("profile-*.json")
+    return json.loads(path.read_text()), capsys.readouterr().out
+
+
+def test_a_cpu_is_profiled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chrome, chart = tmp_path / "traces" / "chrome.json", tmp_path / "chart.png"
+    options = ["--update", "negative", "--backend", "torch", "--method", "dp"]
+    options += ["--trace", str(chrome), "--png", str(chart)]
+    with solving("long"):
+        stored, printed = run(options, tmp_path, capsys)
+    assert stored["call"] == {
+        **{"rows": 3, "items": 40, "positives": 5, "loss": "direct", "update": "negative", "epsilon": 1.0},
+        **{"method": "dp", "backend": "torch", "dtype": "float32", "kind": "gaussian", "device": "cpu"},
+        **{"forward": False, "repeats": 4},
+    }
+    kernels = {each["name"]: each for each in stored["kernels"]}
+    # The keys of both classes, among which positives look for their place; so short a batch is sorted by NumPy.
+    assert kernels["aten::searchsorted"]["stage"] == "search"
+    assert kernels["aten::searchsorted"]["launches"] >= 1
+    assert kernels["aten::searchsorted"]["bytes"] >= 3 * 40 * 8
+    assert kernels["aten::view"]["bytes"] is None
+    busy = sum(each["seconds"] for name, each in kernels.items() if name != OUTSIDE)
+    assert busy == pytest.approx(stored["busy"], rel=1e-3)  # ends are rounded to nanoseconds
+    assert stored["busy"] + stored["gaps"] == pytest.approx(stored["profiled_wall"], rel=1e-6)
+    for each in kernels.values():
+        if each["bandwidth"] is not None:
+            assert each["bandwidth"] == pytest.approx(each["bytes"] / each["seconds"])
+            assert each["share"] == pytest.approx(each["bandwidth"] / stored["copy_bandwidth"])
+    assert stored["cells"] == 3 * 5 * 36
+    assert stored["cells_per_second"] == pytest.approx(stored["cells"] / stored["wall"])
+    assert stored["peak_bytes"] > 3 * 40 * 4
+    events = json.loads(chrome.read_text())["traceEvents"]
+    assert sum(event["name"] == CALL for event in events) == 4
+    assert chart.read_bytes().startswith(b"\x89PNG")
+    assert "what follows are the operators of the CPU" in printed
+    assert "540 cells" in printed
+    assert "3 of 3 x 40, P = 5, equal to the reference" in printed
+
+
+def test_files_of_different_calls_have_different_names(tmp_path: Path) -> None:
+    calls = [
+        OneCall(3, 40, 5),
+        OneCall(3, 40, 5, update="negative"),
+        OneCall(3, 40, 5, epsilon=0.1),
+        OneCall(3, 40, 5, loss="metric"),
+        OneCall(3, 40, 5, method="dp", dtype="float16", kind="cauchy", backend="torch"),
+        OneCall(3, 40, 5, forward=True),
+        OneCall(3, 40, 6),
+    ]
+    about = {"device": "Some (R) CPU", "versions": {"torch": "2"}, "commit": "abc"}
+    names = {profile.save({"about": about}, call, tmp_path).name for call in calls}
+    assert len(names) == len(calls)
+    assert "profile-3x40-p5-negative-some-r-cpu-torch-2-abc.json" in names
+
+
+@pytest.mark.skipif(not native.IS_BUILT, reason="the engine in C was not built")
+@pytest.mark.parametrize("loss", ["direct", "metric"])
+def test_the_engine_is_a_row(loss: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stored, printed = run(["--loss", loss], tmp_path, capsys)
+    (engine,) = (each for each in stored["kernels"] if each["name"] == ENGINE)
+    assert engine["launches"] == 1
+    assert engine["bytes"] == 3 * 40 * (4 + 1 + (4 if loss == "direct" else 0))
+    assert 0 < engine["seconds"] <= stored["busy"]
+    if loss == "direct":
+        assert set(stored["engine_stages"]) == set(native.STAGES)
+        assert all(seconds >= 0 for seconds in stored["engine_stages"].values())
+        assert "stages of the native engine" in printed
+    else:
+        assert stored["engine_stages"] is None
+
+
+@pytest.mark.parametrize("options", [["--loss", "hinge", "--dtype", "float16"], ["--loss", "perceptron", "--forward"]])
+def test_other_losses_and_types(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stored, _ = run([*options, "--kind", "cauchy", "--backend", "torch", "--rows", "1"], tmp_path, capsys)
+    assert stored["wall"] > 0
+    assert stored["cells"] is None
+
+
+@interpreted
+@pytest.mark.parametrize("path", ["triton-short", "triton-long"])
+def test_launches_of_triton_are_seen(path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--rows", "2", "--items", "12", "--positives", "3", "--repeats", "1", "--backend", "triton"]
+    with solving(path):
+        stored, _ = run([*small, "--epsilon", "0.5"], tmp_path, capsys)
+    kernels = {each["name"]: each for each in stored["kernels"]}
+    assert kernels["reduce_losses"]["launches"] == 1
+    assert kernels["reduce_losses"]["stage"] == "gradient"
+    # Two float64 losses and the flags that tell who takes part in; the mean and each one's share of it out.
+    assert kernels["reduce_losses"]["bytes"] == 2 * 8 + 2 * 1 + 2 * 4
+    if path == "triton-short":
+        one, per_positive = kernels["short_rankings"], (6 * 4 + 2 * 8) * 2 * 3
+        assert one["launches"] == 1
+        assert one["seconds"] > 0
+        # Scores, targets, gradient, sorted scores, their order, prefix sums; losses and flags; work space.
+        assert one["bytes"] == 2 * 12 * (4 + 1 + 4 + 4 + 4 + 8) + 2 * (8 + 1) + per_positive
+    else:
+        assert kernels["search_rankings"]["stage"] == "search"
+        assert "short_rankings" not in kernels
+
+
+def test_launches_are_seen_inside_only() -> None:
+    kernels = project_kernels()
+    runs = [kernel.run for kernel in kernels]
+    with Launches() as launches:
+        assert all("watched" in kernel.run.__qualname__ for kernel in kernels)
+    assert [kernel.run for kernel in kernels] == runs
+    assert launches.seen == {}
+
+
+@pytest.mark.parametrize("spoiled", [0, 1], ids=["loss", "gradient"])
+def test_a_wrong_result_ends_the_program(spoiled: int, capsys: pytest.CaptureFixture[str]) -> None:
+    right = one_call.value_and_gradient
+
+    def wrong(*inputs: Any, backend: str, **options: Any) -> tuple[Tensor, Tensor]:
+        result = right(*inputs, backend=backend, **options)
+        if backend != "reference":
+            result[spoiled][-1] += 1e-3
+        return result
+
+    with (
+        mock.patch.object(one_call, "value_and_gradient", wrong),
+        mock.patch.object(profile, "measure") as measured,
+    ):
+        assert profile.main(SMALL) == 1
+    measured.assert_not_called()
+    assert "wrong result" in capsys.readouterr().err
+
+
+def test_a_wrong_metric_is_noticed() -> None:
+    with mock.patch("fastap.average_precision", return_value=torch.full((3,), 0.5, dtype=torch.float64)):
+        assert what_is_wrong(OneCall(3, 40, 5, loss="metric"))[1] is not None
+
+
+@pytest.mark.parametrize(
+    ("call", "checked"),
+    [
+        (OneCall(200, 100, 20), "6 of 200 x 100, P = 20"),
+        (OneCall(2, 2000, 500), "1 of 1 x 228, P = 57"),  # one of both has too many pairs, so it is cut down
+        (OneCall(2, 1, 1), "2 of 2 x 1, P = 1"),  # nothing to rank
+    ],
+)
+def test_large_calls_are_checked_in_part(call: OneCall, checked: str) -> None:
+    with mock.patch.object(one_call, "_MOST_PAIRS", 9_801):
+        what, wrong = what_is_wrong(call)
+    assert wrong is None
+    assert what.startswith(checked)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--positives", "2000"], "--positives must be from 0 to --items"),
+        (["--repeats", "0"], "at least 1"),
+        (["--loss", "metric", "--method", "dp"], "one method only"),
+        (["--loss", "metric", "--backend", "torch"], "backend of its device"),
+        (["--epsilon", "-1"], "epsilon must be finite and positive"),
+        (["--device", "cpu", "--proton", "x.hatchet"], "--proton needs a CUDA device"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        profile.main(arguments)
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_proton_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton.profiler", None)
+    why = profile.why_no_proton(on_gpu=True)
+    assert why is not None
+    assert "triton.profiler, which cannot be imported" in why
+
+
+def test_proton_sees_every_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    proton = mock.MagicMock(spec=ModuleType("triton.profiler"), start=mock.Mock(return_value=7))
+    proton.scope, proton.finalize = mock.MagicMock(), mock.Mock()
+    monkeypatch.setitem(sys.modules, "triton.profiler", proton)
+    profiler = profile.Profiler(OneCall(2, 20, 4), 3, tmp_path, mock.Mock())
+    assert profiler.proton(tmp_path / "p.hatchet") == tmp_path / "p.hatchet"
+    proton.start.assert_called_once_with(str(tmp_path / "p"), hook="triton")
+    assert proton.scope.call_args_list == [mock.call(CALL)] * 3
+    proton.finalize.assert_called_once_with(7)
+
+
+def gpu_result(events: list[Event]) -> dict[str, Any]:
+    step = trace.mean_step(trace.steps(events, on_gpu=True))
+    trace.add_bytes(step.rows, {}, {"encode_items": OperatorBytes(3000, 1, 1)}, on_gpu=True)
+    return {
+        "about": {"type": "cuda"},
+        "kernels": profile.kernels_of(step, 1e9),
+        **{"wall": 2e-4, "host": 7e-5, "peak_bytes": 3 << 20, "copy_bandwidth": 1e9, "engine_stages": None},
+        **{"busy": step.busy, "gaps": step.gaps, "profiled_wall": step.wall, "profiled_host": step.host},
+        **{"launches": sum(row.launches for row in step.rows.values()), "cells": 10**6, "cells_per_second": 5e9},
+    }
+
+
+def test_the_table_of_a_gpu(tmp_path: Path) -> None:
+    result = gpu_result(cuda_call(0, 100))
+    lines = profile_report.show(result, top=2).splitlines()
+    assert lines[0].split()[0] == "kernel"
+    assert lines[2].split() == ["radixSortKVInPlace", "sort", "40.0", "36.4%", "1"]  # bytes unknown, cells empty
+    assert lines[3].split() == ["encode_items", "sort", "30.0", "27.3%", "1", "0.003", "0.10", "10.0%"]
+    assert lines[4].split() == ["3", "others", "50.0", "45.5%", "3"]
+    told = dict(line.split("  ", 1) for line in lines[6:])
+    assert {name: value.strip() for name, value in told.items()} == {
+        "wall time of a call": "200.0 us; under the profiler 160.0 us",
+        "busy time": "110.0 us in kernels",
+        "gaps": "30.0 us between kernels",
+        "host time": "70.0 us; under the profiler 60.0 us",
+        "launches": "5 kernels, copies and fills a call",
+        "peak memory": "3.00 MiB beyond the inputs",
+        "copy bandwidth": "1.00 GB/s, read and written",
+        "dynamic program": "1,000,000 cells, 5e+09 a second of wall time",
+    }
+    profile_report.draw_chart(result, "title", tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").stat().st_size > 10_000
+
+
+def test_a_profiler_that_saw_nothing_is_not_taken_for_an_idle_gpu(tmp_path: Path) -> None:
+    result = gpu_result([span("user_annotation", CALL, 0, 9), span("user_annotation", HOST, 0, 5)])
+    assert result["kernels"] == []
+    assert "saw no kernels" in profile_report.show(result, top=20)
+    profile_report.draw_chart(result, "title", tmp_path / "chart.png")
