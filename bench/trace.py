@@ -125,7 +125,8 @@ def kernels_of(spans: Sequence[Event], calls: Sequence[Event]) -> list[Done]:
     for event in spans:
         if event.get("cat") not in _ON_DEVICE:
             continue
-        number = _number_of(calls, launched.get(_argument(event, "correlation"), event["ts"]))
+        moment: float = launched.get(_argument(event, "correlation"), event["ts"])
+        number = _number_of(calls, moment)
         if number is None:
             continue
         rows, intervals = done[number]
