@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -33,8 +34,9 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("the suites need pytest-benchmark: pip install 'fastap[bench]'")
     if config.getoption("device") == "cuda" and not torch.cuda.is_available():
         raise pytest.UsageError("--device cuda: PyTorch finds no CUDA device here")
-    # Such as that nothing was selected, of which pytest-benchmark warns where an error would be a traceback.
+    # pytest-benchmark warns that there is nothing to save or to compare with, which as an error would be a traceback.
     config.addinivalue_line("filterwarnings", "default::pytest.PytestWarning")
+    warnings.filterwarnings("default", category=pytest.PytestWarning)  # until that line is read
     if number := config.getoption("bench_threads"):
         torch.set_num_threads(number)
 
@@ -105,7 +107,7 @@ class Suite:
 
 @pytest.fixture
 def timed(request: pytest.FixtureRequest, benchmark: Any) -> Iterator[Suite]:
-    """Times a case; half of pytest-benchmark's ``--benchmark-max-time`` goes into the rounds."""
+    """Times a case; a quarter of pytest-benchmark's ``--benchmark-max-time`` goes into the rounds."""
     config = request.config
     quick = config.getoption("quick")
     with ExitStack() as stack:
@@ -113,7 +115,7 @@ def timed(request: pytest.FixtureRequest, benchmark: Any) -> Iterator[Suite]:
             benchmark,
             config.getoption("device"),
             quick,
-            0.01 if quick else float(config.getoption("benchmark_max_time")) / 2,
+            0.01 if quick else float(config.getoption("benchmark_max_time")) / 4,
             3 if quick else int(config.getoption("benchmark_min_rounds")),
             stack,
         )
