@@ -48,8 +48,12 @@ def slug(text: str) -> str:
 def table(rows: Sequence[Sequence[str]], heads: Sequence[str], left: int = 1) -> str:
     """Words to the left, numbers to the right."""
     sides = ["left"] * left + ["right"] * (len(heads) - left)
-    cells = [[re.sub(r"\s+", " ", cell).replace("|", "\\|") for cell in row] for row in rows]
+    cells = [[one_line(cell).replace("|", "\\|") for cell in row] for row in rows]
     return str(tabulate(cells, heads, "pipe", disable_numparse=True, colalign=sides))
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def timed(seconds: float | None, ratio: float | None) -> str:

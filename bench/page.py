@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench import page_gpu, plots, stored
-from bench.markdown import Page, timed, versions_of
+from bench.markdown import Page, one_line, timed, versions_of
 from bench.stored import Result, Row, Series, memory, times_of
 
 HEAD = """# Benchmarks
@@ -319,18 +319,16 @@ def _times_or_status(row: Row | None) -> str:
 
 def add_peers_of_size(page: Page, rows: Sequence[Row], size: tuple[int, int]) -> None:
     ours = stored.ours_at(rows, size)
-    failed = any(row["status"] != "ok" for row in rows)
     body = []
     ordered = sorted(rows, key=lambda row: (row["gives"] != "gradient", (row.get("seconds") or {}).get("median", 1e9)))
     for row in ordered:
         ratios = [stored.ratio(row, other) for other in ("sort", *stored.WORKS)]
-        taken = row.get("seconds")
+        taken = row.get("seconds") if row["status"] == "ok" else None
         body.append(
             [
                 row["peer"],
                 row["gives"],
-                *([stored.in_words(row)] if failed else []),
-                timed(taken["median"] if taken else None, None),
+                timed(taken["median"], None) if taken else row["status"],
                 *("" if each is None else times_of(each) for each in ratios),
                 memory(row["bytes"]) if row.get("bytes") else "",
             ]
@@ -338,8 +336,11 @@ def add_peers_of_size(page: Page, rows: Sequence[Row], size: tuple[int, int]) ->
     mine = [f"`{name}` {timed(ours[name], None)}" for name in ("sort", *stored.WORKS) if ours[name] is not None]
     says = (
         f"P = {size[0]:,}, N = {size[1]:,}: each peer's time, how many times as long as `torch.sort` and as this "
-        f"library in the same process it took, its peak memory, or why there is none ({', '.join(mine)}, medians over "
+        f"library in the same process it took, and its peak memory ({', '.join(mine)}, medians over "
         "the processes)."
     )
-    heads = ["peer", "gives", *(["why no time"] if failed else [])]
-    page.table(says, body, [*heads, "time", "to sort", "to positive", "to negative", "to metric", "memory"], len(heads))
+    heads = ["peer", "gives", "time", "to sort", "to positive", "to negative", "to metric", "memory"]
+    page.table(says, body, heads, 2)
+    silent = [f"- {row['peer']}: {one_line(stored.in_words(row))}" for row in ordered if row["status"] != "ok"]
+    if silent:
+        page.add("Those without a time:", "\n".join(silent))

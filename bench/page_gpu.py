@@ -144,6 +144,9 @@ def add_profile(page: Page, device: str, profile: Result, number: int) -> None:
         facts.append(f"{data['cells_per_second']:.2e} cells of the dynamic program a second")
     if data.get("copy_bandwidth"):
         facts.append(f"a copy moves {data['copy_bandwidth'] / 1e9:,.1f} GB/s")
+    if data.get("engine_stages"):
+        parts = ", ".join(f"{stage} {duration(taken)}" for stage, taken in data["engine_stages"].items())
+        facts.append(f"of the native engine, by its own clock, {parts}")
     body = [
         [
             row["name"],

@@ -98,10 +98,8 @@ def time_against_n(lines: Sequence[Series], title: str) -> Figure:
 def ratio_against_n(lines: Sequence[Series], title: str) -> Figure:
     """Ratios to ``torch.sort`` of paired rounds: medians, and the band of their middle eight tenths."""
     figure, axes = _figure(title)
-    for number, line in enumerate(lines):
+    for number, line in enumerate(line for line in lines if line.name != "torch.sort"):
         rows = [row for row in line.rows if row.get("ratio")]
-        if not rows:
-            continue
         n = [stored.scores(row) for row in rows]
         style = _style(number)
         axes.plot(n, [row["ratio"]["median"] for row in rows], label=line.name, **style)
@@ -184,7 +182,7 @@ def stages(stacks: Sequence[tuple[str, dict[str, float], float | None]], title: 
             colour = COLOURS[names.index(name) % len(COLOURS)]
             width = seconds / base
             axes.barh(number, width, left=left, height=0.6, color=colour, edgecolor="white", label=name)
-            if width > 0.09:
+            if width > 0.11:
                 axes.text(
                     left + width / 2, number, stored.duration(seconds), ha="center", va="center", fontsize=7,
                     color="white" if _is_dark(colour) else "black",
@@ -198,7 +196,7 @@ def stages(stacks: Sequence[tuple[str, dict[str, float], float | None]], title: 
     axes.set_yticks(range(len(stacks)), labels, fontsize=8)
     axes.set_ylim(len(stacks) - 0.4, -0.6)
     axes.set_xlim(0, 1.02)
-    axes.set_xlabel("time / time of the whole call, or of all its stages if that is more")
+    axes.set_xlabel("time / time of the whole call (of the sum of its stages, if that is more)", fontsize=9)
     _grid(axes, "x")
     found = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     shown = [*names, *(name for name in found if name not in names)]
@@ -243,7 +241,8 @@ def peers(rows: Sequence[Row], title: str) -> Figure:
         what = "losses\n(gradient)" if gives == "gradient" else "metrics\n(no gradient)"
         line[0].set_ylabel(what, fontsize=8)
     figure.supxlabel(
-        "time / fastap's time on the same scores (losses: its slower update, forward + backward; metrics: its metric)",
+        "time / fastap's time on the same scores (losses: its slower update, forward + backward; metrics: its metric)"
+        + ("; orange: faster than fastap" if any(found <= 1 for found in known) else ""),
         fontsize=8,
     )
     return figure
@@ -339,7 +338,7 @@ def kernels(rows: Iterable[Row], title: str) -> Figure:
         colour = GREY if stage == OTHER else COLOURS[stages.index(stage) % len(COLOURS)]
         axes.barh(number, row["seconds"], height=0.65, color=colour, label=stage)
         note = f" {stored.duration(row['seconds'])}" + (f", {row['launches']:g} x" if row["launches"] else "")
-        if row.get("share"):
+        if (row.get("share") or 0) >= 0.005:
             note += f", {row['share']:.0%} of a copy"
         axes.text(row["seconds"], number, note, va="center", fontsize=7)
     axes.set_yticks(range(len(longest)), [shorten(row["name"], 44) for row in longest])

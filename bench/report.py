@@ -50,7 +50,10 @@ def in_readme(results: Sequence[Result]) -> str:
         parts += [short_table(suites, peers), f"Measured on {'; peers on '.join(sources)}."]
     if not parts:
         raise NothingStoredError("the README's table needs results of the suites or of the peers, and none are stored")
-    parts.append("All figures, pictures and how to make them: [docs/benchmarks.md](docs/benchmarks.md).")
+    parts.append(
+        "The last column is the nearest of the other losses, timed beside the slower update. All of them, other "
+        "figures, pictures, and how to make them: [docs/benchmarks.md](docs/benchmarks.md)."
+    )
     return "\n\n".join(parts)
 
 
@@ -67,7 +70,8 @@ def short_table(suites: Result | None, peers: Result | None) -> str:
             cells.append(timed(seconds, seconds / ours["sort"] if seconds and ours["sort"] else None))
         memory = ours["bytes"]
         words = "" if nearest is None else f"{nearest[0]}: {times_of(nearest[1])} times as long"
-        body.append([*cells, "" if memory is None else f"{memory / sum(size):.0f}", words])
+        # Of a small ranking memory pages are seen, not its arrays.
+        body.append([*cells, "" if memory is None or sum(size) < 1e5 else f"{memory / sum(size):.0f}", words])
         body[-1] = [f"{size[0]:,}", f"{size[1]:,}", *body[-1]]
     largest = max((sum(size) for size in stored.sizes(of_peers)), default=0)
     lines = stored.growth(suites.suite("growth")) if suites is not None else []

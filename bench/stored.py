@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bench.inputs import PEER_SHAPES
+
 Row = dict[str, Any]
 
 KINDS = ("suites", "peers", "profile", "gpu")
@@ -175,7 +177,7 @@ def growth(rows: Sequence[Row]) -> list[Series]:
 
 def ratio(row: Row, other: str) -> float | None:
     """How many times as long as ``other`` (a key of the row: ``"sort"``, ``"fastap positive"``) a peer took."""
-    ours, theirs = row.get(other), row.get("seconds")
+    ours, theirs = row.get(other), row.get("seconds") if row["status"] == "ok" else None
     return theirs["median"] / ours["median"] if ours and theirs else None
 
 
@@ -232,12 +234,12 @@ def judge_growth(lines: Iterable[Series]) -> list[Verdict]:
     verdicts = []
     low, high = FIT_RANGE
     for line in lines:
-        if not line.name.startswith(UPDATES):
+        if line.name == "torch.sort":
             continue
         what = f"growth of {line.name} from {low:.0e} to {high:.0e} scores".replace("e+0", "e")
         found = line.fit
         target = f"exponent at most {LARGEST_EXPONENT:g}"
-        if found is None:
+        if found is None or found.low > 1.1 * low or found.high < 0.9 * high:
             verdicts.append(Verdict(what, target, "", "not measured"))
         else:
             verdict = "met" if found.exponent <= LARGEST_EXPONENT else "missed"
@@ -248,7 +250,8 @@ def judge_growth(lines: Iterable[Series]) -> list[Verdict]:
 def judge_peers(rows: Sequence[Row]) -> list[Verdict]:
     """At every size and for both updates: is each peer that has a gradient slower?"""
     verdicts = []
-    for size, update in ((size, update) for size in sizes(rows) for update in UPDATES):
+    asked = [{"P": shape.positives, "N": shape.negatives} for shape in PEER_SHAPES]
+    for size, update in ((size, update) for size in sizes([*rows, *asked]) for update in UPDATES):
         what = f"P = {size[0]:,}, N = {size[1]:,}: {update} update"
         peers = [row for row in of_size(rows, size) if row["gives"] == "gradient"]
         found = sorted((times, row["peer"]) for row in peers if (times := ratio(row, f"fastap {update}")) is not None)
@@ -268,6 +271,8 @@ _FASTER = "faster than every peer that has a gradient"
 
 def duration(seconds: float) -> str:
     """Three figures and a unit."""
+    if seconds < 5e-8:
+        return "< 0.1 us"
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if seconds >= 0.9995 * size or unit == "us":
             return f"{_three(seconds / size)} {unit}"

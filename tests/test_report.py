@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,157 +12,8 @@ from matplotlib.figure import Figure
 from bench import gpu, page_gpu, plots, report, stored
 from bench import page as pages
 from bench.environment import RESULTS, ROOT
-
-CPU = "AMD EPYC"
-GPU = "NVIDIA H200"
-SIZES = tuple((max(1, 10**power // 101), 10**power - max(1, 10**power // 101)) for power in range(2, 8))
-PEER_SIZES = ((10, 100), (1_000, 100_000))
-STATUSES = {
-    "failed": "RuntimeError: the expanded size | of a tensor\nmust match",
-    "out of memory": "more than 8 GiB",
-    "out of time": "more than 30 s",
-    "not installed": "libauc is not here",
-    "not tried": "a smaller size ran out of memory",
-}
-
-
-def about(device: str = CPU, date: str = "2025-03-01T10:00:00+00:00", **more: Any) -> dict[str, Any]:
-    on_gpu = device == GPU
-    versions = {"python": "3.11.7", "torch": "2.13.0", "numpy": "2.4.6", "fastap": "0.1.0"}
-    where = {"device": device, "type": "cuda" if on_gpu else "cpu", "cpu": CPU, "threads": 2, "versions": versions}
-    return {**where, "commit": "abcdef1", "date": date, **more}
-
-
-def quantiles(median: float) -> dict[str, float]:
-    return {"median": median, "p10": 0.9 * median, "p90": 1.2 * median}
-
-
-def benchmark(suite: str, work: str, p: int, n: int, seconds: float, **more: Any) -> dict[str, Any]:
-    sort = 1e-8 * (p + n) + 5e-6
-    info = {"suite": suite, "work": work, "rankings": 1, "P": p, "N": n, "scores": p + n, "kind": "gaussian"}
-    info |= {"epsilon": 1.0, "dtype": "float32", "device": "cpu", "backend": "auto", "method": "auto", "threads": 2}
-    info |= {"sort": quantiles(sort), "ratio": {**quantiles(seconds / sort), "rounds": 20}, "checked": "equal"}
-    return {"group": suite, "params": None, "stats": {"median": seconds, "min": seconds}, "extra_info": info | more}
-
-
-def suites(where: dict[str, Any] | None = None, exponent: float = 1.02) -> dict[str, Any]:
-    found = []
-    for number, work in enumerate(("positive", "negative", "hinge", "metric")):
-        for p, n in SIZES:
-            seconds = 1e-4 + (1 + 0.3 * number) * 5e-9 * (p + n) ** exponent
-            found.append(benchmark("growth", work, p, n, seconds, peak_bytes=50 * (p + n) + 10_000))
-    for number, work in enumerate(("positive", "negative")):
-        scale = 1e-3 * (1 + number)
-        found += [benchmark("balance", work, p, 100_000 - p, scale) for p in (10, 1_000, 50_000)]
-        found += [benchmark("distributions", work, 1_000, 9_000, scale, kind=kind) for kind in ("tied", "cauchy")]
-        found += [benchmark("epsilon", work, 1_000, 9_000, scale, epsilon=epsilon) for epsilon in (0.1, 1.0)]
-        found += [benchmark("methods", work, 1_000, 9_000, scale, method=method) for method in ("auto", "dp")]
-        found += [benchmark("backends", work, 1_000, 9_000, scale, backend=name) for name in ("torch", "reference")]
-        found += [benchmark("threads", work, 1_000, 9_000, scale, threads=threads) for threads in (1, 2)]
-        found += [
-            benchmark("batches", work, 20, 980, scale, rankings=4_096, batch="retrieval"),
-            benchmark("batches", work, 500, 199_500, scale, batch="detection"),
-        ]
-        found += [
-            benchmark("directions", work, 100, 900, scale, direction=way) for way in ("forward", "backward", "both")
-        ]
-        for p, n in ((1_000, 10_000), (10_000, 1_000_000)):
-            stages = {"sort": 3.0, "rows": 1.0, "search": 2.0, "repair": 0.2, "gradient": 1.5, "whole": 8.0}
-            found += [
-                benchmark("stages", stage, p, n, seconds * scale * n / 1e5, update=work)
-                for stage, seconds in stages.items()
-            ]
-        stages = {"sort": 3.0, "rows": 1.0, "dp": 90.0, "gradient": 1.5, "whole": 98.0}
-        found += [
-            benchmark("stages", stage, 1_000, 10_000, seconds * scale, update=work, method="dp")
-            for stage, seconds in stages.items()
-        ]
-    return {"machine_info": {"fastap": where or about()}, "benchmarks": found}
-
-
-def peer(name: str, p: int, n: int, times: float | None, status: str = "ok", **more: Any) -> dict[str, Any]:
-    """A row of a peer that takes so many times as long as the slower update."""
-    sort = 1e-8 * (p + n) + 5e-6
-    row = {"peer": name, "source": f"{name.lower()}==1.0", "gives": "gradient", "P": p, "N": n, "status": status}
-    row |= {"reason": STATUSES.get(status, ""), "checked": "falls on separated scores", "sort": quantiles(sort)}
-    row |= {"fastap positive": {**quantiles(2 * sort), "bytes": 40 * (p + n)}}
-    row |= {"fastap negative": {**quantiles(3 * sort), "bytes": 60 * (p + n)}}
-    row["seconds"] = None if times is None else {**quantiles(times * 3 * sort), "calls": 9}
-    row["bytes"] = None if times is None else 100 * (p + n)
-    return row | more
-
-
-def peers(where: dict[str, Any] | None = None, nearest: float = 4.0) -> dict[str, Any]:
-    rows = []
-    for p, n in PEER_SIZES:
-        rows += [peer("blackbox AP", p, n, nearest), peer("AP-loss", p, n, 40.0)]
-        rows += [peer(f"Peer that is {status}", p, n, None, status) for status in STATUSES]
-        metric = peer("torchmetrics AP", p, n, 0.5, gives="metric")
-        rows.append({**metric, "fastap metric": quantiles(1e-8 * (p + n) + 5e-6)})
-    return {"about": where or about(), "cap": {"seconds": 30.0, "bytes": 8 << 30}, "rows": rows}
-
-
-def profile(device: str = GPU, **call: Any) -> dict[str, Any]:
-    asked = {"rows": 80, "items": 1_024, "positives": 20, "loss": "direct", "update": "negative", "epsilon": 1.0} | call
-    kernels = [
-        {
-            "name": name,
-            "stage": stage,
-            "launches": 2.0,
-            "seconds": seconds,
-            "bytes": size,
-            "bandwidth": None,
-            "share": None,
-        }
-        for name, stage, seconds, size in (
-            ("search_rankings", "search", 4e-5, 6e6),
-            ("write_items", "gradient", 1e-5, 3e7),
-            ("void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<float>>", None, 4e-6, None),
-        )
-    ]
-    kernels[0] |= {"bandwidth": 1.5e11, "share": 0.04}
-    whole = {"wall": 9e-5, "busy": 5.4e-5, "gaps": 1e-5, "host": 8e-5, "peak_bytes": 1 << 20, "cells": None}
-    data = {"about": about(device), "call": asked, "copy_bandwidth": 4e12, "kernels": kernels, **whole}
-    return {**data, "cells_per_second": None}
-
-
-def gate() -> dict[str, Any]:
-    """As ``bench.gpu`` stores it, with times made up."""
-    times = []
-    for case in gpu.CASES:
-        works: dict[str, Any] = {}
-        for number, name in enumerate(case.works):
-            work, scores = gpu.WORKS[name], case.rankings * case.items
-            median = (8e-6 + scores * work.bytes / 2e12) * (1 + 0.4 * number)
-            works[name] = {**quantiles(median), "repeats": 50, "host": 6e-5, "wall": 9e-5, "bytes a score": 33.0}
-            works[name]["GB/s"] = scores * work.bytes / median / 1e9
-            if work.solves is not None and work.solves[1] == "dp":
-                works[name]["cells a second"] = case.rankings * case.positives * (case.negatives + 1) / median
-        times.append({"case": case.name, "rankings": case.rankings, "kind": case.kind, "works": works})
-    times[0]["works"]["positive"] = {"error": "OutOfMemoryError: CUDA out of memory"}
-    where = about(GPU)
-    results = {key: where[key] for key in ("device", "cpu", "versions", "commit", "date")}
-    tests = {"passed": 300, "failed": [], "skipped": {"needs two GPUs": 1}, "seconds": 100.0, "green": True}
-    results |= {"tests": tests, "sanitizer": {"memcheck": "clean"}, "times": times, "launches": 1}
-    return results | {"targets": [each._asdict() for each in gpu.judge(results)], "seconds": 300.0}
-
-
-def store(folder: Path, **files: dict[str, Any]) -> Path:
-    folder.mkdir(exist_ok=True)
-    for name, data in files.items():
-        (folder / f"{name.replace('_', '-')}.json").write_text(json.dumps(data))
-    return folder
-
-
-def everything(folder: Path) -> Path:
-    files = {
-        "suites": suites(),
-        "peers": peers(),
-        "profile_cpu": profile(CPU),
-        "profile": profile(),
-        "gpu_h200": gate(),
-    }
-    return store(folder, **{f"{kind}_x" if "_" not in kind else kind: data for kind, data in files.items()})
+from bench.inputs import PEER_SHAPES
+from tests.results import CPU, PEER_SIZES, SIZES, STATUSES, about, everything, gate, peers, profile, store, suites
 
 
 def made(folder: Path, out: Path) -> str:
@@ -210,11 +59,10 @@ def test_the_newest_of_a_kind_and_device_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", STATUSES)
 def test_a_peer_that_failed_is_a_row_that_says_why(tmp_path: Path, status: str) -> None:
     text = made(store(tmp_path, peers_1=peers()), tmp_path)
-    reason = " ".join(STATUSES[status].split()).replace("|", "\\|")
-    assert len(re.findall(rf"^\| Peer that is {status} .*{re.escape(f'{status}: {reason}')} ", text, re.M)) == len(
-        PEER_SIZES
-    )
-    overview = re.search(rf"^\| Peer that is {status} +\| peer that is {status}==1.0 +\|(.*)\|$", text, re.M)
+    name, reason = f"Peer that is {status}", " ".join(STATUSES[status].split())
+    assert len(re.findall(rf"^\| {name} +\| gradient +\| +{status} \|", text, re.M)) == len(PEER_SIZES)
+    assert text.count(f"\n- {name}: {status}: {reason}\n") == len(PEER_SIZES)
+    overview = re.search(rf"^\| {name} +\| peer that is {status}==1.0 +\|(.*)\|$", text, re.M)
     assert overview is not None
     assert [cell.strip() for cell in overview[1].split("|")] == [status] * len(PEER_SIZES)
 
@@ -224,14 +72,15 @@ def test_ratios_of_peers_are_of_the_times_in_their_row(tmp_path: Path) -> None:
     row = re.search(r"^\| blackbox AP +\| gradient (.*)\|$", text, re.M)
     assert row is not None
     # 12 times the sort, which takes half of the positive update's time and a third of the negative one's.
-    assert [cell.strip() for cell in row[1].split("|")][2:] == ["73.2 us", "12.0", "6.00", "4.00", "", "10.7 KiB"]
+    assert [cell.strip() for cell in row[1].split("|")][1:] == ["73.2 us", "12.0", "6.00", "4.00", "", "10.7 KiB"]
 
 
 @pytest.mark.parametrize(("nearest", "negative"), [(4.0, "met"), (0.8, "missed")])
 def test_the_targets_name_exceptions(nearest: float, negative: str) -> None:
     rows = peers(nearest=nearest)["rows"]
     verdicts = {each.what: each for each in stored.judge_peers(rows)}
-    assert len(verdicts) == 2 * len(PEER_SIZES)
+    assert {each.verdict for each in verdicts.values()} == {"met", negative, "not measured"}
+    assert sum(each.verdict == "not measured" for each in verdicts.values()) == 2 * (len(PEER_SHAPES) - len(PEER_SIZES))
     for p, n in PEER_SIZES:
         what = f"P = {p:,}, N = {n:,}"
         assert verdicts[f"{what}: positive update"].verdict == "met"
@@ -241,10 +90,12 @@ def test_the_targets_name_exceptions(nearest: float, negative: str) -> None:
 
 
 @pytest.mark.parametrize(("exponent", "verdict"), [(1.0, "met"), (1.2, "missed")])
-def test_growth_is_judged_for_both_updates(tmp_path: Path, exponent: float, verdict: str) -> None:
+def test_growth_is_judged_over_its_whole_range(tmp_path: Path, exponent: float, verdict: str) -> None:
     (result,) = stored.newest(store(tmp_path, suites_1=suites(exponent=exponent)))
-    found = stored.judge_growth(stored.growth(result.suite("growth")))
-    assert [each.verdict for each in found] == [verdict, verdict]
+    lines = stored.growth(result.suite("growth"))
+    assert [each.verdict for each in stored.judge_growth(lines)] == [verdict] * 4
+    short = [stored.Series(line.name, line.rows[:-1]) for line in lines]  # not up to 1e7
+    assert [each.verdict for each in stored.judge_growth(short)] == ["not measured"] * 4
 
 
 def test_everything_is_on_the_page_and_drawn(tmp_path: Path) -> None:
@@ -335,7 +186,7 @@ def test_the_short_table_names_the_nearest_peer_and_goes_on_where_peers_end(tmp_
         ["9,900", "990,100"],
         ["99,009", "9,900,991"],
     ]
-    assert rows[0][2:] == ["6.1 us", "12.2 us (2.00)", "18.3 us (3.00)", "60", "blackbox AP: 4.00 times as long"]
+    assert rows[0][2:] == ["6.1 us", "12.2 us (2.00)", "18.3 us (3.00)", "", "blackbox AP: 4.00 times as long"]
     assert rows[-1][-1] == ""
     assert "AMD EPYC, 2 threads, python 3.11.7" in text
     assert "commit abcdef1, 2025-03-01" in text
@@ -375,7 +226,15 @@ def test_axes_have_labels_and_nothing_is_cut_off(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(9.9996e-4, "1 ms"), (5e-6, "5 us"), (0.4e-6, "0.4 us"), (0.0123, "12.3 ms"), (0.5, "500 ms"), (167.0, "167 s")],
+    [
+        (9.9996e-4, "1 ms"),
+        (5e-6, "5 us"),
+        (0.4e-6, "0.4 us"),
+        (0.0, "< 0.1 us"),
+        (0.0123, "12.3 ms"),
+        (0.5, "500 ms"),
+        (167.0, "167 s"),
+    ],
 )
 def test_durations_have_three_figures(seconds: float, words: str) -> None:
     assert stored.duration(seconds) == words
