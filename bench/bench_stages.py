@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 
 from bench import stages, truth
+from bench.cases import Case
 from bench.conftest import Suite
 from bench.inputs import Shape
 from fastap.backends import native
@@ -43,6 +44,10 @@ def test_reported_stages(timed: Suite, shape: str, method: str, backend: str, st
     time_stage(timed, shape, method, backend, stage, update)
 
 
+def check(case: Case) -> str:
+    return f"{truth.assert_right(case)}; {stages.assert_whole(case)}"
+
+
 def time_stage(timed: Suite, shape: str, method: str, backend: str, stage: str, update: str) -> None:
     options = {}
     if backend == "native":
@@ -52,7 +57,6 @@ def time_stage(timed: Suite, shape: str, method: str, backend: str, stage: str, 
             pytest.skip("installed without a C compiler: there is no native backend")
         options["threads"] = 1  # its stages are those of one thread, and so is the whole to which they add up
     case = timed.case(SHAPES[shape], work=update, backend=backend, method=method, **options)
-    checked = f"{truth.assert_right(case)}; {stages.assert_whole(case)}"
     prepare = None if stage == "whole" else partial(stages.prepare, case, stage)
     group = f"{case.shape}, {update}, {backend}, {method}"
-    timed("stages", group, case, prepare=prepare, checked=checked, work=stage, update=update)
+    timed("stages", group, case, prepare=prepare, check=check, work=stage, update=update)

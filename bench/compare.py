@@ -1,10 +1,10 @@
 """What got slower between two stored results, beyond the noise of their paired runs.
 
 ``python -m bench.compare OLD.json NEW.json`` takes two files of the suites or two of the peers, or any of
-pytest-benchmark. Compared are ratios to ``torch.sort`` of the same scores in the same run, so that a busy machine does
-not count as a slow library; files without them are compared by their times. Something is slower if even the lower end
-of the interval of its change (3 standard errors) lies above the threshold. The exit status is 1 if anything is, 2 if
-the files cannot be compared.
+pytest-benchmark. Compared are ratios to ``torch.sort`` of the same scores in the same run; files without them are
+compared by their times. Something is slower if its change is more than the threshold and its noise together. Noise is 3
+standard errors of the change, as the rounds scatter, and as much as the sort's own time has changed: a busier machine
+moves the ratio too. The exit status is 1 if anything is slower, 2 if the files cannot be compared.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ from tabulate import tabulate
 
 # Standard errors at each side of a change: of 200 benchmarks without one, one in four runs has one beyond.
 WIDTH = 3.0
+# Where the sort's own time has changed by more, the machine was in another state: half or twice is not rare.
+STEADY = 1.2
+# Shorter times are those of a stage with nothing to do, of which there is nothing to compare.
+NOTHING = 1e-8
 # The standard error of a median is this much larger than that of a mean.
 OF_MEDIAN = sqrt(3.141592653589793 / 2)
 # What must be alike for two figures to be of the same work; a file without these says less, and is believed.
@@ -58,24 +62,27 @@ class Entry:
 
     time: Figure
     ratio: Figure | None
+    sort: float | None  # the logarithm of its median
     problem: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Change:
-    """One line of the comparison; ``by`` is the logarithm of new / old."""
+    """One line of the comparison; ``by`` is the logarithm of new / old, ``noise`` how far it may be off."""
 
     name: str
     verdict: str
     unit: str = ""
     old: float | None = None
     new: float | None = None
-    by: Figure | None = None
+    by: float | None = None
+    noise: float = 0.0
+    sort: float = 0.0  # the logarithm of new / old of torch.sort
 
     def row(self) -> list[str]:
         if self.by is None or self.old is None or self.new is None:
             return [self.name, "", "", "", "", self.verdict]
-        change, noise = exp(self.by.log) - 1, exp(WIDTH * self.by.error) - 1
+        change, noise = exp(self.by) - 1, exp(self.noise) - 1
         shown = [f"{each:.3g} {self.unit}" for each in (self.old, self.new)]
         return [self.name, *shown, f"{change:+.1%}", f"{noise:.1%}", self.verdict]
 
@@ -92,13 +99,15 @@ def _change(name: str, old: Entry | None, new: Entry, threshold: float) -> Chang
     if any(old.problem[key] != new.problem[key] for key in old.problem.keys() & new.problem.keys()):
         return Change(name, "another problem")
     if old.ratio is None or new.ratio is None:
-        before, after, unit = old.time, new.time, "s"
+        before, after, unit, sort = old.time, new.time, "s", 0.0
     else:
         before, after, unit = old.ratio, new.ratio, "sorts"
-    by = after - before
-    beyond = log1p(threshold) + WIDTH * by.error
-    verdict = "slower" if by.log > beyond else "faster" if by.log < -beyond else "within noise"
-    return Change(name, verdict, unit, before.value, after.value, by)
+        sort = (new.sort or 0.0) - (old.sort or 0.0)
+    difference = after - before
+    noise = WIDTH * difference.error + abs(sort)
+    beyond = inf if max(old.time.value, new.time.value) < NOTHING else log1p(threshold) + noise
+    verdict = "slower" if difference.log > beyond else "faster" if difference.log < -beyond else "within noise"
+    return Change(name, verdict, unit, before.value, after.value, difference.log, noise, sort)
 
 
 def read(path: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
@@ -125,8 +134,10 @@ def _benchmark(each: dict[str, Any]) -> Entry:
     error = OF_MEDIAN * stats["iqr"] / (1.349 * stats["median"] * sqrt(stats["rounds"]))
     time = Figure(log(stats["median"]), error if stats["rounds"] > 1 else inf)
     problem = {key: extra[key] for key in PROBLEM if key in extra}
-    ratio = figure(extra["ratio"], extra["ratio"]["rounds"]) if extra.get("ratio") else None
-    return Entry(time, ratio, problem)
+    if not extra.get("ratio"):
+        return Entry(time, None, None, problem)
+    ratio = figure(extra["ratio"], extra["ratio"]["rounds"])
+    return Entry(time, ratio, log(extra["sort"]["median"]), problem)
 
 
 def _peers(rows: Sequence[dict[str, Any]]) -> dict[str, Entry]:
@@ -136,11 +147,15 @@ def _peers(rows: Sequence[dict[str, Any]]) -> dict[str, Entry]:
         for work in ("positive", "negative", "metric"):
             ours, sort = row.get(f"fastap {work}"), row.get("sort")
             if ours and sort:
-                time = figure(ours, ours.get("calls", 1))
-                name = f"{work}, P = {row['P']:,}, N = {row['N']:,}"
-                found.setdefault(name, []).append((time, time - figure(sort, sort.get("calls", 1))))
+                times = tuple(figure(each, each.get("calls", 1)) for each in (ours, sort))
+                found.setdefault(f"{work}, P = {row['P']:,}, N = {row['N']:,}", []).append(times)
     return {
-        name: Entry(together([time for time, _ in each]), together([ratio for _, ratio in each]), {})
+        name: Entry(
+            together([ours for ours, _ in each]),
+            together([ours - sort for ours, sort in each]),
+            median(sort.log for _, sort in each),
+            {},
+        )
         for name, each in found.items()
     }
 
@@ -181,7 +196,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def report(changes: Sequence[Change], everything: bool) -> str:
     shown = [each for each in changes if everything or each.verdict == "slower"]
-    shown.sort(key=lambda each: (VERDICTS.index(each.verdict), -abs(each.by.log) if each.by else 0.0))
+    shown.sort(key=lambda each: (VERDICTS.index(each.verdict), -abs(each.by or 0.0)))
     counts = [(sum(each.verdict == verdict for each in changes), verdict) for verdict in VERDICTS]
     lines = [", ".join(f"{count} {verdict}" for count, verdict in counts if count or verdict == "slower")]
     if shown:
@@ -211,6 +226,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for each in differences(before, after):
         print(f"warning: {each}", file=sys.stderr)
+    moved = median(abs(each.sort) for each in compared)
+    if moved > log(STEADY):
+        print(f"warning: torch.sort itself took {exp(moved):.2g} times as long or as short", file=sys.stderr)
     by_time = sum(each.unit == "s" for each in compared)
     if by_time:
         print(f"note: {by_time} without ratios to torch.sort in both files, compared by their times", file=sys.stderr)

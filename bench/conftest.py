@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -91,12 +91,20 @@ class Suite:
         return Case(shape, device=self.device, **{"threads": torch.get_num_threads(), **options})
 
     def __call__(
-        self, suite: str, group: str, case: Case, *, prepare: Prepare | None = None, memory: bool = False, **more: Any
+        self,
+        suite: str,
+        group: str,
+        case: Case,
+        *,
+        prepare: Prepare | None = None,
+        check: Callable[[Case], str] = truth.assert_right,
+        memory: bool = False,
+        **more: Any,
     ) -> None:
-        """Assert that the case is right, then time it in turns with ``torch.sort``."""
+        """Assert that the case is right, then time it, or a part of it, in turns with ``torch.sort``."""
         self.benchmark.group = f"{suite}: {group}"
         with pairs.threads(case.threads):
-            checked = more.pop("checked", None) or truth.assert_right(case)
+            checked = check(case)
             rounds = pairs.Pairs(case, prepare or case.prepare, self.stack)
             found = pairs.measure(self.benchmark, rounds, self.seconds, self.least)
         if memory and found is not None and case.shape.scores >= WEIGHED:

@@ -17,13 +17,15 @@ ABOUT = {"device": "a CPU", "type": "cpu", "cpu": "a CPU", "threads": 2, "versio
 ABOUT |= {"commit": "abc", "date": "2026-01-01"}
 
 
-def benchmark(name: str, ratio: float, noise: float = 0.02, rounds: int = 30, **problem: Any) -> dict[str, Any]:
+def benchmark(
+    name: str, ratio: float, noise: float = 0.02, rounds: int = 30, sort: float = 1e-3, **problem: Any
+) -> dict[str, Any]:
     """As the suites keep it; ``noise`` is the standard deviation of the logarithm of one round."""
     far = exp(noise * compare.spread_of(rounds) / 2)
     quantiles = {"median": ratio, "p10": ratio / far, "p90": ratio * far, "rounds": rounds}
     extra = {"suite": "growth", "work": "positive", "P": 10, "N": 1_000, **problem}
-    extra |= {"ratio": quantiles, "sort": {"median": 1e-3, "p10": 0.9e-3, "p90": 1.1e-3}}
-    stats = {"median": ratio * 1e-3, "iqr": 1.349 * noise * ratio * 1e-3, "rounds": rounds}
+    extra |= {"ratio": quantiles, "sort": {"median": sort, "p10": 0.9 * sort, "p90": 1.1 * sort}}
+    stats = {"median": ratio * sort, "iqr": 1.349 * noise * ratio * sort, "rounds": rounds}
     return {"fullname": name, "name": name, "extra_info": extra, "stats": stats}
 
 
@@ -95,9 +97,22 @@ def test_the_threshold_is_on_top_of_noise(tmp_path: Path) -> None:
 
 
 def test_ratios_count_and_not_times(tmp_path: Path) -> None:
-    old, new = suites(benchmark("a", 1.0)), suites(benchmark("a", 1.0))
-    new["benchmarks"][0]["stats"]["median"] *= 3  # a machine three times as slow, its sort too
+    old, new = suites(benchmark("a", 1.0)), suites(benchmark("a", 1.0, sort=3e-3))
     assert run(tmp_path, old, new) == 0
+
+
+@pytest.mark.parametrize(("sort", "status"), [(1e-3, 1), (1.1e-3, 1), (1.3e-3, 0), (0.7e-3, 0)])
+def test_what_the_sort_has_changed_is_noise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], sort: float, status: int
+) -> None:
+    assert run(tmp_path, suites(benchmark("a", 1.0)), suites(benchmark("a", 1.25, sort=sort))) == status
+    assert ("torch.sort itself" in capsys.readouterr().err) == (status == 0)
+
+
+def test_a_stage_with_nothing_to_do_is_no_slower(tmp_path: Path) -> None:
+    old, new = suites(benchmark("a", 1e-6)), suites(benchmark("a", 2e-6))
+    assert run(tmp_path, old, new) == 0
+    assert run(tmp_path, old, suites(benchmark("a", 1e-4))) == 1
 
 
 def test_plain_files_are_compared_by_their_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -268,6 +268,21 @@ def test_peak_memory_is_that_of_the_call() -> None:
     assert 16 < found / case.shape.scores < 160
 
 
+def test_a_round_on_cuda_ends_with_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what was queued before nor what is still running at its end falls out of its time."""
+    events: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: events.append("waited"))
+    case = Case(Shape(1, 10, 90), device="cuda")
+    monkeypatch.setattr(Case, "inputs", lambda self: iter([(torch.zeros(100), torch.zeros(100) > 0)]))
+    with ExitStack() as stack:
+        rounds = pairs.Pairs(case, lambda *_: lambda: events.append("worked"), stack)
+        (job,), _ = rounds.set_up()
+        assert events[-1] == "waited"
+        events.clear()
+        rounds.run(job)
+    assert events == ["worked", "waited"]
+
+
 def test_threads_are_given_back() -> None:
     before = torch.get_num_threads()
     with pairs.threads(before + 1):
