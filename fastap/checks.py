@@ -93,6 +93,16 @@ def check_reduction(reduction: str) -> str:
 def check_backend(backend: str, device: torch.device | None = None) -> str:
     """A backend that is there, for tensors of that device, if there are any yet."""
     check_choice("backend", backend, BACKENDS)
+    if backend == "native":
+        from fastap.backends import native  # which needs the checks of this module
+
+        if not native.IS_BUILT:
+            raise ValueError(
+                "backend 'native' was not built when fastap was installed, for want of a C compiler; "
+                "use 'auto' or 'torch'"
+            )
+        if device is not None and device.type != "cpu":
+            raise ValueError(f"backend 'native' needs tensors on the CPU, got {device}; use 'auto'")
     if backend == "triton":
         if not HAS_TRITON:
             raise ValueError("backend 'triton' needs the package triton, which is not installed; use 'auto' or 'torch'")

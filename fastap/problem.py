@@ -16,7 +16,7 @@ Reduction = Literal["mean", "sum", "none"]
 UPDATES = ("positive", "negative")
 METHODS = ("auto", "dp")
 REDUCTIONS = ("mean", "sum", "none")
-BACKENDS = ("auto", "torch", "reference", "triton")
+BACKENDS = ("auto", "native", "torch", "reference", "triton")
 
 
 @dataclass(frozen=True)

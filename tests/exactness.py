@@ -1,7 +1,7 @@
 """Is the library exact? Random problems of every kind against the dynamic program and brute force.
 
 ``python -m tests.exactness --problems 20000`` runs the whole; the test suite a fixed-seed slice of it. Every problem
-is solved for both updates, and every loss on both paths of the torch backend (:mod:`tests.paths`); ``--method dp`` has
+is solved for both updates, and every loss on all paths of the CPU (:mod:`tests.paths`); ``--method dp`` has
 its own dynamic program judged instead of its search. ``TRITON_INTERPRET=1 ... --path triton-long`` judges the kernels.
 """
 
@@ -170,13 +170,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--path",
-        choices=("both", "auto", *PATHS, *TRITON_PATHS),
-        default="both",
+        choices=("all", "auto", *PATHS, *TRITON_PATHS),
+        default="all",
         help="the path every loss is taken on; auto is the library's own choice (default: %(default)s)",
     )
     parser.add_argument("--method", choices=METHODS, default="auto")
     options = parser.parse_args()
-    paths = PATHS if options.path == "both" else (options.path,)
+    paths = PATHS if options.path == "all" else (options.path,)
     counts = check_many(options.problems, options.seed, options.largest, paths, options.method)
     print(", ".join(f"{count} {name}" for name, count in counts.items()))
 

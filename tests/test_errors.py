@@ -182,7 +182,13 @@ def test_reduction_is_one_of_three(given: Any) -> None:
 @pytest.mark.parametrize("given", ["numpy", "cuda", "", None])
 def test_backend_is_one_of_a_few(given: Any) -> None:
     for function in (*WITH_BACKEND, *MODULES):
-        refuses(ValueError, call_with(function, backend=given), "backend", "'auto', 'torch', 'reference'", f"{given!r}")
+        refuses(
+            ValueError,
+            call_with(function, backend=given),
+            "backend",
+            "'auto', 'native', 'torch', 'reference'",
+            f"{given!r}",
+        )
 
 
 def test_triton_runs_on_a_gpu_or_in_its_interpreter() -> None:

@@ -19,7 +19,7 @@ def test_random_problems_of_every_kind(seed: int) -> None:
     counts = check_many(400, seed)
     assert counts["problems"] >= 400
     assert counts["brute force"] >= 100
-    assert counts["gradients"] >= 1400  # two updates, two paths; nearly every optimum is unique
+    assert counts["gradients"] >= 1400  # two updates, two paths or three; nearly every optimum is unique
     assert all(counts[kind] > 0 for kind in KINDS)
 
 
@@ -43,6 +43,8 @@ def test_random_problems_provoke_conflicts_and_the_dynamic_program() -> None:
         for _ in range(300):
             batch = random_batch(rng, 100)
             scores, targets = torch.tensor(batch.scores), torch.tensor(batch.targets)
-            fastap.loss_augmented_ranking(scores, targets, epsilon=batch.epsilon, update="negative", ignore_index=-1)
+            fastap.loss_augmented_ranking(
+                scores, targets, epsilon=batch.epsilon, update="negative", ignore_index=-1, backend="torch"
+            )
     assert conflicts.call_count >= 8
     assert programs.call_count >= 2

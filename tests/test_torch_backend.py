@@ -448,7 +448,7 @@ def test_the_method_says_what_runs(update: str) -> None:
         mock.patch.object(rowsearch, "concave_argmax", wraps=rowsearch.concave_argmax) as bisection,
     ):
         for method, programs in (("auto", 0), ("dp", 1)):
-            options = {"update": update, "method": method}
+            options = {"update": update, "method": method, "backend": "torch"}
             fastap.loss_augmented_ranking(scores, targets, **options)
             assert long.call_count == programs
             fastap.direct_ap_loss(scores, targets, **options)

@@ -37,6 +37,8 @@ def get(name: str, where: device) -> Backend:
         from fastap.backends import triton  # imports Triton, which takes half a second
 
         return cast(Backend, triton)
-    from fastap.backends import masked
+    from fastap.backends import masked, native
 
+    if name == "native" or (name == "auto" and where.type == "cpu" and native.IS_BUILT):
+        return cast(Backend, native)
     return masked.REFERENCE if name == "reference" else masked.TORCH

@@ -24,6 +24,15 @@ def to_problem(batch: Batch) -> tuple[Problem, Tensor | None]:
     return Problem(scores, positive, negative), wrong
 
 
+def reduce(losses: Losses, dtype: torch.dtype, *, mean: bool) -> tuple[Tensor, Tensor | None]:
+    """The sum of the losses or their mean over those that take part; of a mean the share of each."""
+    total = losses.loss.sum()
+    if not mean:
+        return total.to(dtype), None
+    share = 1.0 / losses.takes_part.sum().clamp_(min=1).to(torch.float64)
+    return (total * share).to(dtype), share.to(dtype)
+
+
 class Masked:
     """A module with ``losses`` and ``ranking`` of a :class:`Problem` as a backend."""
 
@@ -39,11 +48,7 @@ class Masked:
         return Losses(loss.to(dtype), gradient, takes_part)
 
     def reduce(self, losses: Losses, dtype: torch.dtype, *, mean: bool) -> tuple[Tensor, Tensor | None]:
-        total = losses.loss.sum()
-        if not mean:
-            return total.to(dtype), None
-        share = 1.0 / losses.takes_part.sum().clamp_(min=1).to(torch.float64)
-        return (total * share).to(dtype), share.to(dtype)
+        return reduce(losses, dtype, mean=mean)
 
     def ranking(self, batch: Batch, objective: Objective) -> AugmentedRanking:
         problem, wrong = to_problem(batch)

@@ -1,0 +1,320 @@
+/* From one sorted ranking to what is asked of it: counts, loss-augmented inference, value, gradient, ranks, AP. */
+#include "ranking.h"
+
+#include <math.h>
+
+/* Counts and sums */
+
+/* How many negatives stand above a score, or level with it too, given that `from` do: the search starts nearby. */
+static int32_t count_above(Sorted negatives, int32_t from, double score, int level)
+{
+#define IS_ABOVE(place) (level ? score_at(negatives, place) >= score : score_at(negatives, place) > score)
+    int64_t above = from, end = negatives.count, step = 1; /* `above` are, those from `end` on are not */
+    while (above + step <= negatives.count) {
+        if (!IS_ABOVE((int32_t)(above + step - 1))) {
+            end = above + step - 1;
+            break;
+        }
+        above += step;
+        step *= 2;
+    }
+    while (above < end) {
+        int64_t middle = (above + end) >> 1;
+        if (IS_ABOVE((int32_t)middle))
+            above = middle + 1;
+        else
+            end = middle;
+    }
+#undef IS_ABOVE
+    return (int32_t)above;
+}
+
+static void count_part(void *work, int part, int parts)
+{
+    const Ranking *ranking = work;
+    int32_t lo = 0, hi = 0;
+    const int64_t to = part_start(ranking->positives.count, part + 1, parts);
+    for (int64_t row = part_start(ranking->positives.count, part, parts); row < to; row++) {
+        ranking->lo[row] = lo = count_above(ranking->negatives, lo, ranking->p[row], 0);
+        ranking->hi[row] = hi = count_above(ranking->negatives, hi > lo ? hi : lo, ranking->p[row], 1);
+    }
+}
+
+/* Counts, sums, and the terms made of them. F sees differences of scores only; the centre is the middle negative. */
+static Terms terms_of(Ranking *ranking, const Objective *objective)
+{
+    const Sorted negatives = ranking->negatives;
+    const double centre = score_at(negatives, negatives.count / 2);
+    double sum = ranking->sum[0] = 0.0;
+    for (int32_t place = 0; place < negatives.count; place++)
+        ranking->sum[place + 1] = sum += score_at(negatives, place) - centre;
+    in_parts(ranking->parts, count_part, ranking);
+    return (Terms){.negatives = negatives,
+                   .sum = ranking->sum,
+                   .p = ranking->p,
+                   .lo = ranking->lo,
+                   .hi = ranking->hi,
+                   .rows = ranking->positives.count,
+                   .centre = centre,
+                   .task = negatives.count * (0.5 * objective->sign * objective->epsilon),
+                   .parts = ranking->parts};
+}
+
+/* Whether no term overflows: the largest are those of all negatives above one positive. */
+static int can_sum(const Terms *terms)
+{
+    const int32_t most = terms->negatives.count;
+    return isfinite(standard_of(terms, terms->p[0], most)) && isfinite(terms->task) &&
+           isfinite(standard_of(terms, terms->p[terms->rows - 1], most)) && isfinite(terms->sum[most / 2]);
+}
+
+static int takes_part(const Ranking *ranking) { return ranking->positives.count && ranking->negatives.count; }
+
+/* Infinities and NaN sort to the ends. */
+static int is_finite(Sorted sorted)
+{
+    return isfinite(score_at(sorted, 0)) && isfinite(score_at(sorted, sorted.count - 1));
+}
+
+static int has_nan(Sorted sorted)
+{
+    return sorted.count && (isnan(score_at(sorted, 0)) || isnan(score_at(sorted, sorted.count - 1)));
+}
+
+static int solve(const Ranking *ranking, const Terms *terms, const Objective *objective, Watch *watch)
+{
+    if (!objective->chosen_weight)
+        memcpy(ranking->a, ranking->lo, sizeof *ranking->a * (size_t)terms->rows);
+    else if (objective->full)
+        return full_program(terms, ranking->a, watch);
+    else if (objective->sign > 0)
+        return positive_update(terms, ranking->a, watch);
+    else
+        return negative_update(terms, ranking->a, watch);
+    return 0;
+}
+
+/* Losses */
+
+static double loss_of(const Ranking *ranking, const Terms *terms, const Objective *objective)
+{
+    double gap = 0.0, task = 0.0;
+    for (int32_t row = 0; row < terms->rows; row++) {
+        gap += standard_of(terms, terms->p[row], ranking->a[row]);
+        if (objective->standard_weight < 0)
+            gap -= standard_of(terms, terms->p[row], ranking->lo[row]);
+        task += task_loss(row + 1.0, ranking->a[row]);
+    }
+    double loss = gap * (2.0 * objective->gain) / ((double)terms->rows * terms->negatives.count);
+    if (objective->task_weight)
+        loss += objective->task_weight * (task / terms->rows);
+    return isfinite(loss) ? fmin(fmax(loss, 0.0), objective->ceiling) : NAN; /* sums may overflow */
+}
+
+typedef struct {
+    const Ranking *ranking;
+    double chosen_weight, standard_weight, scale;
+    void *gradient;
+} Filling;
+
+static inline void put(const Filling *filling, Sorted sorted, int32_t place, double gradient)
+{
+    uint32_t item = item_at(sorted, place);
+    if (sorted.wide)
+        ((double *)filling->gradient)[item] = gradient;
+    else
+        ((float *)filling->gradient)[item] = (float)gradient;
+}
+
+/* The first place from `place` on where a group of equal scores begins. */
+static int32_t group_start(Sorted sorted, int64_t place)
+{
+    while (place > 0 && place < sorted.count &&
+           score_at(sorted, (int32_t)place) == score_at(sorted, (int32_t)place - 1))
+        place++;
+    return (int32_t)place;
+}
+
+/* Equal positives get the mean of what they got. */
+static void fill_positives(void *work, int part, int parts)
+{
+    const Filling *filling = work;
+    const Ranking *ranking = filling->ranking;
+    const Sorted sorted = ranking->positives;
+    const int32_t to = group_start(sorted, part_start(sorted.count, part + 1, parts));
+    for (int32_t first = group_start(sorted, part_start(sorted.count, part, parts)), end; first < to; first = end) {
+        double above = 0.0;
+        for (end = first; end < to && ranking->p[end] == ranking->p[first]; end++)
+            above += filling->chosen_weight * ranking->a[end] +
+                     filling->standard_weight * ((double)ranking->lo[end] + ranking->hi[end]);
+        for (int32_t row = first; row < end; row++)
+            put(filling, sorted, row, above / (end - first) * -filling->scale);
+    }
+}
+
+/* #{i : a_i > place}, `a` non-decreasing, for places that come in order; *row is the first row counted so far. */
+static inline int32_t rows_below(const int32_t *a, int32_t rows, int32_t *row, int32_t place)
+{
+    while (*row < rows && a[*row] <= place)
+        ++*row;
+    return rows - *row;
+}
+
+static int32_t first_row_beyond(const int32_t *a, int32_t rows, int32_t place)
+{
+    int32_t first = 0;
+    while (first < rows) {
+        int32_t middle = first + (rows - first) / 2;
+        if (a[middle] <= place)
+            first = middle + 1;
+        else
+            rows = middle;
+    }
+    return first;
+}
+
+/* The negative at `place` gets a weight for every row that stands below it. Equal negatives, some of which y_direct
+ * puts above a positive and some below it, get the mean: which of them comes first is arbitrary. */
+static void fill_negatives(void *work, int part, int parts)
+{
+    const Filling *filling = work;
+    const Ranking *ranking = filling->ranking;
+    const Sorted sorted = ranking->negatives;
+    const int32_t rows = ranking->positives.count;
+    const int32_t *a = ranking->a, *lo = ranking->lo, *hi = ranking->hi;
+    const int32_t from = group_start(sorted, part_start(sorted.count, part, parts));
+    const int32_t to = group_start(sorted, part_start(sorted.count, part + 1, parts));
+    int32_t row_a = first_row_beyond(a, rows, from);
+    int32_t row_lo = first_row_beyond(lo, rows, from), row_hi = first_row_beyond(hi, rows, from);
+    for (int32_t place = from, end; place < to; place = end) {
+        /* Up to `end` all counts are the same. */
+        const double chosen = rows_below(a, rows, &row_a, place);
+        const double standard = (double)rows_below(lo, rows, &row_lo, place) + rows_below(hi, rows, &row_hi, place);
+        end = to;
+        end = row_lo < rows && lo[row_lo] < end ? lo[row_lo] : end;
+        end = row_hi < rows && hi[row_hi] < end ? hi[row_hi] : end;
+        int32_t first = end, last = end; /* a group that y_direct cuts */
+        if (row_a < rows && a[row_a] < end) {
+            first = end = a[row_a];
+            if (score_at(sorted, end) == score_at(sorted, end - 1)) {
+                while (first > place && score_at(sorted, first - 1) == score_at(sorted, end))
+                    first--;
+                while (end < to && score_at(sorted, end) == score_at(sorted, first))
+                    end++;
+            }
+            last = end;
+        }
+        const double others = filling->standard_weight * standard;
+        for (; place < first; place++)
+            put(filling, sorted, place, (filling->chosen_weight * chosen + others) * filling->scale);
+        double sum = 0.0;
+        for (int32_t each = first; each < last; each++)
+            sum += filling->chosen_weight * rows_below(a, rows, &row_a, each) + others;
+        for (; place < last; place++)
+            put(filling, sorted, place, sum / (last - first) * filling->scale);
+    }
+}
+
+static void fill_constant(const Batch *batch, const Ranking *ranking, double taken, void *gradient)
+{
+    for (int64_t item = 0; item < batch->items; item++) {
+        double each = ranking->class[item] == IGNORED ? 0.0 : taken;
+        if (batch->wide)
+            ((double *)gradient)[item] = each;
+        else
+            ((float *)gradient)[item] = (float)each;
+    }
+}
+
+int write_losses(const Batch *batch, const Objective *objective, const Outcome *outcome, int64_t line,
+                 Ranking *ranking, Watch *watch)
+{
+    const size_t size = batch->wide ? sizeof(double) : sizeof(float);
+    void *gradient = (char *)outcome->gradient + size * (size_t)(line * batch->items);
+    double loss = 0.0;
+    Terms terms = {0};
+    if (takes_part(ranking) && is_finite(ranking->positives) && is_finite(ranking->negatives)) {
+        terms = terms_of(ranking, objective);
+        lap(watch, STAGE_SUMS);
+        loss = NAN;
+        if (can_sum(&terms)) {
+            if (solve(ranking, &terms, objective, watch))
+                return NO_MEMORY;
+            loss = loss_of(ranking, &terms, objective);
+        }
+    } else if (takes_part(ranking)) {
+        loss = NAN;
+    }
+    if (terms.rows && !isnan(loss)) {
+        if (terms.rows + (int64_t)terms.negatives.count < batch->items)
+            memset(gradient, 0, size * (size_t)batch->items);
+        Filling filling = {ranking, objective->chosen_weight, objective->standard_weight,
+                           objective->gain / ((double)terms.rows * terms.negatives.count), gradient};
+        in_parts(ranking->parts, fill_positives, &filling);
+        in_parts(ranking->parts, fill_negatives, &filling);
+    } else {
+        fill_constant(batch, ranking, loss, gradient); /* 0 or NaN */
+    }
+    if (outcome->loss_wide)
+        ((double *)outcome->loss)[line] = loss;
+    else
+        ((float *)outcome->loss)[line] = (float)loss;
+    outcome->takes_part[line] = (unsigned char)takes_part(ranking);
+    lap(watch, STAGE_OUTCOME);
+    return SOLVED;
+}
+
+/* max F + s epsilon L and the place of every item. A ranking that lacks a class is ranked by score. */
+int write_ranks(const Batch *batch, const Objective *objective, const Outcome *outcome, int64_t line,
+                Ranking *ranking, Watch *watch)
+{
+    int64_t *ranks = outcome->ranks + line * batch->items;
+    const int32_t rows = ranking->positives.count, columns = ranking->negatives.count;
+    double value = NAN;
+    memset(ranking->a, 0, sizeof *ranking->a * (size_t)rows);
+    if (takes_part(ranking) && is_finite(ranking->positives) && is_finite(ranking->negatives)) {
+        Terms terms = terms_of(ranking, objective);
+        if (can_sum(&terms) && solve(ranking, &terms, objective, watch))
+            return NO_MEMORY;
+        double positives = 0.0, gap = 0.0, task = 0.0;
+        for (int32_t row = 0; row < rows; row++) {
+            positives += terms.p[row] - terms.centre;
+            gap += standard_of(&terms, terms.p[row], ranking->a[row]);
+            task += task_loss(row + 1.0, ranking->a[row]);
+        }
+        value = positives / rows - terms.sum[columns] / columns + gap * (2.0 / ((double)rows * columns));
+        value += task / rows * (objective->sign * objective->epsilon);
+    }
+    for (int64_t item = 0; item < batch->items; item++)
+        ranks[item] = -1;
+    int32_t place = 0;
+    for (int32_t row = 0; row < rows; row++) {
+        for (; place < ranking->a[row]; place++)
+            ranks[item_at(ranking->negatives, place)] = (int64_t)place + row;
+        ranks[item_at(ranking->positives, row)] = (int64_t)row + ranking->a[row];
+    }
+    for (; place < columns; place++)
+        ranks[item_at(ranking->negatives, place)] = (int64_t)place + rows;
+    outcome->value[line] = value;
+    return SOLVED;
+}
+
+/* Equal scores form one threshold; NaN without a positive or with a NaN score. */
+int write_precision(const Outcome *outcome, int64_t line, Ranking *ranking)
+{
+    const int32_t rows = ranking->positives.count;
+    double precision = NAN;
+    if (rows && !has_nan(ranking->positives) && !has_nan(ranking->negatives)) {
+        in_parts(ranking->parts, count_part, ranking);
+        precision = 0.0;
+        for (int32_t first = 0, end; first < rows; first = end) {
+            for (end = first + 1; end < rows && ranking->p[end] == ranking->p[first];)
+                end++;
+            for (int32_t row = first; row < end; row++)
+                precision += end / ((double)end + ranking->hi[row]);
+        }
+        precision /= rows;
+    }
+    outcome->precision[line] = precision;
+    return SOLVED;
+}

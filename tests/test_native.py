@@ -1,0 +1,211 @@
+"""The engine in C: that it is there, and where it differs from the other backends in more than speed."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import fastap
+from fastap.backends import native
+from fastap.problem import Batch, Objective
+from tests.losses import LOSSES, Loss, random_batch, value_and_gradient
+from tests.problems import KINDS, draw
+
+pytestmark = pytest.mark.skipif(
+    not native.IS_BUILT and shutil.which("cc") is None, reason="without a C compiler the engine is not built"
+)
+
+LONG = 3 << 17  # scores enough for three threads on one ranking
+
+
+def one_ranking(
+    kind: str, n_positive: int, n_negative: int, dtype: torch.dtype, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    scores, targets = draw(np.random.default_rng(seed), kind, n_positive, n_negative)
+    return torch.tensor(scores, dtype=dtype), torch.tensor(targets)
+
+
+@pytest.fixture
+def threads() -> Any:
+    """Sets how many threads PyTorch has, and sets it back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_it_is_built_where_there_is_a_compiler() -> None:
+    assert native.IS_BUILT
+
+
+def test_auto_takes_it_on_the_cpu() -> None:
+    with mock.patch.object(native, "_solve", wraps=native._solve) as solve:
+        fastap.direct_ap_loss(torch.tensor([0.1, 0.2]), torch.tensor([1, 0]))
+        fastap.average_precision(torch.tensor([0.1, 0.2]), torch.tensor([1, 0]))
+        fastap.loss_augmented_ranking(torch.tensor([0.1, 0.2]), torch.tensor([1, 0]))
+    assert solve.call_count == 3
+
+
+def test_without_it_the_torch_backend_serves(loss: Loss) -> None:
+    scores, targets = random_batch(0, 3, 20)
+    expected = value_and_gradient(loss, scores, targets, backend="torch")
+    with mock.patch.object(native, "IS_BUILT", False), mock.patch.object(native, "_engine", None):
+        torch.testing.assert_close(value_and_gradient(loss, scores, targets), expected, rtol=0, atol=0)
+        with pytest.raises(ValueError, match="backend 'native' was not built"):
+            loss(scores, targets, backend="native")
+
+
+def test_it_needs_tensors_of_the_cpu() -> None:
+    with pytest.raises(ValueError, match="backend 'native' needs tensors on the CPU, got meta"):
+        fastap.direct_ap_loss(torch.zeros(2, device="meta"), torch.zeros(2, device="meta"), backend="native")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("update", ["positive", "negative"])
+def test_long_rankings_against_the_torch_backend(kind: str, update: str) -> None:
+    """Thousands of rows, hundreds of them in conflict in some kinds; no oracle is fast enough here."""
+    for number, (n_positive, n_negative, epsilon) in enumerate([(3_000, 5_000, 0.1), (2_000, 20_000, 1.0)]):
+        scores, targets = one_ranking(kind, n_positive, n_negative, torch.float64, seed=number)
+        results = []
+        for backend in ("native", "torch"):
+            value, gradient = value_and_gradient(
+                LOSSES[update], scores, targets, weight=epsilon, backend=backend, reduction="none"
+            )
+            results.append((value, gradient))
+            attained = fastap.loss_augmented_ranking(scores, targets, epsilon=epsilon, update=update, backend=backend)
+            results[-1] += (attained.value,)
+        torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(results[0][2], results[1][2], rtol=1e-9, atol=1e-12)
+        # Where optima are not unique, which of them is found hangs on the last bit of a sum.
+        differ = (results[0][1] - results[1][1]).abs() > 1e-9 * results[1][1].abs().max()
+        assert differ.double().mean() < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_bit_depends_on_the_threads(dtype: torch.dtype, threads: Any, loss: Loss) -> None:
+    scores, targets = one_ranking("gaussian", 40_000, LONG - 40_000, dtype)
+    many_scores, many_targets = random_batch(1, 50, 2_000, levels=300, ignored=0.1, dtype=dtype)
+    results = []
+    for number in (1, 2, 3, 7):
+        threads(number)
+        results.append(
+            (
+                *value_and_gradient(loss, scores, targets, weight=0.3),
+                *value_and_gradient(loss, many_scores, many_targets, weight=0.3, ignore_index=-1),
+                fastap.average_precision(scores, targets),
+            )
+        )
+    for other in results[1:]:
+        assert all(map(torch.equal, other, results[0]))
+
+
+@pytest.mark.parametrize("update", ["positive", "negative"])
+def test_ties_across_the_parts_of_a_long_ranking(update: str, threads: Any) -> None:
+    """Equal scores share their gradient however many threads fill it in."""
+    generator = torch.Generator().manual_seed(3)
+    scores = torch.randint(0, 5, (LONG,), generator=generator).float()
+    targets = torch.rand(LONG, generator=generator) < 0.3
+    threads(3)
+    _, gradient = value_and_gradient(LOSSES[update], scores, targets, weight=0.5)
+    _, expected = value_and_gradient(LOSSES[update], scores, targets, weight=0.5, backend="torch")
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=0)
+    for value in range(5):
+        for member in (targets, ~targets):
+            assert gradient[member & (scores == value)].unique().numel() <= 1
+
+
+@pytest.mark.parametrize("update", ["positive", "negative"])
+def test_a_program_of_more_cells_than_are_held(update: str) -> None:
+    scores, targets = one_ranking("conflicting", 3_000, 4_000, torch.float64)
+    options = {"epsilon": 1.0, "update": update}
+    by_program = fastap.loss_augmented_ranking(scores, targets, **options, method="dp", backend="native")
+    by_search = fastap.loss_augmented_ranking(scores, targets, **options, backend="native")
+    torch.testing.assert_close(by_program.value, by_search.value, rtol=1e-12, atol=0)
+    # The ranks are a ranking that attains it.
+    assert torch.equal(by_program.ranks.sort().values, torch.arange(7_000))
+
+
+TARGETS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [*TARGETS, *FLOATS, torch.uint16, torch.uint64])
+@pytest.mark.parametrize("ignore_index", [None, -1, 2, 255])
+def test_targets_of_every_type(dtype: torch.dtype, ignore_index: int | None) -> None:
+    scores, _ = random_batch(4, 3, 40, dtype=torch.float32)
+    plain = torch.arange(120).view(3, 40) % 3 % 2
+    expected = value_and_gradient(LOSSES["negative"], scores, plain)
+    given = plain.to(dtype)
+    if ignore_index is not None and dtype != torch.bool and native.can_hold(dtype, ignore_index):
+        plain[:, ::5] = 7
+        keep = plain != 7
+        given = torch.where(keep, plain, ignore_index).to(dtype)
+        expected = value_and_gradient(LOSSES["negative"], scores[keep].view(3, 32), plain[keep].view(3, 32))
+        value, gradient = value_and_gradient(LOSSES["negative"], scores, given, ignore_index=ignore_index)
+        assert (gradient[~keep] == 0).all()
+        gradient = gradient[keep].view(3, 32)
+    else:
+        value, gradient = value_and_gradient(LOSSES["negative"], scores, given, ignore_index=ignore_index)
+    torch.testing.assert_close((value, gradient), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_a_bool_that_is_no_bool_stays_inside_memory() -> None:
+    """Bytes other than 0 and 1 are possible in a view; they count as true."""
+    targets = torch.tensor([0, 255, 2, 0, 1], dtype=torch.uint8).view(torch.bool)
+    scores = torch.tensor([0.5, 0.1, 0.7, 0.2, 0.4])
+    given = fastap.direct_ap_loss(scores, targets, backend="native")
+    assert given == fastap.direct_ap_loss(scores, torch.tensor([0, 1, 1, 0, 1]), backend="native")
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e100, 1e150, 1e200])
+@pytest.mark.parametrize("update", ["positive", "negative"])
+def test_the_answer_scales_with_the_scores(scale: float, update: str) -> None:
+    """Products of the search overflow long before the sums do; then it must not look through every place, either."""
+    scores, targets = one_ranking("gaussian", 300, 4_000, torch.float64)
+    expected = value_and_gradient(LOSSES[update], scores, targets, weight=0.1)
+    value, gradient = value_and_gradient(LOSSES[update], scores * scale, targets, weight=0.1 * scale)
+    torch.testing.assert_close(value, expected[0], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(gradient * scale, expected[1], rtol=1e-9, atol=1e-12)
+
+
+def test_sums_that_overflow_are_lost_at_once() -> None:
+    """10**9 cells would be looked through if NaN were taken for a bound."""
+    scores = torch.linspace(-1.5e308, 1.5e308, 60_000, dtype=torch.float64)
+    targets = torch.arange(60_000) % 2
+    for update in ("positive", "negative"):
+        value, gradient = value_and_gradient(LOSSES[update], scores, targets)
+        assert value.isnan()
+        assert gradient.isnan().all()
+
+
+def test_threads_of_the_caller_do_not_meet(loss: Loss) -> None:
+    batches = [random_batch(seed, 20, 500) for seed in range(4)]
+    expected = [value_and_gradient(loss, *batch) for batch in batches]
+    found: dict[int, list[tuple[Tensor, Tensor]]] = {}
+
+    def work(number: int) -> None:
+        found[number] = [value_and_gradient(loss, *batches[number]) for _ in range(20)]
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for number, results in found.items():
+        for result in results:
+            assert all(map(torch.equal, result, expected[number]))
+
+
+def test_stage_seconds_sum_to_a_call() -> None:
+    scores, targets = one_ranking("gaussian", 1_000, 20_000, torch.float32)
+    seconds = native.stage_seconds(Batch(scores, targets, None), Objective("direct", 0.1, "negative"))
+    assert tuple(seconds) == native.STAGES
+    assert all(taken >= 0 for taken in seconds.values())
+    assert seconds["sort"] > 0
+    assert seconds["search"] > 0
