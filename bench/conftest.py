@@ -105,10 +105,10 @@ class Suite:
         self.benchmark.group = f"{suite}: {group}"
         with pairs.threads(case.threads):
             checked = check(case)
+            if memory and self.benchmark.enabled and case.shape.scores >= WEIGHED:
+                more["peak_bytes"] = peak_bytes(case)
             rounds = pairs.Pairs(case, prepare or case.prepare, self.stack)
             found = pairs.measure(self.benchmark, rounds, self.seconds, self.least)
-        if memory and found is not None and case.shape.scores >= WEIGHED:
-            more["peak_bytes"] = peak_bytes(case)
         if found is not None:
             self.benchmark.extra_info.update({"suite": suite, **case.describe(), **found, **more, "checked": checked})
 
