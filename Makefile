@@ -4,10 +4,12 @@
 PYTHON ?= python3
 VENV := .venv/bin/python
 INPUTS := pyproject.toml constraints.txt Makefile
+ENGINE := $(wildcard fastap/backends/native/*.[ch])
+OUT ?= bench/out
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint types check-full bench-readme bench-gpu clean
+.PHONY: help demo test lint types check-full bench bench-gpu clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
@@ -28,16 +30,22 @@ types: .venv/test.stamp  ## check types
 check-full: .venv/test.stamp  ## compare 20,000 random problems with the dynamic program
 	$(VENV) -m tests.exactness --problems 20000
 
-bench-readme: .venv/bench.stamp  ## measure the speed table of the README
-	$(VENV) -m bench.speed
+# OUT=bench/results names the maintainers' own figures, which `python -m bench.report` then publishes.
+bench: .venv/bench.stamp  ## measure suites and peers on the CPU; bench/out/benchmarks.md at the end
+	mkdir -p $(OUT)
+	$(VENV) -m pytest bench --benchmark-json=$(OUT)/$$($(VENV) -m bench.environment suites)
+	$(VENV) -m bench.peers --out $(OUT)
+	$(VENV) -m bench.profile --rows 80 --items 1024 --positives 20 --update negative --out $(OUT)
+	$(VENV) -m bench.report --results $(OUT) --out $(if $(filter bench/results,$(OUT)),docs,$(OUT))
 
 # Not in .venv, whose pinned PyTorch may be one without CUDA: PYTHON is to have PyTorch, Triton, NumPy and pytest.
 bench-gpu:  ## test and time the kernels on a GPU, with the packages of PYTHON
 	$(PYTHON) -m bench.gpu --out bench/results
 
 clean:  ## remove .venv, caches and everything the programs wrote
-	rm -rf .venv build dist *.egg-info demo.png .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist *.egg-info demo.png bench/out .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
+	rm -f fastap/backends/native/*.so
 
 .venv/pip.stamp: $(INPUTS)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed: make PYTHON=...")'
@@ -46,12 +54,12 @@ clean:  ## remove .venv, caches and everything the programs wrote
 	@touch $@
 
 # The requirements that libauc states (torchvision, transformers and more) are not what its losses import.
-.venv/bench.stamp: .venv/pip.stamp
+.venv/bench.stamp: .venv/pip.stamp $(ENGINE)
 	$(VENV) -m pip install -c constraints.txt --no-build-isolation -e ".[bench]"
 	$(VENV) -m pip install -c constraints.txt --no-deps libauc
 	@touch $@
 
 # .venv/demo.stamp, .venv/test.stamp: the package, editable, with the extra of that name
-.venv/%.stamp: .venv/pip.stamp
+.venv/%.stamp: .venv/pip.stamp $(ENGINE)
 	$(VENV) -m pip install -c constraints.txt --no-build-isolation -e ".[$*]"
 	@touch $@

@@ -1,4 +1,7 @@
-"""Where figures come from: commit, processor, versions; and a checkout that serves without being installed."""
+"""Where figures come from: commit, processor, versions; and a checkout that serves without being installed.
+
+``python -m bench.environment suites`` prints the name under which results of the suites on this CPU belong.
+"""
 
 from __future__ import annotations
 
@@ -98,3 +101,7 @@ def stand_in_for_installation() -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
+
+
+if __name__ == "__main__":
+    print(file_name(sys.argv[1], about()))
