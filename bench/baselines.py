@@ -84,22 +84,21 @@ class ErrorDrivenAP(torch.autograd.Function):
         near = ~targets & (scores >= positives.min() - delta)
         negatives = scores[near]
         precision, pushed = torch.empty_like(positives), torch.zeros_like(negatives)
-        best = torch.zeros((), dtype=scores.dtype, device=scores.device)
-        for i in positives.argsort():
-            own = positives[i]
+        best = 0.0
+        for i in positives.argsort().tolist():
             # The step is 1/2 at 0, where a positive meets itself and is to count 1.
-            above = 0.5 + step(positives - own, delta).sum()
-            wrong = step(negatives - own, delta)
-            total = above + wrong.sum()
-            now = above / total
-            share = wrong / total
+            above = 0.5 + step(positives - positives[i], delta).sum().item()
+            wrong = step(negatives - positives[i], delta)
+            total = above + wrong.sum().item()
+            now, weight = above / total, 1 / total
             if interpolated:
-                best = torch.maximum(best, now)
-                # All of a row's errors add up to 1 - precision, interpolated or not; a row without errors has none.
-                share = share * torch.where(best > now, (1 - best) / (1 - now), 1)
+                best = max(best, now)
+                # All of a row's errors add up to 1 - precision, interpolated or not.
+                if best > now:
+                    weight *= (1 - best) / (1 - now)
                 now = best
             precision[i] = now
-            pushed += share
+            pushed.add_(wrong, alpha=weight)
         gradient = torch.zeros_like(scores)
         gradient[targets] = precision - 1
         gradient[near] = pushed
@@ -113,7 +112,7 @@ class ErrorDrivenAP(torch.autograd.Function):
 
 def step(difference: Tensor, delta: float) -> Tensor:
     """0 below ``-delta``, 1 above ``delta``, linear between."""
-    return (difference / (2 * delta) + 0.5).clamp(0, 1)
+    return (difference / (2 * delta)).add_(0.5).clamp_(0, 1)
 
 
 def error_driven_ap_loss(scores: Tensor, targets: Tensor, delta: float = 1.0, interpolated: bool = True) -> Tensor:
