@@ -105,6 +105,30 @@ def test_no_bit_depends_on_the_threads(dtype: torch.dtype, threads: Any, loss: L
         assert all(map(torch.equal, other, results[0]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("items", [23, 200, 7_000, LONG])
+@pytest.mark.parametrize("kind", ["gaussian", "one octave", "few", "equal", "sign alone", "powers"])
+def test_rankings_of_one_class_are_sorted(kind: str, items: int, dtype: torch.dtype, threads: Any) -> None:
+    """By every road of the radix sort: insertion, two widths of digits, high digit first, digits that all share."""
+    generator = torch.Generator().manual_seed(items)
+    uniform = torch.rand(items, generator=generator, dtype=dtype)
+    scores = {
+        "gaussian": torch.randn(items, generator=generator, dtype=dtype),
+        "one octave": 0.5 + uniform / 2,
+        "few": (uniform * 5).floor(),
+        "equal": torch.full((items,), 0.1, dtype=dtype),
+        "sign alone": torch.where(uniform < 0.5, -0.0, 0.0).to(dtype) + (uniform > 0.9) - 1.0 * (uniform < 0.1),
+        "powers": (uniform * 120 - 60).exp2(),
+    }[kind]
+    expected = torch.empty(items, dtype=torch.int64)
+    expected[torch.sort(scores, descending=True, stable=True)[1]] = torch.arange(items)
+    for number in (1, 3):
+        threads(number)
+        for target in (0, 1):
+            found = fastap.loss_augmented_ranking(scores, torch.full((items,), target), backend="native")
+            assert torch.equal(found.ranks, expected)
+
+
 @pytest.mark.parametrize("update", ["positive", "negative"])
 def test_ties_across_the_parts_of_a_long_ranking(update: str, threads: Any) -> None:
     """Equal scores share their gradient however many threads fill it in."""

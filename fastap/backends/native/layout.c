@@ -70,7 +70,7 @@ typedef struct {
     int64_t line;
     unsigned char *class;
     void *records;
-    int64_t places[MOST_PARTS][4];
+    int64_t places[MOST_PARTS][CLASSES];
 } Split;
 
 static void classify(void *work, int part, int parts)
@@ -79,10 +79,15 @@ static void classify(void *work, int part, int parts)
     const int64_t from = part_start(split->batch->items, part, parts);
     const int64_t to = part_start(split->batch->items, part + 1, parts);
     classifiers[split->batch->type](split->batch, split->line, from, to, split->class);
-    int64_t count[4] = {0};
-    for (int64_t item = from; item < to; item++)
-        count[split->class[item]]++;
-    memcpy(split->places[part], count, sizeof count);
+    uint32_t positives = 0, negatives = 0, wrong = 0; /* sums of comparisons, which compilers turn into vectors */
+    for (int64_t item = from; item < to; item++) {
+        positives += split->class[item] == POSITIVE;
+        negatives += split->class[item] == NEGATIVE;
+        wrong += split->class[item] == WRONG;
+    }
+    split->places[part][POSITIVE] = positives;
+    split->places[part][NEGATIVE] = negatives;
+    split->places[part][WRONG] = wrong;
 }
 
 #define MAKE_RECORDS(name, Record, Score, record_of)                                                                  \
@@ -116,9 +121,9 @@ int sort_ranking(const Batch *batch, int64_t line, Ranking *ranking)
 {
     Split split = {.batch = batch, .line = line, .class = ranking->class};
     in_parts(ranking->parts, classify, &split);
-    int64_t total[4] = {0};
+    int64_t total[CLASSES] = {0};
     for (int part = 0; part < ranking->parts; part++)
-        for (int class = 0; class < 4; class++)
+        for (int class = 0; class < CLASSES; class++)
             total[class] += split.places[part][class];
     if (total[WRONG])
         return WRONG_TARGET;
@@ -129,7 +134,7 @@ int sort_ranking(const Batch *batch, int64_t line, Ranking *ranking)
     if (reserve(ranking, 2 * of_positives + 2 * of_negatives + 3 * counts))
         return NO_MEMORY;
     char *positives = ranking->memory, *negatives = positives + 2 * of_positives;
-    int64_t place[4] = {[POSITIVE] = 0, [NEGATIVE] = 2 * total[POSITIVE]};
+    int64_t place[CLASSES] = {[POSITIVE] = 0, [NEGATIVE] = 2 * total[POSITIVE]};
     for (int part = 0; part < ranking->parts; part++)
         for (int class = NEGATIVE; class <= POSITIVE; class++) {
             int64_t here = split.places[part][class];

@@ -35,29 +35,36 @@ static void NAME(move)(void *work, int part, int parts)
     }
 }
 
-RECORD *NAME(sort)(RECORD *records, RECORD *spare, int64_t count, int parts)
+/* Turn the counts of all parts into places; whether one value has them all. */
+static int NAME(place_digits)(Pass *pass, int parts)
+{
+    uint32_t before = 0;
+    int all_the_same = 0;
+    in_parts(parts, NAME(count_digits), pass);
+    for (int value = 0; value < pass->values; value++) {
+        uint32_t start = before;
+        for (int part = 0; part < parts; part++) {
+            uint32_t here = pass->places[part][value];
+            pass->places[part][value] = before;
+            before += here;
+        }
+        all_the_same |= before - start == pass->count;
+    }
+    return all_the_same;
+}
+
+/* By the lowest bits of the keys; whichever of the two arrays the sorted records end up in. */
+static RECORD *NAME(sort_low)(RECORD *records, RECORD *spare, int64_t count, int bits, int parts)
 {
     if (count <= FEW) {
         NAME(insert)(records, count);
         return records;
     }
-    uint32_t places[MOST_PARTS][MOST_VALUES]; /* pages of the stack that no part needs are never touched */
-    const int bits = count < MANY ? 8 : 11;
-    Pass pass = {records, spare, count, 0, 1 << bits, places};
-    for (; pass.shift < KEY_BITS; pass.shift += bits) {
-        in_parts(parts, NAME(count_digits), &pass);
-        uint32_t before = 0;
-        int all_the_same = 0;
-        for (int value = 0; value < pass.values; value++) {
-            uint32_t start = before;
-            for (int part = 0; part < parts; part++) {
-                uint32_t here = places[part][value];
-                places[part][value] = before;
-                before += here;
-            }
-            all_the_same |= before - start == count;
-        }
-        if (all_the_same)
+    uint32_t places[parts][MOST_VALUES];
+    const int digit = count < MANY ? 8 : 11;
+    Pass pass = {records, spare, count, 0, 1 << digit, places};
+    for (; pass.shift < bits; pass.shift += digit) {
+        if (NAME(place_digits)(&pass, parts))
             continue;
         in_parts(parts, NAME(move), &pass);
         void *sorted = pass.spare;
@@ -65,4 +72,38 @@ RECORD *NAME(sort)(RECORD *records, RECORD *spare, int64_t count, int parts)
         pass.records = sorted;
     }
     return pass.records;
+}
+
+/* Records that share their highest digit lie together: sort each such bucket by what is left, in the cache. */
+static void NAME(sort_buckets)(void *work, int part, int parts)
+{
+    const Pass *pass = work;
+    RECORD *records = pass->records, *spare = pass->spare;
+    /* Moving has left the ends of the buckets in the places of the last part. A part has those that begin in it. */
+    const uint32_t *ends = pass->places[parts - 1];
+    const int64_t from = part_start(pass->count, part, parts), to = part_start(pass->count, part + 1, parts);
+    int64_t start = 0;
+    for (int value = 0; value < pass->values; start = ends[value++]) {
+        const int64_t count = ends[value] - start;
+        if (start < from || start >= to || count < 2)
+            continue;
+        RECORD *sorted = NAME(sort_low)(records + start, spare + start, count, pass->shift, 1);
+        if (sorted != records + start)
+            memcpy(records + start, sorted, sizeof *sorted * (size_t)count);
+    }
+}
+
+RECORD *NAME(sort)(RECORD *records, RECORD *spare, int64_t count, int parts)
+{
+    if (count < LARGE)
+        return NAME(sort_low)(records, spare, count, KEY_BITS, parts);
+    uint32_t places[parts][MOST_VALUES];
+    Pass pass = {records, spare, count, KEY_BITS - 11, MOST_VALUES, places};
+    if (NAME(place_digits)(&pass, parts))
+        return NAME(sort_low)(records, spare, count, pass.shift, parts);
+    in_parts(parts, NAME(move), &pass);
+    pass.records = spare;
+    pass.spare = records;
+    in_parts(parts, NAME(sort_buckets), &pass);
+    return spare;
 }

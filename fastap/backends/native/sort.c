@@ -1,4 +1,4 @@
-/* Radix sort, least digit first: stable, no comparison, and no branch that depends on a score. */
+/* Radix sort, least digit first but for long arrays: stable, no comparison, and no branch that depends on a score. */
 #include "ranking.h"
 
 #include <stdlib.h>
@@ -6,6 +6,8 @@
 #define FEW 24 /* below, insertion beats the start of a histogram */
 /* Histograms of 8-bit digits are cheap to clear and to scan, those of 11 bits save a pass in four. */
 #define MANY 6000
+/* So many records and their spare ones do not fit a core's cache: they are sorted by their highest digit first. */
+#define LARGE (1 << 18)
 #define MOST_VALUES (1 << 11)
 
 typedef struct {
