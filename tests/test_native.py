@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from typing import Any
 from unittest import mock
@@ -224,6 +227,25 @@ def test_threads_of_the_caller_do_not_meet(loss: Loss) -> None:
     for number, results in found.items():
         for result in results:
             assert all(map(torch.equal, result, expected[number]))
+
+
+FORKS = """
+import os, torch, fastap
+torch.set_num_threads(3)
+generator = torch.Generator().manual_seed(0)
+scores, targets = torch.randn(400_000, generator=generator), torch.rand(400_000, generator=generator) < 0.1
+expected = fastap.direct_ap_loss(scores, targets, backend="native")
+child = os.fork()
+if child == 0:  # which has none of the threads of its parent
+    os._exit(0 if torch.equal(fastap.direct_ap_loss(scores, targets, backend="native"), expected) else 3)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKS], timeout=120, check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_stage_seconds_sum_to_a_call() -> None:

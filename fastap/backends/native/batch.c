@@ -4,9 +4,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-/* Starting a thread takes as long as some thousand scores; a long ranking starts some twenty. */
-#define SCORES_A_THREAD 8192
-#define SCORES_A_PART (1 << 17)
+#define STEPS_A_SCORE 20
 
 /* Threads take the next ranking that nobody has taken; no result depends on who takes which. */
 typedef struct {
@@ -48,14 +46,13 @@ static void solve_some(void *argument, int part, int parts)
     (void)parts;
 }
 
-static int64_t least(int64_t one, int64_t other) { return one < other ? one : other; }
-
 int solve_batch(const Batch *batch, const Objective *objective, const Outcome *outcome, Watch *watch)
 {
     Work work = {.batch = batch, .objective = objective, .outcome = outcome, .watch = watch};
-    const int64_t most = least(batch->threads, MOST_PARTS), scores = batch->rankings * batch->items;
-    const int64_t threads = least(least(most, batch->rankings), 1 + scores / SCORES_A_THREAD);
-    work.parts = (int)(threads > 1 ? 1 : least(most, 1 + batch->items / SCORES_A_PART));
-    in_parts(watch ? 1 : (int)threads, solve_some, &work); /* a watch times one ranking at a time */
+    const int most = batch->threads < MOST_PARTS ? batch->threads : MOST_PARTS;
+    int threads = parts_for(batch->rankings * batch->items * STEPS_A_SCORE, most);
+    threads = threads < batch->rankings ? threads : (int)batch->rankings;
+    work.parts = threads > 1 ? 1 : most;
+    in_parts(watch ? 1 : threads, solve_some, &work); /* a watch times one ranking at a time */
     return atomic_load(&work.status);
 }

@@ -120,9 +120,10 @@ static Sorted sort_class(char *records, char *spare, int64_t count, int wide, in
 int sort_ranking(const Batch *batch, int64_t line, Ranking *ranking)
 {
     Split split = {.batch = batch, .line = line, .class = ranking->class};
-    in_parts(ranking->parts, classify, &split);
+    const int parts = parts_for(batch->items, ranking->parts);
+    in_parts(parts, classify, &split);
     int64_t total[CLASSES] = {0};
-    for (int part = 0; part < ranking->parts; part++)
+    for (int part = 0; part < parts; part++)
         for (int class = 0; class < CLASSES; class++)
             total[class] += split.places[part][class];
     if (total[WRONG])
@@ -135,14 +136,14 @@ int sort_ranking(const Batch *batch, int64_t line, Ranking *ranking)
         return NO_MEMORY;
     char *positives = ranking->memory, *negatives = positives + 2 * of_positives;
     int64_t place[CLASSES] = {[POSITIVE] = 0, [NEGATIVE] = 2 * total[POSITIVE]};
-    for (int part = 0; part < ranking->parts; part++)
+    for (int part = 0; part < parts; part++)
         for (int class = NEGATIVE; class <= POSITIVE; class++) {
             int64_t here = split.places[part][class];
             split.places[part][class] = place[class];
             place[class] += here;
         }
     split.records = ranking->memory;
-    in_parts(ranking->parts, batch->wide ? make_wide : make_narrow, &split);
+    in_parts(parts, batch->wide ? make_wide : make_narrow, &split);
     ranking->positives = sort_class(positives, positives + of_positives, total[POSITIVE], batch->wide,
                                     ranking->parts, &ranking->p);
     ranking->negatives = sort_class(negatives, negatives + of_negatives, total[NEGATIVE], batch->wide,

@@ -48,7 +48,7 @@ static Terms terms_of(Ranking *ranking, const Objective *objective)
     double sum = ranking->sum[0] = 0.0;
     for (int32_t place = 0; place < negatives.count; place++)
         ranking->sum[place + 1] = sum += score_at(negatives, place) - centre;
-    in_parts(ranking->parts, count_part, ranking);
+    in_parts(parts_for((int64_t)ranking->positives.count * STEPS_A_ROW, ranking->parts), count_part, ranking);
     return (Terms){.negatives = negatives,
                    .sum = ranking->sum,
                    .p = ranking->p,
@@ -250,8 +250,8 @@ int write_losses(const Batch *batch, const Objective *objective, const Outcome *
             memset(gradient, 0, size * (size_t)batch->items);
         Filling filling = {ranking, objective->chosen_weight, objective->standard_weight,
                            objective->gain / ((double)terms.rows * terms.negatives.count), gradient};
-        in_parts(ranking->parts, fill_positives, &filling);
-        in_parts(ranking->parts, fill_negatives, &filling);
+        in_parts(parts_for(terms.rows, ranking->parts), fill_positives, &filling);
+        in_parts(parts_for(terms.negatives.count, ranking->parts), fill_negatives, &filling);
     } else {
         fill_constant(batch, ranking, loss, gradient); /* 0 or NaN */
     }
@@ -305,7 +305,7 @@ int write_precision(const Outcome *outcome, int64_t line, Ranking *ranking)
     const int32_t rows = ranking->positives.count;
     double precision = NAN;
     if (rows && !has_nan(ranking->positives) && !has_nan(ranking->negatives)) {
-        in_parts(ranking->parts, count_part, ranking);
+        in_parts(parts_for((int64_t)ranking->positives.count * STEPS_A_ROW, ranking->parts), count_part, ranking);
         precision = 0.0;
         for (int32_t first = 0, end; first < rows; first = end) {
             for (end = first + 1; end < rows && ranking->p[end] == ranking->p[first];)

@@ -1,38 +1,108 @@
-/* Threads, and a watch. */
+/* A crew of threads, kept for the next call, and a watch.
+ *
+ * A thread that waits starts 20 to 60 us after it is woken, a new one 300 us after it is made (a virtual machine of two
+ * cores). Who asks for work takes part in it, and does all of it where nobody else gets there in time or the crew works
+ * for another thread of the program.
+ */
 #include "ranking.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <time.h>
 
-typedef struct {
+static struct {
+    pthread_mutex_t in_use; /* by one caller */
+    pthread_mutex_t lock;   /* of all below */
+    pthread_cond_t begins, ends;
+    int size; /* threads beside the caller */
     Task *task;
     void *work;
-    int part, parts;
-} Part;
+    int parts, next, unfinished;
+} crew = {.in_use = PTHREAD_MUTEX_INITIALIZER,
+          .lock = PTHREAD_MUTEX_INITIALIZER,
+          .begins = PTHREAD_COND_INITIALIZER,
+          .ends = PTHREAD_COND_INITIALIZER};
 
-static void *run_part(void *argument)
+/* Take parts until none is left; with the lock, which is open while a part is worked on. */
+static void take_parts(void)
 {
-    const Part *part = argument;
-    part->task(part->work, part->part, part->parts);
-    return NULL;
+    while (crew.next < crew.parts) {
+        const int part = crew.next++, parts = crew.parts;
+        Task *task = crew.task;
+        void *work = crew.work;
+        pthread_mutex_unlock(&crew.lock);
+        task(work, part, parts);
+        pthread_mutex_lock(&crew.lock);
+        if (--crew.unfinished == 0)
+            pthread_cond_signal(&crew.ends);
+    }
+}
+
+static void *serve(void *nothing)
+{
+    (void)nothing;
+    pthread_mutex_lock(&crew.lock);
+    for (;;) {
+        take_parts();
+        pthread_cond_wait(&crew.begins, &crew.lock);
+    }
+}
+
+/* A child process has none of the threads, and locks as they happened to be. */
+static void forget_crew(void)
+{
+    pthread_mutex_init(&crew.in_use, NULL);
+    pthread_mutex_init(&crew.lock, NULL);
+    pthread_cond_init(&crew.begins, NULL);
+    pthread_cond_init(&crew.ends, NULL);
+    crew.size = crew.parts = crew.next = crew.unfinished = 0;
+}
+
+static void watch_forks(void) { pthread_atfork(NULL, NULL, forget_crew); }
+
+static void grow_crew(int size)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, watch_forks);
+    sigset_t all, before; /* signals are for the program's own threads */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_t thread;
+    while (crew.size < size && !pthread_create(&thread, NULL, serve, NULL)) {
+        pthread_detach(thread);
+        crew.size++;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 void in_parts(int parts, Task *task, void *work)
 {
-    pthread_t threads[MOST_PARTS];
-    Part each[MOST_PARTS];
-    int started[MOST_PARTS];
-    for (int part = 1; part < parts; part++) {
-        each[part] = (Part){task, work, part, parts};
-        started[part] = !pthread_create(&threads[part], NULL, run_part, &each[part]);
+    if (parts == 1 || pthread_mutex_trylock(&crew.in_use)) {
+        for (int part = 0; part < parts; part++)
+            task(work, part, parts);
+        return;
     }
-    task(work, 0, parts);
-    for (int part = 1; part < parts; part++) {
-        if (started[part])
-            pthread_join(threads[part], NULL);
-        else
-            run_part(&each[part]);
-    }
+    pthread_mutex_lock(&crew.lock);
+    grow_crew(parts - 1);
+    crew.task = task;
+    crew.work = work;
+    crew.next = 0;
+    crew.parts = crew.unfinished = parts;
+    pthread_cond_broadcast(&crew.begins);
+    take_parts();
+    while (crew.unfinished)
+        pthread_cond_wait(&crew.ends, &crew.lock);
+    pthread_mutex_unlock(&crew.lock);
+    pthread_mutex_unlock(&crew.in_use);
+}
+
+/* Waking a thread takes 20 to 60 us, and all wait for the last. */
+#define STEPS_A_PART (1 << 17)
+
+int parts_for(int64_t steps, int most)
+{
+    const int64_t parts = 1 + steps / STEPS_A_PART;
+    return parts < most ? (int)parts : most;
 }
 
 void lap(Watch *watch, int stage)

@@ -95,6 +95,7 @@ static void NAME(sort_buckets)(void *work, int part, int parts)
 
 RECORD *NAME(sort)(RECORD *records, RECORD *spare, int64_t count, int parts)
 {
+    parts = parts_for(count, parts);
     if (count < LARGE)
         return NAME(sort_low)(records, spare, count, KEY_BITS, parts);
     uint32_t places[parts][MOST_VALUES];

@@ -105,11 +105,13 @@ static inline double marginal_of(const Terms *terms, double score, double i, int
     return (score_at(terms->negatives, a - 1) - score) + terms->task * i / (below * (below - 1.0));
 }
 
-/* parallel.c: task(work, part, parts) for every part, on as many threads; and where a part of `count` begins */
+/* parallel.c: task(work, part, parts) for every part, on as many threads */
 typedef void Task(void *work, int part, int parts);
-void in_parts(int parts, Task *task, void *work);
-static inline int64_t part_start(int64_t count, int part, int parts) { return count * part / parts; }
 #define MOST_PARTS 64
+void in_parts(int parts, Task *task, void *work);
+int parts_for(int64_t steps, int most); /* that are worth their threads; a step is a nanosecond or two */
+static inline int64_t part_start(int64_t count, int part, int parts) { return count * part / parts; }
+#define STEPS_A_ROW 16 /* of a count or a search, at least */
 
 /* Where the time goes, for the benchmarks; a null watch measures nothing. The order is that of __init__.STAGES. */
 enum { STAGE_SORT, STAGE_SUMS, STAGE_SEARCH, STAGE_REPAIR, STAGE_OUTCOME, STAGES };
