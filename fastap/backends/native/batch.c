@@ -12,7 +12,7 @@ typedef struct {
     const Objective *objective;
     const Outcome *outcome;
     Watch *watch;
-    int parts;
+    int threads; /* for each ranking */
     atomic_llong next;
     atomic_int status;
 } Work;
@@ -34,7 +34,7 @@ static int solve_ranking(const Work *work, int64_t line, Ranking *ranking)
 static void solve_some(void *argument, int part, int parts)
 {
     Work *work = argument;
-    Ranking ranking = {.class = malloc((size_t)work->batch->items), .parts = work->parts};
+    Ranking ranking = {.class = malloc((size_t)work->batch->items), .threads = work->threads};
     int status = ranking.class ? SOLVED : NO_MEMORY;
     for (long long line; status == SOLVED && (line = atomic_fetch_add(&work->next, 1)) < work->batch->rankings;)
         status = solve_ranking(work, line, &ranking);
@@ -49,10 +49,11 @@ static void solve_some(void *argument, int part, int parts)
 int solve_batch(const Batch *batch, const Objective *objective, const Outcome *outcome, Watch *watch)
 {
     Work work = {.batch = batch, .objective = objective, .outcome = outcome, .watch = watch};
-    const int most = batch->threads < MOST_PARTS ? batch->threads : MOST_PARTS;
-    int threads = parts_for(batch->rankings * batch->items * STEPS_A_SCORE, most);
+    const int enough = parts_for(batch->rankings * batch->items * STEPS_A_SCORE, batch->threads);
+    int threads = batch->threads < enough ? batch->threads : enough;
     threads = threads < batch->rankings ? threads : (int)batch->rankings;
-    work.parts = threads > 1 ? 1 : most;
-    in_parts(watch ? 1 : threads, solve_some, &work); /* a watch times one ranking at a time */
+    work.threads = threads > 1 ? 1 : batch->threads;
+    threads = watch ? 1 : threads; /* which times one ranking at a time */
+    in_parts(threads, threads, solve_some, &work);
     return atomic_load(&work.status);
 }

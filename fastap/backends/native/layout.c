@@ -109,10 +109,10 @@ MAKE_RECORDS(make_narrow, Narrow, float, narrow_record)
 MAKE_RECORDS(make_wide, Wide, double, wide_record)
 
 /* In the records of the class or in the spare ones; `free` is the other. */
-static Sorted sort_class(char *records, char *spare, int64_t count, int wide, int parts, double **free)
+static Sorted sort_class(char *records, char *spare, int64_t count, int wide, int threads, double **free)
 {
-    void *sorted = wide ? (void *)sort_wide((Wide *)records, (Wide *)spare, count, parts)
-                        : (void *)sort_narrow((Narrow *)records, (Narrow *)spare, count, parts);
+    void *sorted = wide ? (void *)sort_wide((Wide *)records, (Wide *)spare, count, threads)
+                        : (void *)sort_narrow((Narrow *)records, (Narrow *)spare, count, threads);
     *free = (double *)(sorted == records ? spare : records);
     return (Sorted){sorted, (int32_t)count, wide};
 }
@@ -120,8 +120,8 @@ static Sorted sort_class(char *records, char *spare, int64_t count, int wide, in
 int sort_ranking(const Batch *batch, int64_t line, Ranking *ranking)
 {
     Split split = {.batch = batch, .line = line, .class = ranking->class};
-    const int parts = parts_for(batch->items, ranking->parts);
-    in_parts(parts, classify, &split);
+    const int threads = ranking->threads, parts = parts_for(batch->items, threads);
+    in_parts(threads, parts, classify, &split);
     int64_t total[CLASSES] = {0};
     for (int part = 0; part < parts; part++)
         for (int class = 0; class < CLASSES; class++)
@@ -143,11 +143,11 @@ int sort_ranking(const Batch *batch, int64_t line, Ranking *ranking)
             place[class] += here;
         }
     split.records = ranking->memory;
-    in_parts(parts, batch->wide ? make_wide : make_narrow, &split);
-    ranking->positives = sort_class(positives, positives + of_positives, total[POSITIVE], batch->wide,
-                                    ranking->parts, &ranking->p);
-    ranking->negatives = sort_class(negatives, negatives + of_negatives, total[NEGATIVE], batch->wide,
-                                    ranking->parts, &ranking->sum);
+    in_parts(threads, parts, batch->wide ? make_wide : make_narrow, &split);
+    ranking->positives = sort_class(positives, positives + of_positives, total[POSITIVE], batch->wide, threads,
+                                    &ranking->p);
+    ranking->negatives = sort_class(negatives, negatives + of_negatives, total[NEGATIVE], batch->wide, threads,
+                                    &ranking->sum);
     for (int32_t row = 0; row < ranking->positives.count; row++)
         ranking->p[row] = score_at(ranking->positives, row);
     ranking->lo = (int32_t *)(negatives + 2 * of_negatives);

@@ -3,6 +3,11 @@
 
 #include <math.h>
 
+static void share(const Ranking *ranking, int64_t steps, Task *task, void *work)
+{
+    in_parts(ranking->threads, parts_for(steps, ranking->threads), task, work);
+}
+
 /* Counts and sums */
 
 /* How many negatives stand above a score, or level with it too, given that `from` do: the search starts nearby. */
@@ -48,7 +53,7 @@ static Terms terms_of(Ranking *ranking, const Objective *objective)
     double sum = ranking->sum[0] = 0.0;
     for (int32_t place = 0; place < negatives.count; place++)
         ranking->sum[place + 1] = sum += score_at(negatives, place) - centre;
-    in_parts(parts_for((int64_t)ranking->positives.count * STEPS_A_ROW, ranking->parts), count_part, ranking);
+    share(ranking, (int64_t)ranking->positives.count * STEPS_A_ROW, count_part, ranking);
     return (Terms){.negatives = negatives,
                    .sum = ranking->sum,
                    .p = ranking->p,
@@ -57,7 +62,7 @@ static Terms terms_of(Ranking *ranking, const Objective *objective)
                    .rows = ranking->positives.count,
                    .centre = centre,
                    .task = negatives.count * (0.5 * objective->sign * objective->epsilon),
-                   .parts = ranking->parts};
+                   .threads = ranking->threads};
 }
 
 /* Whether no term overflows: the largest are those of all negatives above one positive. */
@@ -250,8 +255,8 @@ int write_losses(const Batch *batch, const Objective *objective, const Outcome *
             memset(gradient, 0, size * (size_t)batch->items);
         Filling filling = {ranking, objective->chosen_weight, objective->standard_weight,
                            objective->gain / ((double)terms.rows * terms.negatives.count), gradient};
-        in_parts(parts_for(terms.rows, ranking->parts), fill_positives, &filling);
-        in_parts(parts_for(terms.negatives.count, ranking->parts), fill_negatives, &filling);
+        share(ranking, terms.rows, fill_positives, &filling);
+        share(ranking, terms.negatives.count, fill_negatives, &filling);
     } else {
         fill_constant(batch, ranking, loss, gradient); /* 0 or NaN */
     }
@@ -305,7 +310,7 @@ int write_precision(const Outcome *outcome, int64_t line, Ranking *ranking)
     const int32_t rows = ranking->positives.count;
     double precision = NAN;
     if (rows && !has_nan(ranking->positives) && !has_nan(ranking->negatives)) {
-        in_parts(parts_for((int64_t)ranking->positives.count * STEPS_A_ROW, ranking->parts), count_part, ranking);
+        share(ranking, (int64_t)ranking->positives.count * STEPS_A_ROW, count_part, ranking);
         precision = 0.0;
         for (int32_t first = 0, end; first < rows; first = end) {
             for (end = first + 1; end < rows && ranking->p[end] == ranking->p[first];)

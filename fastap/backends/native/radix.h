@@ -40,7 +40,7 @@ static int NAME(place_digits)(Pass *pass, int parts)
 {
     uint32_t before = 0;
     int all_the_same = 0;
-    in_parts(parts, NAME(count_digits), pass);
+    in_parts(pass->threads, parts, NAME(count_digits), pass);
     for (int value = 0; value < pass->values; value++) {
         uint32_t start = before;
         for (int part = 0; part < parts; part++) {
@@ -54,19 +54,19 @@ static int NAME(place_digits)(Pass *pass, int parts)
 }
 
 /* By the lowest bits of the keys; whichever of the two arrays the sorted records end up in. */
-static RECORD *NAME(sort_low)(RECORD *records, RECORD *spare, int64_t count, int bits, int parts)
+static RECORD *NAME(sort_low)(RECORD *records, RECORD *spare, int64_t count, int bits, int threads)
 {
     if (count <= FEW) {
         NAME(insert)(records, count);
         return records;
     }
+    const int digit = count < MANY ? 8 : 11, parts = parts_for(count, threads);
     uint32_t places[parts][MOST_VALUES];
-    const int digit = count < MANY ? 8 : 11;
-    Pass pass = {records, spare, count, 0, 1 << digit, places};
+    Pass pass = {records, spare, count, 0, 1 << digit, threads, places};
     for (; pass.shift < bits; pass.shift += digit) {
         if (NAME(place_digits)(&pass, parts))
             continue;
-        in_parts(parts, NAME(move), &pass);
+        in_parts(threads, parts, NAME(move), &pass);
         void *sorted = pass.spare;
         pass.spare = pass.records;
         pass.records = sorted;
@@ -93,18 +93,18 @@ static void NAME(sort_buckets)(void *work, int part, int parts)
     }
 }
 
-RECORD *NAME(sort)(RECORD *records, RECORD *spare, int64_t count, int parts)
+RECORD *NAME(sort)(RECORD *records, RECORD *spare, int64_t count, int threads)
 {
-    parts = parts_for(count, parts);
     if (count < LARGE)
-        return NAME(sort_low)(records, spare, count, KEY_BITS, parts);
+        return NAME(sort_low)(records, spare, count, KEY_BITS, threads);
+    const int parts = parts_for(count, threads);
     uint32_t places[parts][MOST_VALUES];
-    Pass pass = {records, spare, count, KEY_BITS - 11, MOST_VALUES, places};
+    Pass pass = {records, spare, count, KEY_BITS - 11, MOST_VALUES, threads, places};
     if (NAME(place_digits)(&pass, parts))
-        return NAME(sort_low)(records, spare, count, pass.shift, parts);
-    in_parts(parts, NAME(move), &pass);
+        return NAME(sort_low)(records, spare, count, pass.shift, threads);
+    in_parts(threads, parts, NAME(move), &pass);
     pass.records = spare;
     pass.spare = records;
-    in_parts(parts, NAME(sort_buckets), &pass);
+    in_parts(threads, parts, NAME(sort_buckets), &pass);
     return spare;
 }

@@ -84,7 +84,7 @@ typedef struct {
     int32_t rows;
     double centre; /* a common offset of the scores costs the sums no digits */
     double task;   /* s epsilon N / 2 */
-    int parts;     /* threads for one ranking */
+    int threads;   /* for this ranking */
 } Terms;
 
 static inline double standard_of(const Terms *terms, double score, int32_t a)
@@ -105,11 +105,12 @@ static inline double marginal_of(const Terms *terms, double score, double i, int
     return (score_at(terms->negatives, a - 1) - score) + terms->task * i / (below * (below - 1.0));
 }
 
-/* parallel.c: task(work, part, parts) for every part, on as many threads */
+/* parallel.c: task(work, part, parts) for every part, by at most so many threads, each taking the next part that nobody
+ * has taken */
 typedef void Task(void *work, int part, int parts);
-#define MOST_PARTS 64
-void in_parts(int parts, Task *task, void *work);
-int parts_for(int64_t steps, int most); /* that are worth their threads; a step is a nanosecond or two */
+#define MOST_PARTS 32
+void in_parts(int threads, int parts, Task *task, void *work);
+int parts_for(int64_t steps, int threads); /* that are worth waking them; a step is a nanosecond or two */
 static inline int64_t part_start(int64_t count, int part, int parts) { return count * part / parts; }
 #define STEPS_A_ROW 16 /* of a count or a search, at least */
 
@@ -123,8 +124,8 @@ typedef struct {
 void lap(Watch *watch, int stage); /* of no stage, where it is -1 */
 
 /* sort.c: whichever of the two arrays the sorted records end up in */
-Narrow *sort_narrow(Narrow *records, Narrow *spare, int64_t count, int parts);
-Wide *sort_wide(Wide *records, Wide *spare, int64_t count, int parts);
+Narrow *sort_narrow(Narrow *records, Narrow *spare, int64_t count, int threads);
+Wide *sort_wide(Wide *records, Wide *spare, int64_t count, int threads);
 
 /* search.c: each row alone */
 typedef struct {
@@ -185,7 +186,7 @@ typedef struct {
     unsigned char *class; /* [items] */
     char *memory;         /* of all that follows */
     size_t size;
-    int parts; /* threads for this ranking */
+    int threads; /* for this ranking */
     Sorted positives, negatives;
     double *p, *sum;      /* [positives], [negatives + 1] */
     int32_t *lo, *hi, *a; /* [positives] */

@@ -207,5 +207,5 @@ static void search_part(void *work, int part, int parts)
 void search_rows(const Terms *terms, int32_t *a)
 {
     Search search = {terms, a};
-    in_parts(parts_for((int64_t)terms->rows * STEPS_A_ROW, terms->parts), search_part, &search);
+    in_parts(terms->threads, parts_for((int64_t)terms->rows * STEPS_A_ROW, terms->threads), search_part, &search);
 }

@@ -13,7 +13,7 @@
 typedef struct {
     void *records, *spare;
     int64_t count;
-    int shift, values;
+    int shift, values, threads;
     uint32_t (*places)[MOST_VALUES]; /* [parts]: how often a digit has a value, then where the next of these goes */
 } Pass;
 
