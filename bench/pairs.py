@@ -14,8 +14,8 @@ from bench.cases import Case, Job, Prepare
 
 # More rounds than these are of no use.
 MOST = 300
-# From so many seconds on a pair is long, and few rounds must do.
-LONG, LEAST_LONG = 1.0, 3
+# From so many seconds on a pair is long, and the least rounds must do.
+LONG = 1.0
 
 
 class Pairs:
@@ -63,7 +63,7 @@ class Pairs:
 def rounds_for(pair: float, seconds: float, least: int) -> int:
     """Of ``pair`` seconds each, for so many ``seconds`` in all: at least ``least``, six times that of short ones."""
     if pair >= LONG:
-        return min(least, LEAST_LONG)
+        return least
     # What a round takes is known roughly, and quantiles of short ones are to be worth something on a busy machine too.
     return int(min(MOST, max(6 * least if pair < seconds / 10 else least, seconds / pair)))
 
