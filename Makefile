@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv/bin/python
 INPUTS := pyproject.toml constraints.txt Makefile
-ENGINE := $(wildcard fastap/backends/native/*.[ch])
+ENGINE := setup.py $(wildcard fastap/backends/native/*.[ch])
 OUT ?= bench/out
 
 .DEFAULT_GOAL := help
