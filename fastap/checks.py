@@ -134,4 +134,6 @@ def can_hold(dtype: torch.dtype, number: int) -> bool:
     """Whether the type has this number; if not, a comparison would round or wrap it to another."""
     if dtype.is_floating_point:
         return bool(torch.tensor(number, dtype=dtype, device="cpu").item() == number)
+    if dtype == torch.bool:
+        return number in (0, 1)
     return torch.iinfo(dtype).min <= number <= torch.iinfo(dtype).max

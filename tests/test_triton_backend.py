@@ -15,7 +15,7 @@ from torch import Tensor
 
 import fastap
 from fastap import backends
-from fastap.backends import masked
+from fastap.backends import masked, native
 from fastap.backends import triton as triton_backend
 from fastap.backends.triton import inputs, solve
 from fastap.problem import Batch
@@ -152,9 +152,7 @@ def test_score_types(dtype: torch.dtype, triton_path: str) -> None:
     ("dtype", "index"),
     [
         (torch.bool, None),
-        pytest.param(
-            torch.bool, -1, marks=pytest.mark.xfail(raises=TypeError, reason="asks for the range of bool targets")
-        ),
+        (torch.bool, -1),
         (torch.int8, -1),
         (torch.uint8, 255),
         (torch.uint8, -1),  # which no uint8 is
@@ -302,12 +300,14 @@ def test_rankings_that_are_too_long() -> None:
 
 
 @pytest.mark.parametrize("has_triton", [True, False])
-def test_auto_is_triton_on_cuda_and_torch_elsewhere(has_triton: bool) -> None:
-    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+def test_auto_is_the_fastest_that_is_there(has_triton: bool) -> None:
+    cuda, cpu, other = torch.device("cuda"), torch.device("cpu"), torch.device("mps")
     with mock.patch.object(backends, "HAS_TRITON", has_triton):
         assert backends.get("auto", cuda) is (triton_backend if has_triton else masked.TORCH)
-    for name in ("auto", "torch"):
-        assert backends.get(name, cpu) is masked.TORCH
+    for is_built in (True, False):
+        with mock.patch.object(native, "IS_BUILT", is_built):
+            assert backends.get("auto", cpu) is (native if is_built else masked.TORCH)
+            assert backends.get("auto", other) is masked.TORCH
     for where in (cuda, cpu):
         assert backends.get("torch", where) is masked.TORCH
         assert backends.get("reference", where) is masked.REFERENCE

@@ -92,7 +92,7 @@ def _solve(batch: Batch, objective: Objective, addresses: tuple[int, ...]) -> No
         scores = scores.float()
     if targets.dtype not in _TYPES:
         targets = targets.float() if targets.is_floating_point() else targets.long()
-    if ignored is not None and (targets.dtype == torch.bool or not can_hold(batch.targets.dtype, ignored)):
+    if ignored is not None and not can_hold(batch.targets.dtype, ignored):
         ignored = None
     scores, targets = scores.contiguous(), targets.contiguous()
     status = _engine.solve(
