@@ -17,6 +17,8 @@ from bench.inputs import Inputs, Shape, stream
 
 LOSSES = ("positive", "negative", "hinge", "perceptron")
 WORKS = (*LOSSES, "metric")
+# Of a process that weighs a call: ten million scores take 5 s, and one that hangs must not hang the suites.
+WEIGHING_SECONDS = 120.0
 DIRECTIONS = ("forward", "backward", "both")
 
 # What is timed, once everything is at hand; whatever is changed for it is put back when the stack closes.
@@ -94,7 +96,7 @@ class Case:
 
 def peak_bytes(case: Case) -> int | None:
     """Peak memory of a call beyond its inputs and their gradient, in a process of its own; None where nothing tells."""
-    outcome = isolated.run(_peak_bytes, case, device=case.device)
+    outcome = isolated.run(_peak_bytes, case, seconds=WEIGHING_SECONDS, device=case.device)
     if outcome.status != "ok":
         raise RuntimeError(f"measuring memory {outcome.status}: {outcome.reason}")
     found: int | None = outcome.value

@@ -4,7 +4,10 @@
 pytest-benchmark. Compared are ratios to ``torch.sort`` of the same scores in the same run; files without them are
 compared by their times. Something is slower if its change is more than the threshold and its noise together. Noise is 3
 standard errors of the change, as the rounds scatter, and as much as the sort's own time has changed: a busier machine
-moves the ratio too. The exit status is 1 if anything is slower, 2 if the files cannot be compared.
+moves the ratio too. The fast rounds (the tenth percentile, or the least time) must have moved by the threshold as well:
+a median between two states of the machine jumps from one to the other though nothing has changed. The last line says
+from which change on half of the benchmarks, and nine in ten, would have been called slower. The exit status is 1 if
+anything is slower, 2 if the files cannot be compared.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import exp, inf, log, log1p, sqrt
+from math import ceil, exp, inf, log, log1p, sqrt
 from pathlib import Path
 from statistics import NormalDist, median
 from typing import Any
@@ -43,13 +46,14 @@ class UnusableError(Exception):
 
 @dataclass(frozen=True)
 class Figure:
-    """The logarithm of a median and its standard error."""
+    """The logarithm of a median, its standard error, and the logarithm of what fast rounds took."""
 
     log: float
     error: float
+    low: float
 
     def __sub__(self, other: Figure) -> Figure:
-        return Figure(self.log - other.log, sqrt(self.error**2 + other.error**2))
+        return Figure(self.log - other.log, sqrt(self.error**2 + other.error**2), self.low - other.low)
 
     @property
     def value(self) -> float:
@@ -77,6 +81,7 @@ class Change:
     new: float | None = None
     by: float | None = None
     noise: float = 0.0
+    beyond: float = inf  # the logarithm of the change that would have been noticed
     sort: float = 0.0  # the logarithm of new / old of torch.sort
 
     def row(self) -> list[str]:
@@ -106,8 +111,11 @@ def _change(name: str, old: Entry | None, new: Entry, threshold: float) -> Chang
     difference = after - before
     noise = WIDTH * difference.error + abs(sort)
     beyond = inf if max(old.time.value, new.time.value) < NOTHING else log1p(threshold) + noise
-    verdict = "slower" if difference.log > beyond else "faster" if difference.log < -beyond else "within noise"
-    return Change(name, verdict, unit, before.value, after.value, difference.log, noise, sort)
+    least = log1p(threshold)
+    slower, faster = difference.log > beyond, difference.log < -beyond
+    slower, faster = slower and difference.low > least, faster and difference.low < -least
+    verdict = "slower" if slower else "faster" if faster else "within noise"
+    return Change(name, verdict, unit, before.value, after.value, difference.log, noise, beyond, sort)
 
 
 def read(path: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
@@ -132,7 +140,8 @@ def _benchmark(each: dict[str, Any]) -> Entry:
     stats, extra = each["stats"], each.get("extra_info") or {}
     # Quartiles lie 1.35 standard deviations apart.
     error = OF_MEDIAN * stats["iqr"] / (1.349 * stats["median"] * sqrt(stats["rounds"]))
-    time = Figure(log(stats["median"]), error if stats["rounds"] > 1 else inf)
+    low = log(stats["min"] if "min" in stats else stats["median"])
+    time = Figure(log(stats["median"]), error if stats["rounds"] > 1 else inf, low)
     problem = {key: extra[key] for key in PROBLEM if key in extra}
     if not extra.get("ratio"):
         return Entry(time, None, None, problem)
@@ -163,9 +172,9 @@ def _peers(rows: Sequence[dict[str, Any]]) -> dict[str, Entry]:
 def figure(quantiles: dict[str, float], rounds: int) -> Figure:
     """Of ``median``, ``p10`` and ``p90`` of so many rounds."""
     if rounds < 2 or "p10" not in quantiles:
-        return Figure(log(quantiles["median"]), inf)
+        return Figure(log(quantiles["median"]), inf, log(quantiles["median"]))
     spread = log(quantiles["p90"] / quantiles["p10"]) / spread_of(rounds)
-    return Figure(log(quantiles["median"]), OF_MEDIAN * spread / sqrt(rounds))
+    return Figure(log(quantiles["median"]), OF_MEDIAN * spread / sqrt(rounds), log(quantiles["p10"]))
 
 
 @cache
@@ -180,11 +189,11 @@ def spread_of(rounds: int) -> float:
 
 def together(figures: Sequence[Figure]) -> Figure:
     """Several runs of the same: their median, with the error that their spread shows, or one run's own."""
-    middle = median(each.log for each in figures)
+    middle, low = median(each.log for each in figures), median(each.low for each in figures)
     if len(figures) < 3:
-        return Figure(middle, max(each.error for each in figures))
+        return Figure(middle, max(each.error for each in figures), low)
     deviation = 1.4826 * median(abs(each.log - middle) for each in figures)
-    return Figure(middle, OF_MEDIAN * deviation / sqrt(len(figures)))
+    return Figure(middle, OF_MEDIAN * deviation / sqrt(len(figures)), low)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -203,7 +212,18 @@ def report(changes: Sequence[Change], everything: bool) -> str:
         heads = ["benchmark", "old", "new", "change", "noise, +-", "verdict"]
         align = ("left", "right", "right", "right", "right", "left")
         lines.insert(0, tabulate([each.row() for each in shown], heads, disable_numparse=True, colalign=align))
-    return "\n\n".join(lines)
+    return "\n\n".join([*lines, in_sight(changes)])
+
+
+def in_sight(changes: Sequence[Change]) -> str:
+    """From which change on the comparison would have noticed it."""
+    seen = sorted(each.beyond for each in changes if each.by is not None)
+
+    def of(share: float) -> str:
+        beyond = seen[ceil(share * len(seen)) - 1]
+        return f"{exp(beyond) - 1:.0%} more" if beyond < inf else "nothing"
+
+    return f"noticed would have been: {of(0.5)} in half of the {len(seen)} compared, {of(0.9)} in nine of ten"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

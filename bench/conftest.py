@@ -23,7 +23,11 @@ WEIGHED = 100_000
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("fastap suites")
+    group = parser.getgroup(
+        "fastap suites",
+        "fastap suites (of --benchmark-max-time a quarter goes into the rounds of a benchmark, the rest is for its"
+        " sorts, inputs and checks; --benchmark-json keeps single times only with --benchmark-save-data)",
+    )
     group.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where scores lie (default: cpu)")
     group.addoption("--quick", action="store_true", help=f"up to {QUICK:,} scores a ranking and few rounds")
     group.addoption("--bench-threads", type=int, metavar="N", help="CPU threads (default: PyTorch's own choice)")

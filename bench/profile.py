@@ -3,7 +3,9 @@
 One row a kernel, on a CPU one row an operator: time, share of the busy time, launches, bytes moved, bandwidth and its
 share of that of a copy measured in the same run; the engine in C is a row, with its stages below. Then a call's wall
 time, busy time, gaps, host time, peak memory and cells of the dynamic program a second. The result is compared with
-``backend="reference"`` first; the exit status is 1 if it is wrong.
+``backend="reference"`` first; the exit status is 1 if it is wrong, and 3 if the figures are there but a picture or
+Proton's profile that was asked for is not. PyTorch and NumPy are enough; without tabulate, tqdm and matplotlib there is
+a plain table, no bar and no picture.
 
 Bytes are nominal: every tensor that a kernel is handed, or an operator takes and returns, counts once. A kernel may
 read some of them twice, and what it finds in a cache costs no memory traffic, so a share above 100 % is possible. Of
@@ -17,7 +19,6 @@ peak memory are those of calls without it. Every call gets fresh scores; on a GP
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import statistics
@@ -37,16 +38,17 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 import torch
 from torch import Tensor
 from torch.profiler import ExecutionTraceObserver, ProfilerActivity, profile, record_function
-from tqdm import tqdm
 
 from bench.environment import about, file_name, is_installed, stand_in_for_installation
 
 if not is_installed():
     stand_in_for_installation()
 
-from bench import isolated, trace
+from bench import isolated, proton, trace
+from bench.clock import Machine
 from bench.launches import ENGINE, Launches
 from bench.one_call import DTYPES, NAMES, OneCall, what_is_wrong
+from bench.plain import progress
 from bench.profile_report import draw_chart, show
 from bench.trace import CALL, HOST, OUTSIDE, OperatorBytes, Row, Step
 from fastap.backends import native
@@ -54,41 +56,8 @@ from fastap.checks import check_backend, check_scale
 from fastap.problem import BACKENDS, METHODS, UPDATES, Batch, Objective
 from tests.problems import KINDS
 
-COPIED = {"cuda": 1 << 29, "cpu": 1 << 27}  # bytes, beyond any cache
 TRACED = 3  # calls whose tensors are looked at
-
-
-class Machine:
-    """The device the calls run on."""
-
-    def __init__(self, device: str) -> None:
-        self.device, self.on_gpu = torch.device(device), device == "cuda"
-        self.flushed: Tensor | None = None
-        if self.on_gpu:
-            cached = getattr(torch.cuda.get_device_properties(self.device), "L2_cache_size", 64 << 20)
-            self.flushed = torch.empty(max(4 * cached, 1 << 28), dtype=torch.int8, device=self.device)
-
-    def wait(self) -> None:
-        if self.on_gpu:
-            torch.cuda.synchronize(self.device)
-
-    def flush(self) -> None:
-        if self.flushed is not None:
-            self.flushed.zero_()
-            self.wait()
-
-    def copy_bandwidth(self, repeats: int = 5) -> float:
-        """Bytes read and written a second by a large copy; the median."""
-        source = torch.zeros(COPIED[self.device.type], dtype=torch.uint8, device=self.device)
-        target = torch.ones_like(source)
-        taken = []
-        for _ in range(repeats + 1):
-            self.wait()
-            start = time.perf_counter()
-            target.copy_(source)
-            self.wait()
-            taken.append(time.perf_counter() - start)
-        return 2 * source.numel() / statistics.median(taken[1:])  # the first warms up
+SLOWED = 1.2  # from so many times a call's wall time on, the profiler is said to have slowed it down
 
 
 class Profiler:
@@ -185,41 +154,16 @@ class Profiler:
         ]
         return {stage: statistics.median(each[stage] for each in found) for stage in native.STAGES}
 
-    def proton(self, path: Path) -> Path:
-        """Proton's tree of the same calls, for ``proton-viewer``; it appends ``.hatchet`` to the name it is given."""
-        proton = importlib.import_module("triton.profiler")
-        stem = path.with_suffix("") if path.suffix == ".hatchet" else path
-        session = proton.start(str(stem), hook="triton")
-        try:
-            for scores, targets in self._inputs(2, self.repeats):
-                with proton.scope(CALL):
-                    self.call.make(scores, targets)
-                self.machine.wait()
-        finally:
-            proton.finalize(session)
-        return stem.with_name(stem.name + ".hatchet")
-
 
 def _events(path: Path) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
     return events
 
 
-def why_no_proton(on_gpu: bool) -> str | None:
-    """Triton's profiler looks at GPUs only, and not every Triton has it."""
-    if not on_gpu:
-        return "--proton needs a CUDA device: Triton's Proton sees nothing on a CPU"
-    try:
-        importlib.import_module("triton.profiler")
-    except ImportError as error:
-        return f"--proton needs triton.profiler, which cannot be imported: {error}"
-    return None
-
-
-def measure(call: OneCall, repeats: int, chrome: Path | None = None, proton: Path | None = None) -> dict[str, Any]:
+def measure(call: OneCall, repeats: int, chrome: Path | None = None) -> dict[str, Any]:
     """Everything the report says."""
-    calls = 4 + 2 * repeats + 2 * min(TRACED, repeats) + (repeats if proton else 0)
-    with tempfile.TemporaryDirectory() as folder, tqdm(total=calls, unit="call", delay=2, disable=None) as bar:
+    calls = 4 + 2 * repeats + 2 * min(TRACED, repeats)
+    with tempfile.TemporaryDirectory() as folder, progress(calls) as bar:
         profiler = Profiler(call, repeats, Path(folder), bar)
         for scores, targets in profiler._inputs(0, 2):
             call.make(scores, targets)  # compiles, starts threads
@@ -228,8 +172,6 @@ def measure(call: OneCall, repeats: int, chrome: Path | None = None, proton: Pat
         step = profiler.trace(chrome)
         operators, launches = profiler.tensors()
         stages = profiler.engine_stages() if ENGINE in launches and call.loss != "metric" else None
-        if proton:
-            profiler.proton(proton)
     trace.add_bytes(step.rows, operators, launches, on_gpu=profiler.machine.on_gpu)
     return {
         "about": about(call.device),
@@ -307,7 +249,7 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, OneCall]:
         parser.error("--device cuda: PyTorch sees no CUDA device here")
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
-    missing = why_no_proton(options.device == "cuda") if options.proton else None
+    missing = proton.why_not(on_gpu=options.device == "cuda") if options.proton else None
     if missing:
         parser.error(missing)
     try:
@@ -328,7 +270,9 @@ def main(arguments: list[str] | None = None) -> int:
     for path in (options.trace, options.proton):
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
-    result = {**measure(call, options.repeats, options.trace, options.proton), "checked": checked}
+    result = {**measure(call, options.repeats, options.trace), "checked": checked}
+    if options.out:
+        saved = save(result, call, options.out)
     where = result["about"]
     machine = f"{where['device']}, {where['threads']} threads, torch {where['versions']['torch']}"
     print(f"{machine}, commit {where['commit']}")
@@ -336,14 +280,46 @@ def main(arguments: list[str] | None = None) -> int:
         there = "CPU asked for" if torch.cuda.is_available() else "no GPU here"
         print(f"{there}: what follows are the operators of the CPU")
     print(f"checked: {checked}\n\n{show(result, options.top)}\n")
+    if note := slowed(result):
+        print(f"{note}\n")
     if options.out:
-        print(f"figures: {save(result, call, options.out)}")
+        print(f"figures: {saved}")
+    if options.trace:
+        print(f"trace: {options.trace}")
+    sys.stdout.flush()
+    return extras(result, call, options, f"{call.title}\n{machine}")
+
+
+def slowed(result: dict[str, Any]) -> str:
+    """That the rows of a CPU are of slower calls than those of the wall time, where they are; empty where not."""
+    times = result["profiled_wall"] / result["wall"]
+    if result["about"]["type"] == "cuda" or times < SLOWED:
+        return ""
+    note = f"note: the rows are of calls under the profiler, which took {times:.2g} times as long as those without it"
+    if result["about"]["threads"] > 1 and any(each["name"] == ENGINE for each in result["kernels"]):
+        # 80 x 1,024 on two cores: 1.27 ms on one thread, 1.45 on two; without the profiler two save 0.6 ms.
+        note += f";\nif the {ENGINE} takes several threads, they help it little or not at all there"
+    return note
+
+
+def extras(result: dict[str, Any], call: OneCall, options: argparse.Namespace, title: str) -> int:
+    """What was asked for beside the figures; 3 if some of it could not be had, which is printed."""
+    status = 0
     if options.png:
-        draw_chart(result, f"{call.title}\n{machine}", options.png)
-    for what in ("trace", "proton", "png"):
-        if getattr(options, what):
-            print(f"{what}: {getattr(options, what)}")
-    return 0
+        try:
+            draw_chart(result, title, options.png)
+            print(f"png: {options.png}")
+        except ImportError as error:
+            print(f"no picture: {error}", file=sys.stderr)
+            status = 3
+    if options.proton:
+        written, why = proton.write(call, options.repeats, options.proton)
+        if why:
+            print(f"no Proton profile: {why}", file=sys.stderr)
+            status = 3
+        else:
+            print(f"proton: {written}")
+    return status
 
 
 if __name__ == "__main__":

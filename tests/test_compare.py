@@ -25,7 +25,7 @@ def benchmark(
     quantiles = {"median": ratio, "p10": ratio / far, "p90": ratio * far, "rounds": rounds}
     extra = {"suite": "growth", "work": "positive", "P": 10, "N": 1_000, **problem}
     extra |= {"ratio": quantiles, "sort": {"median": sort, "p10": 0.9 * sort, "p90": 1.1 * sort}}
-    stats = {"median": ratio * sort, "iqr": 1.349 * noise * ratio * sort, "rounds": rounds}
+    stats = {"median": ratio * sort, "iqr": 1.349 * noise * ratio * sort, "rounds": rounds, "min": ratio * sort / far}
     return {"fullname": name, "name": name, "extra_info": extra, "stats": stats}
 
 
@@ -57,6 +57,12 @@ def run(folder: Path, old: Any, new: Any, *options: str) -> int:
     return compare.main([*map(str, paths), *options])
 
 
+def statuses(folder: Path, old: Any, new: Any) -> list[str]:
+    run(folder, old, new)
+    (before, _), (after, _) = compare.read(folder / "old.json"), compare.read(folder / "new.json")
+    return [each.verdict for each in compare.compare(before, after, 0.05)]
+
+
 def test_slower_beyond_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = suites(benchmark("a", 2.0), benchmark("b", 1.0), benchmark("c", 1.0))
     new = suites(benchmark("a", 2.6), benchmark("b", 1.01), benchmark("c", 0.5))
@@ -64,7 +70,34 @@ def test_slower_beyond_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     out = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in out if "sorts" in line] == ["a"]
     assert "+30.0%" in out[2]
-    assert out[-1] == "1 slower, 1 faster, 1 within noise"
+    assert out[-3] == "1 slower, 1 faster, 1 within noise"
+    # 5 % and three standard errors of a difference of two medians, each 1.2533 x 2 % / sqrt(30).
+    assert out[-1].startswith("noticed would have been: 7% more in half of the 3 compared, 7% more in nine of ten")
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["ratios", "times"])
+@pytest.mark.parametrize("change", [10.0, 0.1])
+def test_rounds_of_two_humps_are_no_change(tmp_path: Path, change: float, plain: bool) -> None:
+    """The median jumps from one hump to the other; the fast rounds are where they were."""
+    old, new = suites(benchmark("a", 1.0)), suites(benchmark("a", change))
+    for each in (old, new):
+        one = each["benchmarks"][0]
+        if plain:
+            one["extra_info"] = {}
+    assert statuses(tmp_path, old, new) == ["slower" if change > 1 else "faster"]
+    for each in (old, new):
+        one = each["benchmarks"][0]
+        one["stats"]["min"] = 0.98e-4
+        if not plain:
+            one["extra_info"]["ratio"] |= {"p10": 0.098, "p90": 10.2, "rounds": 30_000}
+    assert statuses(tmp_path, old, new) == ["within noise"]
+
+
+def test_nothing_is_in_sight_of_one_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = suites(benchmark("a", 1.0, rounds=2))
+    old["benchmarks"][0]["extra_info"]["ratio"]["rounds"] = 1
+    assert run(tmp_path, old, old) == 0
+    assert "nothing in half of the 1 compared" in capsys.readouterr().out
 
 
 def test_all_is_shown_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

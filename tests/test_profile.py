@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import one_call, profile, profile_report, trace
+from bench import clock, one_call, plain, profile, profile_report, proton, trace
+from bench.environment import ROOT
 from bench.launches import ENGINE, Launches, project_kernels
 from bench.one_call import OneCall, what_is_wrong
 from bench.trace import CALL, HOST, OUTSIDE, Event, OperatorBytes
@@ -30,7 +31,7 @@ SMALL = ["--rows", "3", "--items", "40", "--positives", "5", "--repeats", "4", "
 
 @contextmanager
 def small_copies() -> Iterator[None]:
-    with mock.patch.dict(profile.COPIED, {"cpu": 1 << 16}):
+    with mock.patch.dict(clock.COPIED, {"cpu": 1 << 16}):
         yield
 
 
@@ -205,21 +206,143 @@ def test_wrong_arguments(arguments: list[str], says: str, capsys: pytest.Capture
 
 
 def test_proton_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "triton.profiler", None)
-    why = profile.why_no_proton(on_gpu=True)
-    assert why is not None
-    assert "triton.profiler, which cannot be imported" in why
+    assert "needs a CUDA device" in (proton.why_not(on_gpu=False) or "")
+    monkeypatch.setattr(proton, "MODULE", "triton_without.profiler")
+    assert "needs triton_without.profiler, and there is none" in (proton.why_not(on_gpu=True) or "")
+    monkeypatch.setattr(proton, "MODULE", "json.decoder")
+    assert proton.why_not(on_gpu=True) is None
+
+
+FAKE = """
+from contextlib import contextmanager
+from pathlib import Path
+told = []
+def start(name, hook):
+    if name.endswith("no"):
+        raise RuntimeError("CUPTI has a subscriber")
+    told.append(f"{name} {hook}")
+    return 7
+@contextmanager
+def scope(name):
+    told.append(name)
+    yield
+def finalize(session):
+    assert session == 7
+    Path(told[0].split()[0] + ".hatchet").write_text("\\n".join(told))
+"""
 
 
 def test_proton_sees_every_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    proton = mock.MagicMock(spec=ModuleType("triton.profiler"), start=mock.Mock(return_value=7))
-    proton.scope, proton.finalize = mock.MagicMock(), mock.Mock()
-    monkeypatch.setitem(sys.modules, "triton.profiler", proton)
-    profiler = profile.Profiler(OneCall(2, 20, 4), 3, tmp_path, mock.Mock())
-    assert profiler.proton(tmp_path / "p.hatchet") == tmp_path / "p.hatchet"
-    proton.start.assert_called_once_with(str(tmp_path / "p"), hook="triton")
-    assert proton.scope.call_args_list == [mock.call(CALL)] * 3
-    proton.finalize.assert_called_once_with(7)
+    """In a process of its own, which is really started here."""
+    (tmp_path / "fake_proton.py").write_text(FAKE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(proton, "MODULE", "fake_proton")
+    written, why = proton.write(OneCall(2, 20, 4), 3, tmp_path / "p.hatchet")
+    assert (written, why) == (tmp_path / "p.hatchet", "")
+    assert written.read_text().splitlines() == [f"{tmp_path / 'p'} triton", proton.WARM_UP, *[CALL] * 3]
+    assert "fake_proton" not in sys.modules
+    (tmp_path / "no.hatchet").write_text("of an earlier run")
+    assert proton.write(OneCall(2, 20, 4), 3, tmp_path / "no") == (
+        tmp_path / "no.hatchet",
+        "Proton failed: RuntimeError: CUPTI has a subscriber",
+    )
+    assert not (tmp_path / "no.hatchet").exists()
+
+
+def test_proton_may_fail_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(proton, "why_not", lambda **_: None)
+    monkeypatch.setattr(proton, "MODULE", "triton_without.profiler")
+    with small_copies():
+        assert profile.main([*SMALL, "--out", str(tmp_path), "--proton", str(tmp_path / "p")]) == 3
+    told = capsys.readouterr()
+    assert "wall time of a call" in told.out
+    assert "no Proton profile: Proton failed: ModuleNotFoundError" in told.err
+    (stored,) = tmp_path.glob("profile-*.json")
+    assert json.loads(stored.read_text())["wall"] > 0
+
+
+def test_pytorch_is_enough(tmp_path: Path) -> None:
+    """Without tabulate, tqdm and matplotlib there are figures and a plain table, no bar, and no picture."""
+    missing = "import sys; sys.modules.update(dict.fromkeys(('tabulate', 'tqdm', 'matplotlib')))"
+    program = f"{missing}; from bench import clock, profile; clock.COPIED['cpu'] = 1 << 16; sys.exit(profile.main())"
+    command = [sys.executable, "-c", program, *SMALL, "--out", str(tmp_path), "--png", str(tmp_path / "chart.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 3, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("no picture: ")
+    (heads,) = (line for line in done.stdout.splitlines() if line.startswith("operator"))
+    assert " ".join(heads.split()) == "operator stage us a call of busy launches a call MB moved GB/s of a copy"
+    assert len(list(tmp_path.glob("profile-*.json"))) == 1
+    assert not (tmp_path / "chart.png").exists()
+
+
+def test_the_plain_table_says_what_tabulate_does() -> None:
+    tabulate = pytest.importorskip("tabulate").tabulate
+    rows, heads = [["a long name", "1.5"], ["b", "1,000.0"]], ["what", "us"]
+    options = {"disable_numparse": True, "colalign": ("left", "right")}
+    found, expected = plain.plain_table(rows, heads, **options), tabulate(rows, heads, **options)
+    assert [line.split() for line in found.splitlines()[::2]] == [line.split() for line in expected.splitlines()[::2]]
+    assert len({len(found.splitlines()[line]) for line in (0, 2, 3)}) == 1, "the right column ends at one place"
+
+
+def test_a_copy_on_a_gpu_is_timed_by_its_own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two events, with the host waiting for the last one."""
+    done: list[str] = []
+
+    class Event:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            done.append("recorded")
+
+        def synchronize(self) -> None:
+            done.append("waited")
+
+        def elapsed_time(self, _: Any) -> float:
+            return 4.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: done.append("idle"))
+    assert clock.seconds_on(torch.device("cuda"), lambda: done.append("copied")) == 4e-3
+    assert done == ["idle", "recorded", "copied", "recorded", "waited"]
+
+
+def test_several_copies_are_several_times_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    copies: list[int] = []
+    monkeypatch.setattr(clock, "COPIED", {"cpu": 1000})
+    monkeypatch.setattr(clock, "COPIES", {"cpu": 8})
+    monkeypatch.setattr(clock, "_copy", lambda _source, _target, number: copies.append(number))
+    monkeypatch.setattr(clock, "seconds_on", lambda _, call: call() or 2.0)
+    assert clock.Machine("cpu").copy_bandwidth(3) == 2 * 1000 * 8 / 2.0
+    assert copies == [8] * 4
+
+
+@pytest.mark.parametrize(
+    ("where", "profiled", "name", "threads", "says"),
+    [
+        ("cpu", 1.6e-3, ENGINE, 2, ("1.6 times as long", "several threads")),
+        ("cpu", 1.6e-3, ENGINE, 1, ("1.6 times as long",)),
+        ("cpu", 1.6e-3, "aten::sort", 2, ("1.6 times as long",)),
+        ("cpu", 1.1e-3, ENGINE, 2, ()),
+        ("cuda", 1.6e-3, "encode_items", 2, ()),
+    ],
+)
+def test_rows_of_slower_calls_are_said_to_be(
+    where: str, profiled: float, name: str, threads: int, says: tuple[str, ...]
+) -> None:
+    result = {
+        "about": {"type": where, "threads": threads},
+        "wall": 1e-3,
+        "profiled_wall": profiled,
+        "kernels": [{"name": name}],
+    }
+    note = profile.slowed(result)
+    assert all(each in note for each in says)
+    assert bool(note) == bool(says)
+    assert ("threads" in note) == (len(says) == 2)
 
 
 def gpu_result(events: list[Event]) -> dict[str, Any]:

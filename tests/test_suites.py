@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import fastap
-from bench import pairs, stages, truth
+from bench import cases, pairs, stages, truth
 from bench.cases import LOSSES, WORKS, Case, cut, peak_bytes, shrink, with_ratio
 from bench.environment import ROOT
 from bench.inputs import Shape
@@ -53,6 +53,7 @@ def test_what_a_run_keeps(tmp_path: Path) -> None:
         assert extra["scores"] == extra["rankings"] * (extra["P"] + extra["N"])
         assert extra["threads"] == about["threads"] == 1
         assert stats["rounds"] == extra["ratio"]["rounds"] >= 3
+        assert extra["ratio_to_sort"] == extra["ratio"]["median"]
         for quantiles in (extra["sort"], extra["ratio"]):
             assert 0 < quantiles["p10"] <= quantiles["median"] <= quantiles["p90"]
         assert "against" in extra["checked"]
@@ -139,14 +140,11 @@ def test_rankings_are_checked_at_full_size(monkeypatch: pytest.MonkeyPatch, work
     right = fastap.loss_augmented_ranking
 
     def swapped(*inputs: Any, **options: Any) -> Any:
-        ranks, value = right(*inputs, **options)
+        ranked = right(*inputs, **options)
+        ranks = ranked.ranks
         first, second = (ranks == 0).nonzero(), (ranks == ranks.numel() // 2).nonzero()
         ranks[first], ranks[second] = ranks.numel() // 2, 0
-        return (
-            fastap.AugmentedRanking(ranks, value)
-            if hasattr(fastap, "AugmentedRanking")
-            else type(right(*inputs, **options))(ranks, value)
-        )
+        return ranked
 
     monkeypatch.setattr(fastap, "loss_augmented_ranking", swapped)
     with pytest.raises(AssertionError):
@@ -234,7 +232,7 @@ def test_rounds_pair_work_with_its_own_sort() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pair", "rounds"), [(1e-5, pairs.MOST), (0.01, 50), (0.04, 30), (0.2, 5), (0.9, 5), (1.0, 5), (30.0, 5)]
+    ("pair", "rounds"), [(1e-5, pairs.MOST), (0.01, 50), (0.04, 30), (0.2, 5), (0.9, 5), (1.0, 7), (30.0, 7)]
 )
 def test_rounds_adapt(pair: float, rounds: int) -> None:
     assert pairs.rounds_for(pair, seconds=0.5, least=5) == rounds
@@ -254,9 +252,41 @@ def test_every_round_is_fresh_and_ends_what_it_began() -> None:
         assert rounds.sorts == []
         (job,), _ = rounds.set_up()
         rounds.run(job)
+        rounds.tear_down()
     assert ended == [1, 2, 3, 4]
     assert len({tuple(each.tolist()) for each in seen}) == 4
     assert len(rounds.sorts) == 1
+
+
+def test_the_sort_goes_first_and_last_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same scores as the work, with what was changed for the work put back."""
+    done: list[tuple[str, Any]] = []
+    right = torch.sort
+
+    def sorting(scores: torch.Tensor, **options: Any) -> Any:
+        assert not scores.requires_grad
+        done.append(("sort", scores.tolist()))
+        return right(scores, **options)
+
+    def prepare(scores: torch.Tensor, targets: torch.Tensor, stack: ExitStack) -> Callable[[], None]:
+        stack.callback(lambda: done.append(("back", None)))
+        scores.requires_grad_()
+        return lambda: done.append(("work", scores.tolist()))
+
+    monkeypatch.setattr(torch, "sort", sorting)
+    with ExitStack() as stack:
+        rounds = pairs.Pairs(Case(Shape(1, 10, 90)), prepare, stack)
+        rounds.warm_up()
+        done.clear()
+        for _ in range(4):
+            (job,), _ = rounds.set_up()
+            rounds.run(job)
+            rounds.tear_down(job)
+    first, last = ["sort", "work", "back"], ["work", "back", "sort"]
+    assert [name for name, _ in done] == [*first, *last, *first, *last]
+    scores = [each for _, each in done if each is not None]
+    assert scores[::2] == scores[1::2]
+    assert len({tuple(each) for each in scores}) == len(rounds.sorts) == 4
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
@@ -268,10 +298,16 @@ def test_peak_memory_is_that_of_the_call() -> None:
     assert 16 < found / case.shape.scores < 160
 
 
+def test_weighing_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cases, "WEIGHING_SECONDS", 0.01)
+    with pytest.raises(RuntimeError, match=r"out of time: more than 0\.01 s"):
+        peak_bytes(Case(with_ratio(1_000)))
+
+
 def test_a_round_on_cuda_ends_with_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither what was queued before nor what is still running at its end falls out of its time."""
     events: list[str] = []
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: events.append("waited"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: events.append("waited"))
     case = Case(Shape(1, 10, 90), device="cuda")
     monkeypatch.setattr(Case, "inputs", lambda self: iter([(torch.zeros(100), torch.zeros(100) > 0)]))
     with ExitStack() as stack:

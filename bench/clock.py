@@ -1,0 +1,74 @@
+"""What every timing shares: waiting for the device, seconds by the host's clock or the GPU's, quantiles, a copy."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+COPIED = {"cuda": 1 << 29, "cpu": 1 << 27}  # bytes, beyond any cache
+# A GPU gets several copies for one measurement, so that the start of the first is nothing beside them.
+COPIES = {"cuda": 8, "cpu": 1}
+
+
+def wait(device: torch.device | str) -> None:
+    """Until the device has done all that it was given; the CPU has."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def quantiles(values: Any) -> dict[str, float]:
+    """``median``, ``p10`` and ``p90``, as results keep them."""
+    low, middle, high = np.quantile(values, (0.1, 0.5, 0.9))
+    return {"median": float(middle), "p10": float(low), "p90": float(high)}
+
+
+def seconds_on(device: torch.device, call: Callable[[], object]) -> float:
+    """Seconds of the device's time: on a GPU between two events, where launch and wake-up of the host do not count."""
+    wait(device)
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+class Machine:
+    """The device that calls run on, and its L2 cache, which is flushed before each of them."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.on_gpu = torch.device(device), device == "cuda"
+        self.flushed: Tensor | None = None
+        if self.on_gpu:
+            cached = getattr(torch.cuda.get_device_properties(self.device), "L2_cache_size", 64 << 20)
+            self.flushed = torch.empty(max(4 * cached, 1 << 28), dtype=torch.int8, device=self.device)
+
+    def wait(self) -> None:
+        wait(self.device)
+
+    def flush(self) -> None:
+        if self.flushed is not None:
+            self.flushed.zero_()
+            self.wait()
+
+    def copy_bandwidth(self, repeats: int = 5) -> float:
+        """Bytes read and written a second by a large copy; the median."""
+        source = torch.zeros(COPIED[self.device.type], dtype=torch.uint8, device=self.device)
+        target, copies = torch.ones_like(source), COPIES[self.device.type]
+        taken = [seconds_on(self.device, lambda: _copy(source, target, copies)) for _ in range(repeats + 1)]
+        return 2 * source.numel() * copies / statistics.median(taken[1:])  # the first warms up
+
+
+def _copy(source: Tensor, target: Tensor, copies: int) -> None:
+    for _ in range(copies):
+        target.copy_(source)
