@@ -14,8 +14,9 @@ setup(
             depends=sorted(map(str, NATIVE.glob("*.h"))),
             define_macros=[("Py_LIMITED_API", "0x030A0000"), ("_GNU_SOURCE", "1")],
             # No contraction: a fused multiply-add would make the bits depend on the processor.
-            extra_compile_args=["-std=c11", "-O3", "-ffp-contract=off", "-pthread"],
+            extra_compile_args=["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-pthread"],
             extra_link_args=["-pthread"],
+            libraries=["m"],
             py_limited_api=True,
             optional=True,  # without a C compiler the torch backend serves
         )

@@ -48,8 +48,9 @@ def direct_ap_loss(
         ignore_index: items with this target take no part.
         reduction: ``"mean"`` over the rankings that take part, ``"sum"`` or ``"none"`` (the shape of ``scores``
             without ``dim``).
-        backend: ``"auto"`` (``"triton"`` for CUDA tensors, ``"torch"`` elsewhere), ``"torch"``, ``"triton"`` or
-            ``"reference"`` (slow, for checking; the dynamic program by either method).
+        backend: ``"auto"`` (``"triton"`` for CUDA tensors, ``"native"`` on the CPU, ``"torch"`` elsewhere and where
+            these are missing), ``"native"``, ``"torch"``, ``"triton"`` or ``"reference"`` (slow, for checking; the
+            dynamic program by either method).
 
     Returns:
         The loss, float64 for float64 scores and float32 for all others. All arithmetic is float64. Rankings without a

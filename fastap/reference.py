@@ -72,8 +72,9 @@ def augmented_choice(positives: Floats, negatives: Floats, task_scale: float) ->
         h_i(a) = max over a' <= a of [ h_{i-1}(a') + term_i(a') ].
     """
     n_positive, n_negative = positives.size, negatives.size
-    # F depends on differences only; centred sums lose no digits to a common offset.
-    centre = np.median(negatives)
+    # F depends on differences only; sums from the middle of the positives lose no digits to a common offset, nor to
+    # negatives far below.
+    centre = np.median(positives)
     p, n = positives - centre, negatives - centre
     a = np.arange(n_negative + 1)
     summed = np.concatenate([[0.0], np.cumsum(n)])

@@ -93,9 +93,10 @@ def short_rankings(
     tl.store(order_ptr + place, (packed & _INDEX_MASK).to(tl.int32), mask=mask)
     score = score_of((((packed >> _INDEX_BITS) & 0xFFFFFFFF) - 0x80000000).to(tl.int32))
     tl.store(v_ptr + place, score, mask=mask)
-    # F sees differences of scores only. Centred, a common offset costs no digits in the prefix sums.
+    # F sees differences of scores only. Counted from the middle positive, the sums of the negatives around the
+    # positives keep their digits, whatever the offset of all scores, and however far below many negatives lie.
     score = score.to(tl.float64)
-    centre = tl.sum(tl.where(place == n_positive + n_negative // 2, score, 0.0), axis=0)
+    centre = tl.sum(tl.where(place == n_positive // 2, score, 0.0), axis=0)
     is_negative = (place >= n_positive) & (place < n_positive + n_negative)
     sums = tl.cumsum(tl.where(is_negative, score - centre, 0.0), axis=0)
     tl.store(s_ptr + place, sums, mask=mask)

@@ -93,8 +93,8 @@ def sum_tiles(
     keys_ptr: (rankings, n_items) sorted keys. index_ptr: the same in int32, the item at each place.
     classes_ptr: (rankings, n_items) int8, by item. counts_ptr: (rankings, 4) int32.
     tile_counts_ptr: (rankings, n_tiles, 2) int32. tile_sums_ptr: (rankings, n_tiles) float64.
-    centre_ptr: (rankings,) float64, the middle score of those that take part, from where sums count. F sees differences
-    of scores only: so a common offset costs no digits.
+    centre_ptr: (rankings,) float64, from where sums count: F sees differences of scores only. The score as many places
+    from the top as half the positives are: however far below many negatives lie, the others keep their digits.
     """
     program = tl.program_id(0).to(tl.int64)
     ranking = program // n_tiles
@@ -156,8 +156,8 @@ def split_classes(
 
 @triton.jit
 def _centre(keys_ptr, counts_ptr, ranking, n_items):
-    taken = tl.load(counts_ptr + ranking * 4) + tl.load(counts_ptr + ranking * 4 + 1)
-    return score_of(tl.load(keys_ptr + ranking * n_items + taken // 2, mask=taken > 0, other=0)).to(tl.float64)
+    n_positive = tl.load(counts_ptr + ranking * 4)
+    return score_of(tl.load(keys_ptr + ranking * n_items + n_positive // 2)).to(tl.float64)
 
 
 @triton.jit

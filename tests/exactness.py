@@ -118,7 +118,7 @@ def is_unique(score: Floats, target: Bools, task_scale: float) -> bool:
     p, n = np.sort(score[target])[::-1], np.sort(score[~target])[::-1]
     a = np.arange(n.size + 1)
     i = np.arange(1, p.size + 1)[:, None]
-    centre = np.median(n)
+    centre = np.median(p)
     term = np.concatenate([[0.0], np.cumsum(n - centre)]) - a * (p[:, None] - centre)
     term = term + task_scale * n.size / 2 * (a / (i + a))
     until = np.empty_like(term)

@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastap
-from tests.losses import Loss, value_and_gradient
+from tests.losses import LOSSES, Loss, value_and_gradient
 from tests.paths import PATHS, solving
 
 
@@ -116,3 +116,18 @@ def test_ignored_items_of_a_lost_ranking_have_gradient_zero(path: str, loss: Los
     assert value.isnan()
     assert gradient.isnan().tolist() == [True, True, False, True]
     assert gradient[2] == 0
+
+
+@pytest.mark.parametrize("fill", [-1e9, -1e12, -1e30, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("update", ["positive", "negative"])
+def test_masked_negatives_cost_no_digits(update: str, fill: float, path: str) -> None:
+    """Masked logits: most negatives are far below everything else, and might as well be at -1,000."""
+    generator = torch.Generator().manual_seed(0)
+    scores, targets = torch.randn(300, generator=generator), torch.arange(300) < 30
+    scores[:30] += 1
+    masked = torch.arange(300) >= 120
+    with solving(path):
+        expected = value_and_gradient(LOSSES[update], scores.masked_fill(masked, -1e3), targets, weight=0.3)
+        value, gradient = value_and_gradient(LOSSES[update], scores.masked_fill(masked, fill), targets, weight=0.3)
+    torch.testing.assert_close(value, expected[0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient, expected[1], rtol=1e-6, atol=1e-9)

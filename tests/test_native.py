@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -227,6 +228,73 @@ def test_threads_of_the_caller_do_not_meet(loss: Loss) -> None:
     for number, results in found.items():
         for result in results:
             assert all(map(torch.equal, result, expected[number]))
+
+
+def test_scores_near_the_largest_are_right_or_lost() -> None:
+    """Prices are sums of gaps over the rows: where they would overflow, all is lost, with no answer in between."""
+    scores, targets = one_ranking("conflicting", 1_500, 2_500, torch.float64)
+    scores /= scores.abs().max()
+    expected = fastap.direct_ap_loss(scores, targets, epsilon=0.5, update="negative", backend="native")
+    found = []
+    for power in (295, 300, 302, 303, 304, 306):
+        scale = 10.0**power
+        options: Any = {"epsilon": 0.5 * scale, "update": "negative", "backend": "native"}
+        found.append(fastap.direct_ap_loss(scores * scale, targets, **options))
+        value = fastap.loss_augmented_ranking(scores * scale, targets, **options).value
+        assert found[-1].isnan() == value.isnan()
+    for value in found:
+        assert value.isnan() or torch.isclose(value, expected, rtol=1e-9, atol=0)
+    assert not found[0].isnan()
+    assert found[-1].isnan()
+
+
+WORKERS = """
+import torch, fastap
+from pathlib import Path
+def busy():
+    return {task.name: int((task / "schedstat").read_text().split()[0]) for task in Path("/proc/self/task").iterdir()}
+scores, targets = torch.randn(3_000_000), torch.rand(3_000_000) < 0.01
+torch.set_num_threads(8)
+fastap.direct_ap_loss(scores, targets)
+torch.set_num_threads(2)
+before = busy()
+for _ in range(5):
+    fastap.average_precision(scores, targets)
+print(sum(taken > before.get(name, 0) + 1_000_000 for name, taken in busy().items()))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="Linux tells what a thread has worked")
+def test_no_more_threads_work_than_pytorch_has() -> None:
+    done = subprocess.run([sys.executable, "-c", WORKERS], timeout=120, check=True, capture_output=True, text=True)
+    assert int(done.stdout) <= 2
+
+
+@pytest.mark.skipif(not native.IS_BUILT or shutil.which("nm") is None, reason="nm reads the symbols")
+def test_one_symbol_is_visible() -> None:
+    """Others could be taken for, or replaced by, those of another library."""
+    listed = subprocess.run(["nm", "-D", "--defined-only", native._engine.__file__], check=True, capture_output=True)
+    assert [line.split()[-1] for line in listed.stdout.decode().splitlines()] == ["PyInit__engine"]
+
+
+def test_negative_views_are_read_as_they_are() -> None:
+    scores, targets = random_batch(5, 2, 30)
+    expected = fastap.direct_ap_loss(scores, targets, backend="native")
+    assert fastap.direct_ap_loss(torch._neg_view(-scores), targets, backend="native") == expected
+
+
+def test_long_rankings_on_a_small_stack() -> None:
+    found: list[Tensor] = []
+    scores = 1 + 0.2 * torch.rand(1_000_000, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(1_000_000) % 100 == 0
+    before = threading.stack_size(256 << 10)
+    try:
+        worker = threading.Thread(target=lambda: found.append(fastap.direct_ap_loss(scores, targets)))
+        worker.start()
+        worker.join()
+    finally:
+        threading.stack_size(before)
+    assert found[0] == fastap.direct_ap_loss(scores, targets)
 
 
 FORKS = """

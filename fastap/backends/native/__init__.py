@@ -21,7 +21,7 @@ from fastap.problem import AugmentedRanking, Batch, Losses, Objective
 _engine: Any
 try:
     _engine = importlib.import_module("fastap.backends.native._engine")
-except ImportError:  # installed without a C compiler
+except ModuleNotFoundError:  # installed without a C compiler
     _engine = None
 
 __all__ = ["IS_BUILT", "STAGES", "average_precision", "losses", "ranking", "reduce", "stage_seconds"]
@@ -94,7 +94,7 @@ def _solve(batch: Batch, objective: Objective, addresses: tuple[int, ...]) -> No
         targets = targets.float() if targets.is_floating_point() else targets.long()
     if ignored is not None and not can_hold(batch.targets.dtype, ignored):
         ignored = None
-    scores, targets = scores.contiguous(), targets.contiguous()
+    scores, targets = scores.resolve_neg().contiguous(), targets.resolve_neg().contiguous()
     status = _engine.solve(
         scores.data_ptr(),
         scores.dtype == torch.float64,

@@ -52,8 +52,8 @@ int solve_batch(const Batch *batch, const Objective *objective, const Outcome *o
     const int enough = parts_for(batch->rankings * batch->items * STEPS_A_SCORE, batch->threads);
     int threads = batch->threads < enough ? batch->threads : enough;
     threads = threads < batch->rankings ? threads : (int)batch->rankings;
-    work.threads = threads > 1 ? 1 : batch->threads;
-    threads = watch ? 1 : threads; /* which times one ranking at a time */
+    threads = watch ? 1 : threads; /* which times one thread */
+    work.threads = threads > 1 || watch ? 1 : batch->threads;
     in_parts(threads, threads, solve_some, &work);
     return atomic_load(&work.status);
 }

@@ -45,11 +45,12 @@ static void count_part(void *work, int part, int parts)
     }
 }
 
-/* Counts, sums, and the terms made of them. F sees differences of scores only; the centre is the middle negative. */
+/* Counts, sums, and the terms made of them. F sees differences of scores only, so sums may count from anywhere; from the
+ * middle positive, because rows choose among the negatives around them, however far below the others lie. */
 static Terms terms_of(Ranking *ranking, const Objective *objective)
 {
     const Sorted negatives = ranking->negatives;
-    const double centre = score_at(negatives, negatives.count / 2);
+    const double centre = ranking->p[ranking->positives.count / 2];
     double sum = ranking->sum[0] = 0.0;
     for (int32_t place = 0; place < negatives.count; place++)
         ranking->sum[place + 1] = sum += score_at(negatives, place) - centre;
@@ -65,12 +66,13 @@ static Terms terms_of(Ranking *ranking, const Objective *objective)
                    .threads = ranking->threads};
 }
 
-/* Whether no term overflows: the largest are those of all negatives above one positive. */
+/* Whether no sum of the search overflows: sums of terms over the rows, of gaps over all pairs, and the like. */
 static int can_sum(const Terms *terms)
 {
-    const int32_t most = terms->negatives.count;
-    return isfinite(standard_of(terms, terms->p[0], most)) && isfinite(terms->task) &&
-           isfinite(standard_of(terms, terms->p[terms->rows - 1], most)) && isfinite(terms->sum[most / 2]);
+    const double highest = fmax(terms->p[0], score_at(terms->negatives, 0));
+    const double lowest = fmin(terms->p[terms->rows - 1], score_at(terms->negatives, terms->negatives.count - 1));
+    const double pairs = (double)terms->rows * terms->negatives.count;
+    return isfinite(16.0 * pairs * (highest - lowest)) && isfinite(16.0 * terms->rows * terms->task);
 }
 
 static int takes_part(const Ranking *ranking) { return ranking->positives.count && ranking->negatives.count; }
@@ -134,10 +136,9 @@ static inline void put(const Filling *filling, Sorted sorted, int32_t place, dou
 /* The first place from `place` on where a group of equal scores begins. */
 static int32_t group_start(Sorted sorted, int64_t place)
 {
-    while (place > 0 && place < sorted.count &&
-           score_at(sorted, (int32_t)place) == score_at(sorted, (int32_t)place - 1))
-        place++;
-    return (int32_t)place;
+    if (place == 0 || place == sorted.count)
+        return (int32_t)place;
+    return count_above(sorted, (int32_t)place, score_at(sorted, (int32_t)place - 1), 1);
 }
 
 /* Equal positives get the mean of what they got. */
@@ -279,7 +280,8 @@ int write_ranks(const Batch *batch, const Objective *objective, const Outcome *o
     memset(ranking->a, 0, sizeof *ranking->a * (size_t)rows);
     if (takes_part(ranking) && is_finite(ranking->positives) && is_finite(ranking->negatives)) {
         Terms terms = terms_of(ranking, objective);
-        if (can_sum(&terms) && solve(ranking, &terms, objective, watch))
+        const int solvable = can_sum(&terms);
+        if (solvable && solve(ranking, &terms, objective, watch))
             return NO_MEMORY;
         double positives = 0.0, gap = 0.0, task = 0.0;
         for (int32_t row = 0; row < rows; row++) {
@@ -289,6 +291,7 @@ int write_ranks(const Batch *batch, const Objective *objective, const Outcome *o
         }
         value = positives / rows - terms.sum[columns] / columns + gap * (2.0 / ((double)rows * columns));
         value += task / rows * (objective->sign * objective->epsilon);
+        value = solvable ? value : NAN;
     }
     for (int64_t item = 0; item < batch->items; item++)
         ranks[item] = -1;

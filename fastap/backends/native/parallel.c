@@ -13,14 +13,17 @@
 static struct {
     pthread_mutex_t in_use; /* by one caller */
     pthread_mutex_t lock;   /* of all below */
-    pthread_cond_t begins, ends;
+    pthread_cond_t ends;
     int size; /* threads beside the caller */
+    struct {
+        pthread_cond_t begins;
+        int called;
+    } member[MOST_PARTS]; /* the first ones are called, always the same, however many there are */
     Task *task;
     void *work;
     int parts, next, unfinished;
 } crew = {.in_use = PTHREAD_MUTEX_INITIALIZER,
           .lock = PTHREAD_MUTEX_INITIALIZER,
-          .begins = PTHREAD_COND_INITIALIZER,
           .ends = PTHREAD_COND_INITIALIZER};
 
 /* Take parts until none is left; with the lock, which is open while a part is worked on. */
@@ -38,13 +41,16 @@ static void take_parts(void)
     }
 }
 
-static void *serve(void *nothing)
+static void *serve(void *number)
 {
-    (void)nothing;
+    const intptr_t own = (intptr_t)number;
     pthread_mutex_lock(&crew.lock);
     for (;;) {
-        take_parts();
-        pthread_cond_wait(&crew.begins, &crew.lock);
+        if (crew.member[own].called) {
+            crew.member[own].called = 0;
+            take_parts();
+        }
+        pthread_cond_wait(&crew.member[own].begins, &crew.lock);
     }
     return NULL; /* never */
 }
@@ -54,7 +60,6 @@ static void forget_crew(void)
 {
     pthread_mutex_init(&crew.in_use, NULL);
     pthread_mutex_init(&crew.lock, NULL);
-    pthread_cond_init(&crew.begins, NULL);
     pthread_cond_init(&crew.ends, NULL);
     crew.size = crew.parts = crew.next = crew.unfinished = 0;
 }
@@ -63,13 +68,18 @@ static void watch_forks(void) { pthread_atfork(NULL, NULL, forget_crew); }
 
 static void grow_crew(int size)
 {
+    if (crew.size >= size)
+        return;
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, watch_forks);
     sigset_t all, before; /* signals are for the program's own threads */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     pthread_t thread;
-    while (crew.size < size && !pthread_create(&thread, NULL, serve, NULL)) {
+    while (crew.size < size) {
+        pthread_cond_init(&crew.member[crew.size].begins, NULL);
+        if (pthread_create(&thread, NULL, serve, (void *)(intptr_t)crew.size))
+            break;
         pthread_detach(thread);
         crew.size++;
     }
@@ -84,13 +94,20 @@ void in_parts(int threads, int parts, Task *task, void *work)
         return;
     }
     pthread_mutex_lock(&crew.lock);
-    grow_crew((threads < parts ? threads : parts) - 1);
+    const int wanted = (threads < parts ? threads : parts) - 1;
+    grow_crew(wanted);
+    const int called = wanted < crew.size ? wanted : crew.size;
     crew.task = task;
     crew.work = work;
     crew.next = 0;
     crew.parts = crew.unfinished = parts;
-    pthread_cond_broadcast(&crew.begins);
+    for (int number = 0; number < called; number++) {
+        crew.member[number].called = 1;
+        pthread_cond_signal(&crew.member[number].begins);
+    }
     take_parts();
+    for (int number = 0; number < called; number++)
+        crew.member[number].called = 0; /* who has not come by now would find nothing left */
     while (crew.unfinished)
         pthread_cond_wait(&crew.ends, &crew.lock);
     pthread_mutex_unlock(&crew.lock);
@@ -115,7 +132,7 @@ void lap(Watch *watch, int stage)
     if (!watch)
         return;
     struct timespec now;
-    timespec_get(&now, TIME_UTC);
+    clock_gettime(CLOCK_MONOTONIC, &now);
     double seconds = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
     if (stage >= 0)
         watch->seconds[stage] += seconds - watch->since;

@@ -52,9 +52,9 @@ static void advance(const Frame *frame, int32_t row, double *h, int32_t *reached
     for (int32_t a = *reached + 1; a <= right; a++)
         h[a] = h[*reached];
     *reached = right;
-    for (int32_t from = left; from <= right; from += CHUNK) {
-        int32_t count = right - from < CHUNK ? right - from + 1 : CHUNK;
-        add_terms(frame->terms, row, from, count, h + from, total);
+    for (int64_t from = left; from <= right; from += CHUNK) {
+        int32_t count = right - from < CHUNK ? (int32_t)(right - from) + 1 : CHUNK;
+        add_terms(frame->terms, row, (int32_t)from, count, h + from, total);
         for (int32_t k = 0; k < count; k++) {
             int grew = total[k] > most;
             most = grew ? total[k] : most;

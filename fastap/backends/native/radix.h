@@ -60,9 +60,10 @@ static RECORD *NAME(sort_low)(RECORD *records, RECORD *spare, int64_t count, int
         NAME(insert)(records, count);
         return records;
     }
-    const int digit = count < MANY ? 8 : 11, parts = parts_for(count, threads);
-    uint32_t places[parts][MOST_VALUES];
-    Pass pass = {records, spare, count, 0, 1 << digit, threads, places};
+    const int digit = count < MANY ? 8 : 11;
+    uint32_t one[1][MOST_VALUES];
+    int parts = parts_for(count, threads);
+    Pass pass = {records, spare, count, 0, 1 << digit, threads, places_for(&parts, one)};
     for (; pass.shift < bits; pass.shift += digit) {
         if (NAME(place_digits)(&pass, parts))
             continue;
@@ -71,6 +72,8 @@ static RECORD *NAME(sort_low)(RECORD *records, RECORD *spare, int64_t count, int
         pass.spare = pass.records;
         pass.records = sorted;
     }
+    if (pass.places != one)
+        free(pass.places);
     return pass.records;
 }
 
@@ -97,14 +100,17 @@ RECORD *NAME(sort)(RECORD *records, RECORD *spare, int64_t count, int threads)
 {
     if (count < LARGE)
         return NAME(sort_low)(records, spare, count, KEY_BITS, threads);
-    const int parts = parts_for(count, threads);
-    uint32_t places[parts][MOST_VALUES];
-    Pass pass = {records, spare, count, KEY_BITS - 11, MOST_VALUES, threads, places};
-    if (NAME(place_digits)(&pass, parts))
-        return NAME(sort_low)(records, spare, count, pass.shift, threads);
-    in_parts(threads, parts, NAME(move), &pass);
-    pass.records = spare;
-    pass.spare = records;
-    in_parts(threads, parts, NAME(sort_buckets), &pass);
-    return spare;
+    uint32_t one[1][MOST_VALUES];
+    int parts = parts_for(count, threads);
+    Pass pass = {records, spare, count, KEY_BITS - 11, MOST_VALUES, threads, places_for(&parts, one)};
+    const int all_the_same = NAME(place_digits)(&pass, parts);
+    if (!all_the_same) {
+        in_parts(threads, parts, NAME(move), &pass);
+        pass.records = spare;
+        pass.spare = records;
+        in_parts(threads, parts, NAME(sort_buckets), &pass);
+    }
+    if (pass.places != one)
+        free(pass.places);
+    return all_the_same ? NAME(sort_low)(records, spare, count, pass.shift, threads) : spare;
 }

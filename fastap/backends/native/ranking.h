@@ -108,7 +108,7 @@ static inline double marginal_of(const Terms *terms, double score, double i, int
 /* parallel.c: task(work, part, parts) for every part, by at most so many threads, each taking the next part that nobody
  * has taken */
 typedef void Task(void *work, int part, int parts);
-#define MOST_PARTS 32
+#define MOST_PARTS 128
 void in_parts(int threads, int parts, Task *task, void *work);
 int parts_for(int64_t steps, int threads); /* that are worth waking them; a step is a nanosecond or two */
 static inline int64_t part_start(int64_t count, int part, int parts) { return count * part / parts; }

@@ -17,6 +17,15 @@ typedef struct {
     uint32_t (*places)[MOST_VALUES]; /* [parts]: how often a digit has a value, then where the next of these goes */
 } Pass;
 
+/* Places of every part: more than one are too much for a small stack; without memory for them there is one part. */
+static uint32_t (*places_for(int *parts, uint32_t (*one)[MOST_VALUES]))[MOST_VALUES]
+{
+    uint32_t (*places)[MOST_VALUES] = *parts > 1 ? malloc(sizeof *places * (size_t)*parts) : NULL;
+    if (!places)
+        *parts = 1;
+    return places ? places : one;
+}
+
 #define RECORD Narrow
 #define KEY(record) ((uint32_t)((record) >> 32))
 #define KEY_BITS 32

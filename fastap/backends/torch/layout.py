@@ -31,7 +31,7 @@ class Layout:
 
     keys: Tensor  # (places,) int64, ascending; equal exactly where ranking, class and score are equal
     order: Tensor  # (places,) int64: the flat index of the item that stands at a place
-    values: Tensor  # (places,) float64 scores, less the ranking's middle negative
+    values: Tensor  # (places,) float64 scores, less the ranking's middle positive
     prefix: Tensor  # (places,) float64: sum of the ranking's negatives up to and including this place
     positives: Tensor  # (all positives,) int64: their places
     ranking: Tensor  # (all positives,) int64: the ranking each belongs to
@@ -133,8 +133,9 @@ def sort_batch(problem: Problem) -> Layout:
     table = values.view(rankings, items)
     if not bool(finite.all()):
         table[~finite] = 0.0  # keeps NaN out of the arithmetic; the results of these rankings are overwritten
-    # F sees differences of scores only. Centred, a common offset costs no digits in the prefix sums.
-    table -= values[(start + n_positive + n_negative // 2).clamp_(max=values.shape[0] - 1)][:, None]
+    # F sees differences of scores only. Counted from the middle positive, the sums of the negatives around the
+    # positives keep their digits, whatever the offset of all scores, and however far below many negatives lie.
+    table -= values[start + n_positive // 2][:, None]
 
     ends = n_positive.cumsum(0)
     ranking = torch.repeat_interleave(torch.arange(rankings, device=device), n_positive)

@@ -33,7 +33,7 @@ class Table:
     n: Floats  # (lines, N) negatives, descending; padding -inf
     p_item: Ints  # (lines, P): the item of the ranking; of no meaning at padding
     n_item: Ints  # (lines, N)
-    centre: Floats  # (lines, 1): the middle negative; sums of scores are taken from there
+    centre: Floats  # (lines, 1): the middle positive; sums of scores are taken from there
     n_positive: Ints  # (lines, 1)
     n_negative: Ints  # (lines, 1)
     padded: bool
@@ -71,7 +71,7 @@ def table_of(problem: Problem) -> Table | None:
     p, p_item = _sorted(scores, positive, line, widest_p)
     n, n_item = _sorted(scores, negative, line, widest_n)
     padded = bool((n_positive != widest_p).any() or (n_negative != widest_n).any())
-    centre = n[line, n_negative >> 1]  # F sees differences only; see layout.sort_batch
+    centre = p[line, n_positive >> 1]  # F sees differences only; see layout.sort_batch
     return Table(lines, line, p, n, p_item, n_item, centre, n_positive, n_negative, padded, takes_part, lost)
 
 

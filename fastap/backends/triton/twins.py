@@ -63,10 +63,10 @@ def sum_tiles(
 ) -> None:  # fmt: skip
     """Of each tile of the sorted items: positives, negatives, ``sum(negatives - centre)``.
 
-    ``centre`` is the middle of the scores that take part; without any it has no meaning.
+    ``centre`` is the score as many places from the top as half the positives are.
     """
     group, score = _sorted_items(keys, index, classes)
-    middle = (counts[:, 0] + counts[:, 1]) // 2
+    middle = counts[:, 0] // 2
     centre.copy_(score.gather(1, middle[:, None].long())[:, 0])
     tile_counts = tile_counts.view(-1)[: 2 * keys.shape[0] * n_tiles].view(-1, n_tiles, 2)
     tile_counts[..., 0] = _sum_tiles(group == _POSITIVE, n_tiles, tile)
@@ -82,7 +82,7 @@ def split_classes(
 ) -> None:  # fmt: skip
     """A stable sort by class of what is sorted by score, and ``s = cumsum(negatives - centre)``."""
     group, score = _sorted_items(keys, index, classes)
-    middle = (counts[:, 0] + counts[:, 1]) // 2
+    middle = counts[:, 0] // 2
     centre = score.gather(1, middle[:, None].long())
     group, place = group.sort(dim=1, stable=True)
     score = score.gather(1, place)
