@@ -35,7 +35,7 @@ class Page:
         self.add(f"![{text}]({file})")
 
     def link(self, path: Path) -> str:
-        return Path(os.path.relpath(path, self.out)).as_posix()
+        return Path(os.path.relpath(path.resolve(), self.out.resolve())).as_posix()
 
     def __str__(self) -> str:
         return "\n\n".join(self.parts) + "\n"

@@ -7,21 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import page_gpu, plots, stored
-from bench.markdown import Page, one_line, timed, versions_of
-from bench.stored import Result, Row, Series, memory, times_of
+from bench import page_gpu, page_peers, plots, stored
+from bench.markdown import Page, timed, versions_of
+from bench.stored import Result, Row, Series
 
 HEAD = """# Benchmarks
 
-Made by `python -m bench.report` from the files in [{folder}]({folder}); every figure below is computed from them, none
-is written by hand.
+Made by `python -m bench.report` from the files in {folder}; every figure below is computed from them, none is written
+by hand.
 
 **Words.** A ranking has P positives and N negatives. Every call gets fresh scores. *positive* and *negative* are the
 updates of `direct_ap_loss`, *hinge* is `ap_hinge_loss`, *perceptron* is `ap_perceptron_loss`, each forward and
 backward; *metric* is `average_precision`. A time is a median; in brackets stands its ratio to
-`torch.sort(scores, descending=True)` of as many scores, the two taken in turns in one process (the median over these
-pairs). Memory is the peak beyond the inputs and their gradient. Whatever is timed has been checked for correctness in
-the same run."""
+`torch.sort(scores, descending=True)` of the same scores, the two taken in turns in one process (the median over these
+pairs). Memory is the peak beyond the inputs and their gradient.
+
+**Checks.** In the run that timed it, each of this library's calls in the suites was first compared with a reference
+implementation or the dynamic program, on a smaller problem where the whole one is too large for that; what was compared
+is in the file, as `checked` of each benchmark. Of other libraries less is asserted, and not of all the same: a table
+says what. What `bench.gpu` and `bench.profile` time they check by themselves."""
 
 NO_GPU = """## GPU
 
@@ -84,7 +88,7 @@ WORDS = {"kind": "scores", "both": "forward + backward"}
 def write(results: Sequence[Result], folder: Path, out: Path) -> Page:
     """The page on results of ``folder``, for it to lie in ``out``."""
     page = Page(out)
-    page.add(HEAD.format(folder=page.link(folder)))
+    page.add(HEAD.format(folder=_folder(page, folder)))
     for device in dict.fromkeys(result.about["device"] for result in results):
         of_device = [result for result in results if result.about["device"] == device]
         suites, peers = (next((each for each in of_device if each.kind == kind), None) for kind in ("suites", "peers"))
@@ -93,7 +97,7 @@ def write(results: Sequence[Result], folder: Path, out: Path) -> Page:
         add_targets(page, suites, peers)
         add_growth(page, device, suites, peers)
         if peers is not None:
-            add_peers(page, device, peers)
+            page_peers.add(page, device, peers)
         if suites is not None:
             for section in SECTIONS:
                 add_section(page, section, suites.suite(section.suite))
@@ -103,6 +107,12 @@ def write(results: Sequence[Result], folder: Path, out: Path) -> Page:
         page.add(NO_GPU.format(folder="bench/results"))
     page.add(REPRODUCE)
     return page
+
+
+def _folder(page: Page, folder: Path) -> str:
+    """A link, unless the page lies in the folder."""
+    link = page.link(folder)
+    return "its own folder" if link == "." else f"[{link.removeprefix('../')}]({link})"
 
 
 def command_of(result: Result) -> str:
@@ -179,17 +189,24 @@ def add_growth_tables(page: Page, lines: Sequence[Series], remembered: bool) -> 
     heads += ["bytes a score, at most"] if remembered else []
     page.table("One ranking that grows, the share of its positives kept: time (ratio to `torch.sort`).", body, heads, 0)
     fits = [
-        [line.name, f"{found.exponent:.3f}", f"{found.low:,.0f} to {found.high:,.0f}", str(found.points)]
+        [
+            line.name,
+            f"{found.exponent:.3f}",
+            "" if found.error is None else f"{found.error:.3f}",
+            f"{found.low:,.0f} to {found.high:,.0f}",
+            str(found.points),
+        ]
         for line in lines
         if (found := line.fit) is not None
     ]
     low, high = stored.FIT_RANGE
     says = (
         "How time grows: the exponent of `time = c * scores^exponent` by least squares on logarithms, over the sizes "
-        f"from {low:,.0f} to {high:,.0f} scores."
+        f"from {low:,.0f} to {high:,.0f} scores, and the standard error of it that the scatter about the line gives: "
+        "on few sizes a rough figure, and exponents that differ by less than two of these errors are not told apart."
     )
     if fits:
-        page.table(says, fits, ["work", "exponent", "scores", "sizes"])
+        page.table(says, fits, ["work", "exponent", "standard error", "scores", "sizes"])
 
 
 def add_section(page: Page, section: Section, rows: Sequence[Row]) -> None:
@@ -276,71 +293,3 @@ def _in_order(cases: Sequence[Sequence[str]]) -> list[str]:
                 found.insert(place, work)
             place = found.index(work) + 1
     return found
-
-
-def add_peers(page: Page, device: str, peers: Result) -> None:
-    rows = peers.rows
-    sizes = stored.sizes(rows)
-    cap = peers.data["cap"]
-    page.add("### Other libraries and papers")
-    page.add(
-        "Each peer at each size ran in a process of its own, which could take "
-        f"{cap['seconds']:g} s and {memory(cap['bytes'])} and also timed `torch.sort` and this library on the same "
-        "scores. Losses are timed forward and backward and compared with both updates of `direct_ap_loss`, metrics "
-        "with `average_precision`."
-    )
-    title = f"How many times as long as fastap others take on {device}"
-    page.picture("peers", device, "Time of peers against this library's", lambda: plots.peers(rows, title))
-    for gives, says in (
-        ("gradient", "Losses: how many times as long as the slower of this library's two updates they take."),
-        ("metric", "Metrics without a gradient: how many times as long as `average_precision` they take."),
-    ):
-        names = stored.names(rows, gives)
-        body = []
-        for name in names:
-            of_peer = [row for row in rows if row["peer"] == name and row["gives"] == gives]
-            by_size = {(row["P"], row["N"]): row for row in of_peer}
-            cells = [_times_or_status(by_size.get(size)) for size in sizes]
-            body.append([name, of_peer[0]["source"], *cells])
-        if body:
-            page.table(says, body, ["peer", "source", *(f"{p:,} + {n:,}" for p, n in sizes)], 2)
-    for size in sizes:
-        add_peers_of_size(page, stored.of_size(rows, size), size)
-
-
-def _times_or_status(row: Row | None) -> str:
-    if row is None:
-        return "not tried"
-    found = stored.ratio_to_ours(row)
-    if found is not None:
-        return times_of(found)
-    return "not compared" if row["status"] == "ok" else row["status"]
-
-
-def add_peers_of_size(page: Page, rows: Sequence[Row], size: tuple[int, int]) -> None:
-    ours = stored.ours_at(rows, size)
-    body = []
-    ordered = sorted(rows, key=lambda row: (row["gives"] != "gradient", (row.get("seconds") or {}).get("median", 1e9)))
-    for row in ordered:
-        ratios = [stored.ratio(row, other) for other in ("sort", *stored.WORKS)]
-        taken = row.get("seconds") if row["status"] == "ok" else None
-        body.append(
-            [
-                row["peer"],
-                row["gives"],
-                timed(taken["median"], None) if taken else row["status"],
-                *("" if each is None else times_of(each) for each in ratios),
-                memory(row["bytes"]) if row.get("bytes") else "",
-            ]
-        )
-    mine = [f"`{name}` {timed(ours[name], None)}" for name in ("sort", *stored.WORKS) if ours[name] is not None]
-    says = (
-        f"P = {size[0]:,}, N = {size[1]:,}: each peer's time, how many times as long as `torch.sort` and as this "
-        f"library in the same process it took, and its peak memory ({', '.join(mine)}, medians over "
-        "the processes)."
-    )
-    heads = ["peer", "gives", "time", "to sort", "to positive", "to negative", "to metric", "memory"]
-    page.table(says, body, heads, 2)
-    silent = [f"- {row['peer']}: {one_line(stored.in_words(row))}" for row in ordered if row["status"] != "ok"]
-    if silent:
-        page.add("Those without a time:", "\n".join(silent))

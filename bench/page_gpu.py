@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bench import plots, stored
+from bench import plots, profile_report, stored
+from bench.launches import ENGINE
 from bench.markdown import Page, timed
 from bench.plots import Point
 from bench.stored import Result, duration, memory
@@ -85,7 +86,7 @@ def points_of(gate: Result | None, profiles: Sequence[Result]) -> list[Point]:
         for kernel in profile.data["kernels"]:
             if kernel.get("bytes") and kernel["seconds"]:
                 each = max(kernel["launches"], 1)
-                name = KERNEL + plots.shorten(kernel["name"], 34)
+                name = KERNEL + profile_report.shorten(kernel["name"], 34)
                 points.append(Point(name, call_of(profile), kernel["bytes"] / each, kernel["seconds"] / each))
     return points
 
@@ -97,18 +98,18 @@ def add_roofline(page: Page, device: str, gate: Result | None, profiles: Sequenc
         return
     bandwidth = stored.median(each.data.get("copy_bandwidth") for each in on_gpu)
     shortest = min((point.seconds for point in points if point.name.startswith(KERNEL)), default=None)
-    title = f"Time against the bytes that must move, {device}"
+    title = f"Time against nominal bytes, {device}"
     page.add("### Roofline")
     if bandwidth:
-        floor = (
-            "The line is the least that a call could take: its bytes at the measured bandwidth of a copy on this device"
-        )
-        floor += ", or the shortest kernel seen." if shortest else "."
+        floor = "The line is the time of the nominal bytes at the measured bandwidth of a copy on this device"
+        floor += "; its flat part is the shortest of the kernels plotted." if shortest else "."
+        floor += " A point can lie below it where a cache serves reads, or where fewer bytes move than are counted."
     else:
-        floor = "No floor is drawn: no bandwidth of a copy is stored for this device (`bench.profile` measures it)."
+        floor = "No line is drawn: no bandwidth of a copy is stored for this device (`bench.profile` measures it)."
     page.add(
-        "Calls and kernels by the bytes that they have to read and write at least; what the dynamic program does is "
-        f"written beside its points. {floor}"
+        "Calls and kernels by nominal bytes: for a call, what each score must move at least; for a kernel, the sizes "
+        "of the tensors it is given. What the dynamic program does, in cells a second, is written beside its points. "
+        f"{floor}"
     )
     page.picture("roofline", device, title, lambda: plots.roofline(points, bandwidth, shortest, title))
 
@@ -132,11 +133,17 @@ def add_profile(page: Page, device: str, profile: Result, number: int) -> None:
     if rows:
         name = "profile" if number == 0 else f"profile-{number + 1}"
         title = f"One call on {device}: {call_of(profile)}"
-        page.picture(name, device, f"Time of each {what}", lambda: plots.kernels(rows, title))
+        ordered = {**data, "kernels": rows}
+        page.picture(name, device, f"Time of each {what}", lambda: profile_report.chart(ordered, title))
     gaps = "between kernels" if on_gpu else "outside operators"
+    profiled = ""
+    if data.get("profiled_wall"):
+        engine = any(row["name"] == ENGINE for row in rows)
+        threads = ", where also the native engine's threads help less" if engine else ""
+        profiled = f" of {duration(data['profiled_wall'])} that a call takes there{threads}"
     facts = [
         f"{duration(data['wall'])} from the call to the end of its work and {duration(data['host'])} until it returns",
-        f"under the profiler {duration(data['busy'])} in {what}s and {duration(data['gaps'])} {gaps}",
+        f"under the profiler {duration(data['busy'])} in {what}s and {duration(data['gaps'])} {gaps}{profiled}",
     ]
     if data.get("peak_bytes") is not None:
         facts.append(f"peak memory {memory(data['peak_bytes'])}")
@@ -146,7 +153,7 @@ def add_profile(page: Page, device: str, profile: Result, number: int) -> None:
         facts.append(f"a copy moves {data['copy_bandwidth'] / 1e9:,.1f} GB/s")
     if data.get("engine_stages"):
         parts = ", ".join(f"{stage} {duration(taken)}" for stage, taken in data["engine_stages"].items())
-        facts.append(f"of the native engine, by its own clock, {parts}")
+        facts.append(f"the native engine's own stages, by its own clock and on one thread: {parts}")
     body = [
         [
             row["name"],
@@ -161,7 +168,9 @@ def add_profile(page: Page, device: str, profile: Result, number: int) -> None:
     ]
     more = f"; the longest 15 of {len(rows)}" if len(rows) > 15 else ""
     says = (
-        f"Each {what} of one call, all its launches together, with the bytes it moves, its bandwidth, and that as a "
-        f"share of a copy's{more}. The whole: {'; '.join(facts)}."
+        f"Each {what} of one call, all its launches together, with its nominal bytes (the sizes of the tensors it is "
+        "given), the bandwidth by them, and that as a share of a copy's, which can exceed 100 % where a cache serves it"
+        f"{more}. These times are the profiler's, whose own cost is in them: the shorter the {what}, the more. "
+        f"The whole: {'; '.join(facts)}."
     )
-    page.table(says, body, [what, "stage", "launches", "time", "bytes", "GB/s", "of a copy"], 2)
+    page.table(says, body, [what, "stage", "launches", "time", "nominal bytes", "GB/s", "of a copy"], 2)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,6 @@ from bench.stored import Row, Series
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
 MARKERS = "osD^vPX<>*ph"
 DASHES = ("-", "--", "-.", ":")
-GREY, OTHER = "#888888", "no one stage"
 SIZE = (8.0, 5.0)
 N_SCORES = "scores in the ranking, n = P + N"
 
@@ -79,7 +79,7 @@ def time_against_n(lines: Sequence[Series], title: str) -> Figure:
     ours = [line for line in lines if line.name != "torch.sort"]
     for line in lines:
         found = line.fit
-        name = line.name if found is None else f"{line.name}: n^{found.exponent:.2f}"
+        name = line.name if found is None else f"{line.name}: n^({found.words})"
         style = _style(ours.index(line)) if line in ours else {**_style(6), "linestyle": ":"}
         axes.plot(line.scores, line.seconds, label=name, **style)
         if found is not None:
@@ -90,7 +90,7 @@ def time_against_n(lines: Sequence[Series], title: str) -> Figure:
     _durations(axes)
     _grid(axes)
     low, high = stored.FIT_RANGE
-    note = f"exponents fitted from {low:,.0f} to {high:,.0f} scores (broad lines)"
+    note = f"exponents ± standard errors, fitted from {low:,.0f} to {high:,.0f} scores (broad lines)"
     axes.legend(title=note, title_fontsize=8, fontsize=8, loc="upper left", frameon=False, alignment="left")
     return figure
 
@@ -173,7 +173,7 @@ def _peak_memory_of_peers(rows: Sequence[Row]) -> list[tuple[str, list[tuple[int
 
 
 def stages(stacks: Sequence[tuple[str, dict[str, float], float | None]], title: str) -> Figure:
-    """A bar a case: its stages on one another, and a mark where the whole call would end."""
+    """A bar a case: its stages on one another, and a mark where the whole call ends."""
     figure, axes = _figure(title, (SIZE[0], max(2.6, 0.5 * len(stacks) + 1.6)))
     names = list(dict.fromkeys(name for _, parts, _ in stacks for name in parts))
     for number, (_, parts, whole) in enumerate(stacks):
@@ -189,9 +189,12 @@ def stages(stacks: Sequence[tuple[str, dict[str, float], float | None]], title: 
                 )  # fmt: skip
             left += width
         if whole is not None:
-            axes.plot(
-                [whole / base] * 2, [number - 0.42, number + 0.42], color="black", linewidth=2, label="whole call"
-            )
+            # Not across a bar that goes on: inside are the times.
+            ends = (-0.44, -0.31, 0.31, 0.44) if whole < base else (-0.44, 0.44)
+            for start, end in zip(ends[::2], ends[1::2], strict=True):
+                axes.plot(
+                    [whole / base] * 2, [number + start, number + end], color="black", linewidth=2, label="whole call"
+                )
     labels = [case if whole is None else f"{case}\nwhole: {stored.duration(whole)}" for case, _, whole in stacks]
     axes.set_yticks(range(len(stacks)), labels, fontsize=8)
     axes.set_ylim(len(stacks) - 0.4, -0.6)
@@ -215,19 +218,22 @@ def peers(rows: Sequence[Row], title: str) -> Figure:
     groups = [(gives, stored.names(rows, gives)) for gives in ("gradient", "metric")]
     groups = [(gives, names) for gives, names in groups if names]
     bars = sum(len(names) for _, names in groups)
-    figure = Figure(figsize=(max(6.0, 3.0 + 1.75 * len(sizes)), 0.33 * bars + 1.9), layout="constrained")
+    wide = max(6.5, 3.0 + 1.9 * len(sizes))
+    figure = Figure(figsize=(wide, 0.33 * bars + 1.9), layout="constrained")
     figure.suptitle(title, fontsize=11)
     grid = figure.subplots(
         len(groups), len(sizes), squeeze=False, sharex=True,
         gridspec_kw={"height_ratios": [len(names) for _, names in groups]},
     )  # fmt: skip
     known = [found for row in rows if (found := stored.ratio_to_ours(row)) is not None]
-    low, high = min([0.5, *known]) / 1.5, 12 * max([10.0, *known])  # on the right there is room for words
+    low = min([1.0, *known]) / 1.6
+    high = 1.15 * max([20.0, *known])
+    inches = 0.85 * (wide - 2.7) / len(sizes)  # of a panel, a little less than it will have
     for number, (line, (gives, names)) in enumerate(zip(grid, groups, strict=True)):
         for axes, size in zip(line, sizes, strict=True):
-            _bars_of_size(axes, names, {row["peer"]: row for row in stored.of_size(rows, size)}, low)
             axes.set(xscale="log", xlim=(low, high), ylim=(len(names) - 0.4, -0.6))
-            axes.axvline(1, color="black", linewidth=1, linestyle=":")
+            _bars_of_size(axes, names, {row["peer"]: row for row in stored.of_size(rows, size)}, inches)
+            axes.axvline(1, color="black", linewidth=1)
             _grid(axes, "x")
             axes.xaxis.set_major_locator(LogLocator(numticks=5))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
@@ -240,6 +246,7 @@ def peers(rows: Sequence[Row], title: str) -> Figure:
                 axes.set_title(f"P = {size[0]:,}\nN = {size[1]:,}", fontsize=8)
         what = "losses\n(gradient)" if gives == "gradient" else "metrics\n(no gradient)"
         line[0].set_ylabel(what, fontsize=8)
+    figure.align_ylabels(grid[:, 0])
     figure.supxlabel(
         "time / fastap's time on the same scores (losses: its slower update, forward + backward; metrics: its metric)"
         + ("; orange: faster than fastap" if any(found <= 1 for found in known) else ""),
@@ -248,17 +255,31 @@ def peers(rows: Sequence[Row], title: str) -> Figure:
     return figure
 
 
-def _bars_of_size(axes: Axes, names: Sequence[str], rows: dict[str, Row], low: float) -> None:
+def _words(row: Row | None) -> tuple[float, str]:
+    """Where the words of a bar begin, and the words: how many times, on how few calls, or why there is no time."""
+    found = stored.ratio_to_ours(row) if row is not None else None
+    if row is None or found is None:
+        return 1.0, "not measured" if row is None or row["status"] == "ok" else row["status"]
+    calls = stored.few_calls(row)
+    return max(found, 1.0), stored.times_of(found) + (f" ({calls})" if calls else "")
+
+
+def _bars_of_size(axes: Axes, names: Sequence[str], rows: dict[str, Row], inches: float) -> None:
+    """Bars begin at 1, this library's own time: to the right slower, to the left faster."""
+    low, high = axes.get_xlim()
     for number, name in enumerate(names):
         row = rows.get(name)
         found = stored.ratio_to_ours(row) if row is not None else None
-        if found is None:
-            words = "not measured" if row is None or row["status"] == "ok" else row["status"]
-            axes.text(1.3, number, words, va="center", fontsize=7, style="italic", color="#7A2E00")
-            continue
-        colour = COLOURS[0] if found > 1 else COLOURS[1]
-        axes.barh(number, found - low, left=low, height=0.65, color=colour)
-        axes.text(found * 1.15, number, stored.times_of(found), va="center", fontsize=7)
+        begins, words = _words(row)
+        style: dict[str, Any] = {"style": "italic", "color": "#7A2E00"} if found is None else {}
+        if found is not None:
+            axes.barh(number, found - 1, left=1, height=0.65, color=COLOURS[0] if found > 1 else COLOURS[1])
+        room = inches * math.log(high / begins) / math.log(high / low)
+        inside = room < 0.055 * len(words) + 0.05  # inches that letters of 7 points take
+        if inside:
+            style |= {"color": "white", "ha": "right"}
+        at = (-3 if inside else 3, 0)
+        axes.annotate(words, (begins, number), at, textcoords="offset points", va="center", fontsize=7, **style)
 
 
 class Point(NamedTuple):
@@ -272,7 +293,7 @@ class Point(NamedTuple):
 
 
 def roofline(points: Sequence[Point], bandwidth: float | None, latency: float | None, title: str) -> Figure:
-    """Time against the bytes that must move; below the line, the longer of a launch and of a copy, nothing can be."""
+    """Time against nominal bytes; the line is the longer of the shortest kernel plotted and of a copy of the bytes."""
     figure, axes = _figure(title, (9.5, 5.5))
     names = list(dict.fromkeys(point.name for point in points))
     for number, name in enumerate(names):
@@ -292,15 +313,15 @@ def roofline(points: Sequence[Point], bandwidth: float | None, latency: float | 
         floor = [max(latency or 0.0, size / bandwidth) for size in n]
         words = f"bytes / {bandwidth / 1e9:,.0f} GB/s of a copy"
         words = (
-            f"floor: {words}"
+            f"line: {words}"
             if not latency
-            else f"floor: {stored.duration(latency)} of the shortest kernel, or {words}"
+            else f"line: {stored.duration(latency)} of the shortest kernel plotted, or {words}"
         )
         axes.plot(n, floor, color="black", linewidth=1.5, label=textwrap.fill(words, 34))
     axes.set(
         xscale="log",
         yscale="log",
-        xlabel="bytes that must be read and written",
+        xlabel="nominal bytes read and written",
         ylabel="GPU time of a call, or of a launch of a kernel",
     )
     _durations(axes, (1.0, 2.0, 5.0))
@@ -317,38 +338,3 @@ def _decimal_bytes(value: float) -> str:
         if value >= size:
             return f"{value / size:g} {unit}"
     return f"{value:g} B"
-
-
-def shorten(name: str, length: int) -> str:
-    """The beginning and the end of a long name, as templates of C++ have."""
-    half = (length - 3) // 2
-    return name if len(name) <= length else f"{name[:half]}...{name[-half:]}"
-
-
-def kernels(rows: Iterable[Row], title: str) -> Figure:
-    """Seconds of each kernel or operator of a profiled call, the longest first, coloured by stage."""
-    ordered = sorted(rows, key=lambda row: -row["seconds"])[:15]
-    longest = [
-        row for row in ordered if row["seconds"] > 2e-3 * ordered[0]["seconds"]
-    ]  # of others no bar would be seen
-    figure, axes = _figure(textwrap.fill(title, 80), (SIZE[0], max(2.6, 0.3 * len(longest) + 1.3)))
-    stages = list(dict.fromkeys(row["stage"] for row in longest if row.get("stage")))
-    for number, row in enumerate(longest):
-        stage = row.get("stage") or OTHER
-        colour = GREY if stage == OTHER else COLOURS[stages.index(stage) % len(COLOURS)]
-        axes.barh(number, row["seconds"], height=0.65, color=colour, label=stage)
-        note = f" {stored.duration(row['seconds'])}" + (f", {row['launches']:g} x" if row["launches"] else "")
-        if (row.get("share") or 0) >= 0.005:
-            note += f", {row['share']:.0%} of a copy"
-        axes.text(row["seconds"], number, note, va="center", fontsize=7)
-    axes.set_yticks(range(len(longest)), [shorten(row["name"], 44) for row in longest])
-    axes.tick_params(axis="y", labelsize=8, length=0)
-    axes.set_ylim(len(longest) - 0.4, -0.6)
-    axes.set_xlim(0, 1.35 * max(row["seconds"] for row in longest))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: stored.duration(value) if value else "0"))
-    axes.set_xlabel("time in one call, all launches together")
-    _grid(axes, "x")
-    if stages:
-        found = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        axes.legend(found.values(), found.keys(), fontsize=8, frameon=False, loc="lower right", title="stage")
-    return figure

@@ -1,15 +1,24 @@
-"""What a profile looks like: the table, the totals and the bar chart."""
+"""What a profile looks like: the table, the totals and the bar chart.
+
+matplotlib is imported where it is needed: a machine with a GPU may have PyTorch alone.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tabulate import tabulate
-
+from bench.launches import ENGINE
+from bench.plain import table
 from bench.trace import OUTSIDE
 
-_NO_STAGE = "several or unknown"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_NO_STAGE = "several stages or unknown"
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F")
+_GREYS = {_NO_STAGE: "#888888", OUTSIDE: "#C8C8C8"}
 
 
 def show(result: dict[str, Any], top: int) -> str:
@@ -25,10 +34,12 @@ def show(result: dict[str, Any], top: int) -> str:
         lines.append(_line({**others, "seconds": seconds, "launches": launches, "busy_share": shares}))
     heads = ["kernel" if on_gpu else "operator", "stage", "us a call", "of busy", "launches a call"]
     heads += ["MB moved", "GB/s", "of a copy"]
-    table = tabulate(lines, heads, disable_numparse=True, colalign=("left", "left", *["right"] * 6))
+    drawn = table(lines, heads, disable_numparse=True, colalign=("left", "left", *["right"] * 6))
     if on_gpu and not kernels:
-        table = "PyTorch's profiler saw no kernels: it may not be permitted to on this machine"
-    return f"{table}\n\n{tabulate(_totals(result, on_gpu), tablefmt='plain', disable_numparse=True)}"
+        drawn = "PyTorch's profiler saw no kernels: it may not be permitted to on this machine"
+    totals = _totals(result, on_gpu)
+    width = max(len(name) for name, _ in totals)
+    return "\n".join([drawn, "", *(f"{name:{width}}  {value}" for name, value in totals)])
 
 
 def _line(each: dict[str, Any]) -> list[str]:
@@ -77,47 +88,71 @@ def _three_figures(value: float) -> str:
 
 
 def draw_chart(result: dict[str, Any], title: str, path: Path, top: int = 15) -> None:
-    """Time of the longest kernels or operators, and beside it the bandwidth they reach."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """:func:`chart` as a PNG with neither date nor version in it, so that the same figures give the same file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    chart(result, title, top).savefig(path, dpi=150, metadata={"Software": None})
+
+
+def chart(result: dict[str, Any], title: str, top: int = 15) -> Figure:
+    """Time of the longest kernels or operators, coloured by stage, and beside it the bandwidth that they reach."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     least = 1e-3 * max((row["seconds"] for row in result["kernels"]), default=0.0)  # what would be no bar
     rows = [row for row in result["kernels"] if row["seconds"] > least][:top]
-    stages = [row["stage"] or _NO_STAGE for row in rows]
-    known = [stage for stage in dict.fromkeys(stages) if stage != _NO_STAGE]
-    colours = {_NO_STAGE: "0.65", **{stage: f"C{number}" for number, stage in enumerate(known)}}
+    parts = [_parts(row, result.get("engine_stages")) for row in rows]
+    shown = list(dict.fromkeys(name for each in parts for name in each))
+    known = [name for name in shown if name not in _GREYS]
+    paint = {**_GREYS, **{name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(known)}}
     unit, factor = ("ms", 1e3) if rows and rows[0]["seconds"] >= 1e-2 else ("µs", 1e6)
-    copy = result["copy_bandwidth"] / 1e9
+    copy = (result.get("copy_bandwidth") or 0.0) / 1e9
 
-    figure = Figure(figsize=(12, 2.2 + 0.34 * max(len(rows), 3)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(12, 2.4 + 0.34 * max(len(rows), 3)), layout="constrained")
     times, rates = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    paint = [colours[stage] for stage in stages]
-    places = range(len(rows))
-    for axes, widths, texts in (
-        (times, [row["seconds"] * factor for row in rows], [_three_figures(row["seconds"] * factor) for row in rows]),
-        (
-            rates,
-            [(row["bandwidth"] or 0.0) / 1e9 for row in rows],
-            ["" if row["bandwidth"] is None else _three_figures(row["bandwidth"] / 1e9) for row in rows],
-        ),
-    ):
-        # A number that crosses the line of the copy stays readable on white.
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-        axes.bar_label(axes.barh(places, widths, color=paint, height=0.7), texts, padding=4, fontsize=8, bbox=box)
-        axes.set_xlim(0, 1.15 * max([*widths, copy if axes is rates else 1e-9]))
+    # A number that crosses the line of the copy stays readable on white.
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+    for place, (row, each) in enumerate(zip(rows, parts, strict=True)):
+        left, taken, rate = 0.0, row["seconds"] * factor, row["bandwidth"]
+        for name, share in each.items():
+            times.barh(place, share * taken, left=left, color=paint[name], height=0.7)
+            left += share * taken
+        launches = f", {row['launches']:,.4g} x" if row["launches"] else ""
+        times.annotate(_three_figures(taken) + launches, (taken, place), (4, 0), **_TEXT, bbox=box)
+        if rate is not None:
+            colour = paint[next(iter(each))] if len(each) == 1 else _GREYS[_NO_STAGE]
+            rates.barh(place, rate / 1e9, color=colour, height=0.7)
+            share = f" ({row['share']:.0%})" if (row.get("share") or 0.0) >= 0.005 else ""
+            rates.annotate(_three_figures(rate / 1e9) + share, (rate / 1e9, place), (4, 0), **_TEXT, bbox=box)
+    times.set_xlim(0, 1.2 * max([1e-9, *(row["seconds"] * factor for row in rows)]))
+    rates.set_xlim(0, 1.3 * max([1e-9, copy, *((row["bandwidth"] or 0.0) / 1e9 for row in rows)]))
+    for axes in (times, rates):
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.grid(axis="x", alpha=0.3)
+        axes.grid(axis="x", color="#dddddd", linewidth=0.7)
         axes.set_axisbelow(True)
-    times.set_yticks(places, [shorten(row["name"], 44) for row in rows], fontsize=8)
-    times.set_xlabel(f"time a call ({unit})")
-    line = rates.axvline(copy, color="black", linestyle="--", linewidth=1, label=f"a copy here, {copy:,.4g} GB/s")
-    line.set_zorder(1.5)  # over the bars, under their numbers
-    rates.set_xlabel("bandwidth by nominal bytes (GB/s)")
-    shown = [*known, *([_NO_STAGE] if _NO_STAGE in stages else [])]
-    patches = [Patch(color=colours[stage], label=f"stage: {stage}") for stage in shown]
-    figure.legend(handles=[*patches, line], loc="outside lower center", ncols=5, fontsize=8, frameon=False)
-    figure.suptitle(title, fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    times.set_yticks(range(len(rows)), [shorten(row["name"], 44) for row in rows], fontsize=8)
+    times.set_xlabel(f"time of a call under the profiler, all its launches ({unit})")
+    rates.set_xlabel("bandwidth by nominal bytes, GB/s (share of a copy's)")
+    handles: list[Any] = [Patch(color=paint[name], label=_LEGEND.get(name, f"stage: {name}")) for name in shown]
+    if copy:
+        line = rates.axvline(copy, color="black", linestyle="--", linewidth=1, label=f"a copy here, {copy:,.4g} GB/s")
+        line.set_zorder(1.5)  # over the bars, under their numbers
+        handles.append(line)
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    divided = any(len(each) > 1 for each in parts)
+    note = f"\n{ENGINE}: divided as its own clock divides a call on one thread" if divided else ""
+    figure.suptitle(title + note, fontsize=10)
+    return figure
+
+
+_TEXT: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8}
+_LEGEND = {_NO_STAGE: _NO_STAGE, OUTSIDE: "outside operators"}
+
+
+def _parts(row: dict[str, Any], engine: dict[str, float] | None) -> dict[str, float]:
+    """Of which stages a row is, as shares of it."""
+    whole = sum(engine.values()) if engine and row["name"] == ENGINE else 0.0
+    if engine and whole:
+        return {stage: seconds / whole for stage, seconds in engine.items() if seconds >= 1e-3 * whole}
+    return {row["stage"] or (OUTSIDE if row["name"] == OUTSIDE else _NO_STAGE): 1.0}

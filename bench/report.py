@@ -16,7 +16,7 @@ from tqdm import tqdm
 from bench import page, plots, stored
 from bench.environment import RESULTS, ROOT
 from bench.markdown import Page, machine, table, timed
-from bench.stored import UPDATES, Result, times_of
+from bench.stored import UPDATES, Result, Row, Series, times_of
 
 DOCS = ROOT / "docs"
 PAGE = "benchmarks.md"
@@ -51,50 +51,64 @@ def in_readme(results: Sequence[Result]) -> str:
     if not parts:
         raise NothingStoredError("the README's table needs results of the suites or of the peers, and none are stored")
     parts.append(
-        "The last column is the nearest of the other losses, timed beside the slower update. All of them, other "
-        "figures, pictures, and how to make them: [docs/benchmarks.md](docs/benchmarks.md)."
+        "In brackets: the ratio to `torch.sort`; in the last column the nearest of the other losses and how many times "
+        "as long as this library's slower update it takes. Rows with another loss are medians over the processes of "
+        "all peers, in each of which this library and the sort took turns with one peer. More figures, pictures, what "
+        "was checked, and how to measure again: [docs/benchmarks.md](docs/benchmarks.md)."
     )
     return "\n\n".join(parts)
 
 
 def short_table(suites: Result | None, peers: Result | None) -> str:
     """The sizes at which peers are compared, and beyond them those of the growth suite."""
-    body = []
     of_peers = peers.rows if peers is not None else []
-    for size in stored.sizes(of_peers):
-        ours = stored.ours_at(of_peers, size)
-        nearest = stored.fastest_peer(of_peers, size)
-        cells = [timed(ours["sort"], None)]
-        for update in UPDATES:
-            seconds = ours[f"fastap {update}"]
-            cells.append(timed(seconds, seconds / ours["sort"] if seconds and ours["sort"] else None))
-        memory = ours["bytes"]
-        words = "" if nearest is None else f"{nearest[0]}: {times_of(nearest[1])} times as long"
-        # Of a small ranking memory pages are seen, not its arrays.
-        body.append([*cells, "" if memory is None or sum(size) < 1e5 else f"{memory / sum(size):.0f}", words])
-        body[-1] = [f"{size[0]:,}", f"{size[1]:,}", *body[-1]]
+    body = [_beside_peers(of_peers, size) for size in stored.sizes(of_peers)]
     largest = max((sum(size) for size in stored.sizes(of_peers)), default=0)
     lines = stored.growth(suites.suite("growth")) if suites is not None else []
-    chosen = {line.name: {stored.shape(row): row for row in line.rows} for line in lines}
-    for shape in stored.shapes(row for line in lines for row in line.rows):
-        if shape[0] * (shape[1] + shape[2]) <= 1.5 * largest:
-            continue
-        rows = [
-            next((by[shape] for name, by in chosen.items() if name.startswith(u) and shape in by), {}) for u in UPDATES
-        ]
-        sort = chosen.get("torch.sort", {}).get(shape, {})
-        peak = max((row["peak_bytes"] for row in rows if row.get("peak_bytes")), default=None)
-        body.append(
-            [
-                *(f"{each:,}" for each in shape[1:]),
-                timed(sort.get("seconds"), None),
-                *(timed(row.get("seconds"), (row.get("ratio") or {}).get("median")) for row in rows),
-                "" if peak is None else f"{peak / (shape[1] + shape[2]):.0f}",
-                "",
-            ]
-        )
-    heads = ["P", "N", "`torch.sort`", *UPDATES, "bytes a score", "fastest other loss"]
+    body += [_alone(lines, shape) for shape in _spaced(lines, 1.5 * largest)]
+    heads = ["P", "N", "`torch.sort`", *UPDATES, "bytes a score", "nearest other loss"]
     return table(body, heads, 0)
+
+
+def _beside_peers(rows: Sequence[Row], size: tuple[int, int]) -> list[str]:
+    ours = stored.ours_at(rows, size)
+    nearest = stored.fastest_peer(rows, size)
+    times = [timed(ours[f"fastap {update}"], ours[f"{update} to sort"]) for update in UPDATES]
+    words = "" if nearest is None else f"{nearest[0]} ({times_of(nearest[1])})"
+    cells = [timed(ours["sort"], None), *times, _a_score(ours["bytes"], sum(size)), words]
+    return [*(f"{each:,}" for each in size), *cells]
+
+
+def _alone(lines: Sequence[Series], shape: tuple[int, int, int]) -> list[str]:
+    chosen = {line.name: {stored.shape(row): row for row in line.rows} for line in lines}
+    rows: list[Row] = [
+        next((by[shape] for name, by in chosen.items() if name.startswith(u) and shape in by), {}) for u in UPDATES
+    ]
+    peak = max((row["peak_bytes"] for row in rows if row.get("peak_bytes")), default=None)
+    return [
+        *(f"{each:,}" for each in shape[1:]),
+        timed(chosen.get("torch.sort", {}).get(shape, {}).get("seconds"), None),
+        *(timed(row.get("seconds"), (row.get("ratio") or {}).get("median")) for row in rows),
+        _a_score(peak, shape[1] + shape[2]),
+        "",
+    ]
+
+
+def _a_score(size: float | None, scores: int) -> str:
+    """Of a small ranking memory pages are seen, not its arrays."""
+    return "" if size is None or scores < 1e5 else f"{size / scores:.0f}"
+
+
+def _spaced(lines: Sequence[Series], low: float) -> list[tuple[int, int, int]]:
+    """Shapes of more than ``low`` scores, from the largest down, a power of ten apart."""
+    found: list[tuple[int, int, int]] = []
+    until = float("inf")
+    for shape in reversed(stored.shapes(row for line in lines for row in line.rows)):
+        scores = shape[0] * (shape[1] + shape[2])
+        if low < scores <= until / 9:
+            found.append(shape)
+            until = scores
+    return found[::-1]
 
 
 def put_into(text: str, section: str) -> str:

@@ -18,6 +18,7 @@ KINDS = ("suites", "peers", "profile", "gpu")
 UPDATES = ("positive", "negative")
 WORKS = ("fastap positive", "fastap negative", "fastap metric")  # timed beside every peer
 FIT_RANGE = (1e5, 1e7)  # scores
+FEW = 5  # calls; fewer are named beside the time
 LARGEST_EXPONENT = 1.1  # from the first to the last of that range
 
 
@@ -118,6 +119,14 @@ class Fit(NamedTuple):
     low: float
     high: float
     points: int
+    error: float | None  # standard error of the exponent, which two points do not give
+
+    @property
+    def words(self) -> str:
+        """``1.04 ± 0.02``, with a third decimal where an exponent is that near to the largest."""
+        near = round(self.exponent, 2) == LARGEST_EXPONENT
+        found = f"{self.exponent:.3f}" if near else f"{self.exponent:.2f}"
+        return found if self.error is None else f"{found} ± {self.error:.2f}"
 
 
 def fit(points: Iterable[tuple[float, float]], low: float = FIT_RANGE[0], high: float = FIT_RANGE[1]) -> Fit | None:
@@ -128,7 +137,11 @@ def fit(points: Iterable[tuple[float, float]], low: float = FIT_RANGE[0], high: 
         return None
     n, seconds = np.log(np.array(within, dtype=float)).T
     exponent, constant = np.polyfit(n, seconds, 1)
-    return Fit(float(exponent), float(np.exp(constant)), min(sizes), max(sizes), len(within))
+    error = None
+    if len(within) > 2:
+        left = seconds - exponent * n - constant
+        error = float(np.sqrt(left @ left / (len(within) - 2) / np.sum((n - n.mean()) ** 2)))
+    return Fit(float(exponent), float(np.exp(constant)), min(sizes), max(sizes), len(within), error)
 
 
 @dataclass(frozen=True)
@@ -176,9 +189,28 @@ def growth(rows: Sequence[Row]) -> list[Series]:
 
 
 def ratio(row: Row, other: str) -> float | None:
-    """How many times as long as ``other`` (a key of the row: ``"sort"``, ``"fastap positive"``) a peer took."""
-    ours, theirs = row.get(other), row.get("seconds") if row["status"] == "ok" else None
+    """How many times as long as ``other`` (a key of the row: ``"sort"``, ``"fastap positive"``) a peer took.
+
+    The median over rounds of both where the row has it, else (in older files) the quotient of the two medians.
+    """
+    if row["status"] != "ok":
+        return None
+    stored = (row.get("ratio") or {}).get("median") if other == "sort" else (row.get("times") or {}).get(other)
+    if stored is not None:
+        return float(stored)
+    ours, theirs = row.get(other), row.get("seconds")
     return theirs["median"] / ours["median"] if ours and theirs else None
+
+
+def is_paired(rows: Iterable[Row]) -> bool:
+    """Whether every peer that has a time has ratios of paired rounds."""
+    return all(row.get("ratio") and row.get("times") for row in rows if row["status"] == "ok")
+
+
+def few_calls(row: Row) -> str:
+    """``1 call``: what a time rests on where that is little; empty elsewhere."""
+    calls = (row.get("seconds") or {}).get("calls", FEW)
+    return "" if calls >= FEW else "1 call" if calls == 1 else f"{calls} calls"
 
 
 def ratio_to_ours(row: Row) -> float | None:
@@ -203,12 +235,21 @@ def names(rows: Iterable[Row], gives: str) -> list[str]:
 
 
 def ours_at(rows: Sequence[Row], size: tuple[int, int]) -> dict[str, float | None]:
-    """At one size, medians over the peers' processes: of ``torch.sort``, of the updates, and of their memory."""
+    """At one size, medians over the peers' processes: of ``torch.sort``, of the updates, and of their memory.
+
+    ``positive to sort`` and ``negative to sort`` are medians of the processes' own ratios.
+    """
     here = of_size(rows, size)
     found = {key: median((row.get(key) or {}).get("median") for row in here) for key in ("sort", *WORKS)}
     taken = [median((row.get(key) or {}).get("bytes") for row in here) for key in WORKS[:2]]
     known = [each for each in taken if each is not None]
-    return {**found, "bytes": max(known) if known else None}
+    ratios = {
+        f"{update} to sort": median(
+            row[work]["median"] / row["sort"]["median"] for row in here if row.get(work) and row.get("sort")
+        )
+        for update, work in zip(UPDATES, WORKS, strict=False)
+    }
+    return {**found, **ratios, "bytes": max(known) if known else None}
 
 
 def fastest_peer(rows: Iterable[Row], size: tuple[int, int]) -> tuple[str, float] | None:
@@ -243,7 +284,7 @@ def judge_growth(lines: Iterable[Series]) -> list[Verdict]:
             verdicts.append(Verdict(what, target, "", "not measured"))
         else:
             verdict = "met" if found.exponent <= LARGEST_EXPONENT else "missed"
-            verdicts.append(Verdict(what, target, f"{found.exponent:.2f}", verdict))
+            verdicts.append(Verdict(what, target, found.words, verdict))
     return verdicts
 
 

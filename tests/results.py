@@ -10,7 +10,8 @@ from bench import gpu
 
 CPU = "AMD EPYC"
 GPU = "NVIDIA H200"
-SIZES = tuple((max(1, 10**power // 101), 10**power - max(1, 10**power // 101)) for power in range(2, 8))
+TOTALS = (100, 1_000, 10_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
+SIZES = tuple((max(1, total // 101), total - max(1, total // 101)) for total in TOTALS)
 PEER_SIZES = ((10, 100), (1_000, 100_000))
 STATUSES = {
     "failed": "RuntimeError: the expanded size | of a tensor\nmust match",
@@ -62,7 +63,14 @@ def suites(where: dict[str, Any] | None = None, exponent: float = 1.02) -> dict[
             benchmark("directions", work, 100, 900, scale, direction=way) for way in ("forward", "backward", "both")
         ]
         for p, n in ((1_000, 10_000), (10_000, 1_000_000)):
-            stages = {"sort": 3.0, "rows": 1.0, "search": 2.0, "repair": 0.2, "gradient": 1.5, "whole": 8.0}
+            stages = {
+                "sort": 3.0,
+                "rows": 1.0,
+                "search": 2.0,
+                "repair": 0.2,
+                "gradient": 1.5,
+                "whole": 8.0 if p == 1_000 else 7.0,
+            }
             found += [
                 benchmark("stages", stage, p, n, seconds * scale * n / 1e5, update=work)
                 for stage, seconds in stages.items()
@@ -76,7 +84,7 @@ def suites(where: dict[str, Any] | None = None, exponent: float = 1.02) -> dict[
 
 
 def peer(name: str, p: int, n: int, times: float | None, status: str = "ok", **more: Any) -> dict[str, Any]:
-    """A row of a peer that takes so many times as long as the slower update."""
+    """A row of a peer that takes so many times as long as the slower update, as files held it before paired ratios."""
     sort = 1e-8 * (p + n) + 5e-6
     row = {"peer": name, "source": f"{name.lower()}==1.0", "gives": "gradient", "P": p, "N": n, "status": status}
     row |= {"reason": STATUSES.get(status, ""), "checked": "falls on separated scores", "sort": quantiles(sort)}
@@ -87,10 +95,21 @@ def peer(name: str, p: int, n: int, times: float | None, status: str = "ok", **m
     return row | more
 
 
+def paired(row: dict[str, Any], factor: float) -> dict[str, Any]:
+    """The row with ratios of paired rounds as well, so many times what the quotients of medians are."""
+    if row["seconds"] is None:
+        return row
+    times = {key: factor * row["seconds"]["median"] / row[key]["median"] for key in row if key.startswith("fastap ")}
+    ratio = quantiles(factor * row["seconds"]["median"] / row["sort"]["median"])
+    return {**row, "note": f"{row['peer']} has 20 bins", "ratio": ratio, "times": times}
+
+
 def peers(where: dict[str, Any] | None = None, nearest: float = 4.0) -> dict[str, Any]:
     rows = []
     for p, n in PEER_SIZES:
         rows += [peer("blackbox AP", p, n, nearest), peer("AP-loss", p, n, 40.0)]
+        rows.append(peer("slow", p, n, 28_504.0))
+        rows[-1]["seconds"]["calls"] = 1
         rows += [peer(f"Peer that is {status}", p, n, None, status) for status in STATUSES]
         metric = peer("torchmetrics AP", p, n, 0.5, gives="metric")
         rows.append({**metric, "fastap metric": quantiles(1e-8 * (p + n) + 5e-6)})

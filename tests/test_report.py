@@ -9,11 +9,24 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from bench import gpu, page_gpu, plots, report, stored
+from bench import gpu, page_gpu, plots, profile_report, report, stored
 from bench import page as pages
 from bench.environment import RESULTS, ROOT
 from bench.inputs import PEER_SHAPES
-from tests.results import CPU, PEER_SIZES, SIZES, STATUSES, about, everything, gate, peers, profile, store, suites
+from tests.results import (
+    CPU,
+    PEER_SIZES,
+    STATUSES,
+    TOTALS,
+    about,
+    everything,
+    gate,
+    paired,
+    peers,
+    profile,
+    store,
+    suites,
+)
 
 
 def made(folder: Path, out: Path) -> str:
@@ -27,19 +40,30 @@ def test_an_exponent_is_found_again(exponent: float) -> None:
     found = stored.fit([(1e2, 1.0), *points, (1e9, 1e-3)])
     assert found is not None
     np.testing.assert_allclose([found.exponent, found.factor], [exponent, 3e-9], rtol=1e-9)
-    assert found[2:] == (1e5, 1e7, 3)
+    assert found[2:5] == (1e5, 1e7, 3)
+    np.testing.assert_allclose(found.error, 0, atol=1e-7)
 
 
 def test_one_size_has_no_exponent() -> None:
     assert stored.fit([(1e6, 1.0), (1e6, 2.0), (1e3, 0.1)]) is None
 
 
-def test_noise_does_not_carry_an_exponent_away() -> None:
+def test_the_error_of_an_exponent_is_the_spread_of_exponents() -> None:
+    """Of 2,000 noisy copies of the sizes of the suite, as many as a normal distribution has lie within an error."""
     rng = np.random.default_rng(0)
-    points = [(n, 1e-9 * n**1.05 * rng.uniform(0.9, 1.1)) for n in np.geomspace(1e5, 1e7, 9)]
-    found = stored.fit(points)
+    sizes = [size for size in TOTALS if size >= 1e5]
+    copies = [[(n, 1e-9 * n**1.05 * np.exp(rng.normal(0, 0.05))) for n in sizes] for _ in range(2_000)]
+    fits = [found for points in copies if (found := stored.fit(points)) is not None]
+    exponents, errors = np.array([(found.exponent, found.error) for found in fits], dtype=float).T
+    np.testing.assert_allclose(exponents.mean(), 1.05, atol=0.003)
+    np.testing.assert_allclose(np.sqrt((errors**2).mean()), exponents.std(), rtol=0.05)
+
+
+def test_two_sizes_have_an_exponent_without_an_error() -> None:
+    found = stored.fit([(1e5, 1e-3), (1e7, 1e-1)])
     assert found is not None
-    assert abs(found.exponent - 1.05) < 0.05
+    assert (found.error, found.words) == (None, "1.00")
+    assert stored.Fit(1.1008, 1.0, 1e5, 1e7, 5, 0.051).words == "1.101 ± 0.05"
 
 
 def test_the_newest_of_a_kind_and_device_counts(tmp_path: Path) -> None:
@@ -72,7 +96,43 @@ def test_ratios_of_peers_are_of_the_times_in_their_row(tmp_path: Path) -> None:
     row = re.search(r"^\| blackbox AP +\| gradient (.*)\|$", text, re.M)
     assert row is not None
     # 12 times the sort, which takes half of the positive update's time and a third of the negative one's.
-    assert [cell.strip() for cell in row[1].split("|")][1:] == ["73.2 us", "12.0", "6.00", "4.00", "", "10.7 KiB"]
+    assert [cell.strip() for cell in row[1].split("|")][1:] == [
+        *("73.2 us", "9", "12.0", "6.00", "4.00", "", "10.7 KiB"),
+    ]
+    assert "quotient of two medians" in text
+
+
+def test_ratios_of_paired_rounds_come_before_quotients(tmp_path: Path) -> None:
+    """In the tables, the targets, and the README; and what is asserted of a peer, and its note, stand on the page."""
+    data = peers(nearest=4.0)
+    data["rows"] = [paired(row, 0.2) for row in data["rows"]]
+    folder = store(tmp_path, peers_1=data)
+    text = made(folder, tmp_path)
+    row = re.search(r"^\| blackbox AP +\| gradient (.*)\|$", text, re.M)
+    assert row is not None
+    assert [cell.strip() for cell in row[1].split("|")][3:6] == ["2.40", "1.20", "0.80"]
+    assert "the median, over rounds" in text
+    assert "quotient" not in text
+    assert "blackbox AP takes 0.80 times as long" in text
+    assert re.search(r"^\| blackbox AP +\| falls on separated scores +\| blackbox AP has 20 bins +\|$", text, re.M)
+    assert "blackbox AP (0.80)" in report.in_readme(report.load(folder))
+
+
+def test_what_rests_on_one_call_says_so(tmp_path: Path) -> None:
+    text = made(store(tmp_path, peers_1=peers()), tmp_path)
+    overview = re.search(r"^\| slow +\| slow==1.0 +\|(.*)\|$", text, re.M)
+    assert overview is not None
+    assert [cell.strip() for cell in overview[1].split("|")] == ["28,504 (1 call)"] * len(PEER_SIZES)
+
+
+def test_a_page_in_the_folder_of_its_results(tmp_path: Path) -> None:
+    folder = store(tmp_path, peers_1=peers())
+    text = made(folder, folder)
+    assert "from the files in its own folder;" in text
+    assert "(.)" not in text
+    assert "from the files in [results](../results);" in made(
+        store(tmp_path / "results", peers_1=peers()), tmp_path / "o"
+    )
 
 
 @pytest.mark.parametrize(("nearest", "negative"), [(4.0, "met"), (0.8, "missed")])
@@ -159,7 +219,7 @@ def test_a_page_of_one_kind(tmp_path: Path, kind: str) -> None:
     assert short.startswith(f"before\n{report.START}| ")
     assert short.endswith(f"{report.END}\nafter\n")
     assert "old" not in short
-    assert len(re.findall(r"^\| +\d", short, re.M)) == len(SIZES if kind == "suites" else PEER_SIZES)
+    assert len(re.findall(r"^\| +\d", short, re.M)) == 6 if kind == "suites" else len(PEER_SIZES)
 
 
 def test_without_results_there_is_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,8 +246,10 @@ def test_the_short_table_names_the_nearest_peer_and_goes_on_where_peers_end(tmp_
         ["9,900", "990,100"],
         ["99,009", "9,900,991"],
     ]
-    assert rows[0][2:] == ["6.1 us", "12.2 us (2.00)", "18.3 us (3.00)", "", "blackbox AP: 4.00 times as long"]
+    assert rows[0][2:] == ["6.1 us", "12.2 us (2.00)", "18.3 us (3.00)", "", "blackbox AP (4.00)"]
     assert rows[-1][-1] == ""
+    assert max(len(line) for line in text.splitlines() if line.startswith("|")) <= 120
+    assert "times as long as this library's slower update" in text
     assert "AMD EPYC, 2 threads, python 3.11.7" in text
     assert "commit abcdef1, 2025-03-01" in text
 
@@ -204,24 +266,71 @@ def test_the_roofline_has_calls_and_kernels(tmp_path: Path) -> None:
     np.testing.assert_allclose([search.bytes, search.seconds], [3e6, 2e-5])  # of one launch of two
     assert {point.name for point in points if point.cells_per_second} == {"dp positive", "dp negative"}
     (axes,) = plots.roofline(points, 4e12, 5e-6, "roofline").axes
-    floor = next(line for line in axes.lines if line.get_label().startswith("floor"))
+    labels = {line.get_label().replace("\n", " "): line for line in axes.lines}
+    floor = labels["line: 5 us of the shortest kernel plotted, or bytes / 4,000 GB/s of a copy"]
     moved, seconds = (np.asarray(values) for values in floor.get_data())
     np.testing.assert_allclose(seconds, np.maximum(5e-6, moved / 4e12))
 
 
-def test_axes_have_labels_and_nothing_is_cut_off(tmp_path: Path) -> None:
-    """Every axis says what it shows, and all text lies inside the figure."""
+@pytest.fixture
+def figures(tmp_path: Path) -> dict[str, Figure]:
+    """All pictures, laid out."""
     folder = everything(tmp_path)
-    drawn = pages.write(report.load(folder), folder, tmp_path).pictures
-    assert len(drawn) == 8
-    for name, draw in drawn.items():
-        figure: Figure = draw()
+    drawn = {file: draw() for file, draw in pages.write(report.load(folder), folder, tmp_path).pictures.items()}
+    for figure in drawn.values():
         figure.draw_without_rendering()
+    assert len(drawn) == 8
+    return drawn
+
+
+def test_axes_have_labels_and_nothing_is_cut_off(figures: dict[str, Figure]) -> None:
+    """Every axis says what it shows, all text lies inside the figure, and what is written in axes inside them."""
+    for name, figure in figures.items():
         inches, tight = figure.get_size_inches(), figure.get_tightbbox()
         assert min(tight.x0, tight.y0) >= -0.01, name
         assert tight.x1 <= inches[0] + 0.01, name
         assert tight.y1 <= inches[1] + 0.01, name
         assert all(axes.get_xlabel() for axes in figure.axes) or figure.get_supxlabel(), name
+        for axes in figure.axes:
+            room = axes.get_window_extent()
+            for text in axes.texts:
+                box = text.get_window_extent()
+                assert box.x0 >= room.x0 - 1, f"{name}: {text.get_text()}"
+                assert box.x1 <= room.x1 + 1, f"{name}: {text.get_text()}"
+
+
+def test_nothing_in_axes_is_written_over(figures: dict[str, Figure]) -> None:
+    """Bars' words lie apart from one another, and no mark of a whole call goes through one."""
+    seen = 0
+    for name, figure in figures.items():
+        if not any(kind in name for kind in ("stages", "peers", "profile")):
+            continue
+        for axes in figure.axes:
+            boxes = [(text.get_text(), text.get_window_extent()) for text in axes.texts if text.get_text()]
+            boxes += [("mark", line.get_window_extent()) for line in axes.lines if line.get_label() == "whole call"]
+            words = sum(what != "mark" for what, _ in boxes)
+            seen += words
+            for number, (what, box) in enumerate(boxes[:words]):
+                for other, beside in boxes[number + 1 :]:
+                    apart = box.x1 <= beside.x0 or beside.x1 <= box.x0 or box.y1 <= beside.y0 or beside.y1 <= box.y0
+                    assert apart, f"{name}: {what} and {other}"
+    assert seen > 30
+
+
+def test_a_native_engine_is_drawn_by_its_stages() -> None:
+    data = profile(CPU)
+    data["kernels"][0] |= {"name": "native engine", "stage": None}
+    figure = profile_report.chart({**data, "engine_stages": {"sort": 3e-5, "search": 1e-5, "repair": 0.0}}, "title")
+    times, rates = figure.axes
+    lengths = [bar.get_width() for bar in times.patches]
+    np.testing.assert_allclose(lengths[:2], [30, 10])  # of 40 us
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == [
+        *("stage: sort", "stage: search", "stage: gradient", "several stages or unknown"),
+        "a copy here, 4,000 GB/s",
+    ]
+    assert len({bar.get_facecolor() for bar in times.patches}) == 4
+    assert [line.get_xdata()[0] for line in rates.lines] == [4_000]
 
 
 @pytest.mark.parametrize(
