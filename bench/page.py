@@ -112,7 +112,7 @@ def write(results: Sequence[Result], folder: Path, out: Path) -> Page:
 def _folder(page: Page, folder: Path) -> str:
     """A link, unless the page lies in the folder."""
     link = page.link(folder)
-    return "its own folder" if link == "." else f"[{link.removeprefix('../')}]({link})"
+    return "its own folder" if link == "." else f"[{link.lstrip('./')}]({link})"
 
 
 def command_of(result: Result) -> str:
@@ -149,7 +149,10 @@ def add_targets(page: Page, suites: Result | None, peers: Result | None) -> None
         return
     met = sum(each.verdict == "met" for each in found)
     page.add("### Targets")
-    says = f"What this library was to reach and what it did reach, by the tables below ({met} of {len(found)} met):"
+    says = (
+        f"What this library was to reach and what it did reach, by the tables below ({met} of {len(found)} met; of an "
+        "exponent the estimate decides, beside which stands its standard error):"
+    )
     page.table(says, found, ["what", "target", "measured", "verdict"], 4)
 
 
