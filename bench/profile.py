@@ -2,8 +2,8 @@
 
 One row a kernel, on a CPU one row an operator: time, share of the busy time, launches, bytes moved, bandwidth and its
 share of that of a copy measured in the same run; the engine in C is a row, with its stages below. Then a call's wall
-time, busy time, gaps, host time, peak memory and cells of the dynamic program a second. The result is compared with
-``backend="reference"`` first; the exit status is 1 if it is wrong, and 3 if the figures are there but a picture or
+time, busy time, gaps, host time, peak memory and cells of the dynamic program a second. The result is checked
+first, as the suites do it; the exit status is 1 if it is wrong, and 3 if the figures are there but a picture or
 Proton's profile that was asked for is not. PyTorch and NumPy are enough; without tabulate, tqdm and matplotlib there is
 a plain table, no bar and no picture.
 
@@ -44,10 +44,10 @@ from bench.environment import about, file_name, is_installed, stand_in_for_insta
 if not is_installed():
     stand_in_for_installation()
 
-from bench import isolated, proton, trace
+from bench import isolated, proton, trace, truth
 from bench.clock import Machine
 from bench.launches import ENGINE, Launches
-from bench.one_call import DTYPES, NAMES, OneCall, what_is_wrong
+from bench.one_call import DTYPES, NAMES, OneCall
 from bench.plain import progress
 from bench.profile_report import draw_chart, show
 from bench.trace import CALL, HOST, OUTSIDE, OperatorBytes, Row, Step
@@ -226,7 +226,7 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, OneCall]:
     parser.add_argument("--epsilon", type=float, default=1.0, help="of the direct loss; the margin of the hinge")
     parser.add_argument("--method", choices=METHODS, default="auto")
     parser.add_argument("--backend", choices=BACKENDS, default="auto")
-    parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="of the scores")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the scores")
     parser.add_argument("--kind", choices=tuple(KINDS), default="gaussian", help="how scores are distributed")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--forward", action="store_true", help="without the backward pass")
@@ -263,8 +263,9 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, OneCall]:
 def main(arguments: list[str] | None = None) -> int:
     options, call = parse(arguments)
     print(call.title)
-    checked, wrong = what_is_wrong(call)
-    if wrong:
+    try:
+        checked = truth.assert_right(call.case)
+    except AssertionError as wrong:
         print(f"wrong result, so nothing was measured: {wrong}", file=sys.stderr)
         return 1
     for path in (options.trace, options.proton):

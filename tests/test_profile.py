@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from bench import clock, one_call, plain, profile, profile_report, proton, trace
+from bench import clock, one_call, plain, profile, profile_report, proton, trace, truth
+from bench.cases import Case
 from bench.environment import ROOT
 from bench.launches import ENGINE, Launches, project_kernels
-from bench.one_call import OneCall, what_is_wrong
+from bench.one_call import OneCall
 from bench.trace import CALL, HOST, OUTSIDE, Event, OperatorBytes
 from fastap.backends import native
 from tests.kernels import interpreted, quiet
@@ -75,7 +77,7 @@ def test_a_cpu_is_profiled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert chart.read_bytes().startswith(b"\x89PNG")
     assert "what follows are the operators of the CPU" in printed
     assert "540 cells" in printed
-    assert "3 of 3 x 40, P = 5, equal to the reference" in printed
+    assert "3 x 40, P = 5 against the dynamic program" in printed
 
 
 def test_files_of_different_calls_have_different_names(tmp_path: Path) -> None:
@@ -148,43 +150,62 @@ def test_launches_are_seen_inside_only() -> None:
     assert launches.seen == {}
 
 
-@pytest.mark.parametrize("spoiled", [0, 1], ids=["loss", "gradient"])
-def test_a_wrong_result_ends_the_program(spoiled: int, capsys: pytest.CaptureFixture[str]) -> None:
-    right = one_call.value_and_gradient
+@pytest.mark.parametrize("loss", one_call.NAMES)
+def test_a_wrong_result_ends_the_program(loss: str, capsys: pytest.CaptureFixture[str]) -> None:
+    right = Case.forward
 
-    def wrong(*inputs: Any, backend: str, **options: Any) -> tuple[Tensor, Tensor]:
-        result = right(*inputs, backend=backend, **options)
-        if backend != "reference":
-            result[spoiled][-1] += 1e-3
-        return result
+    def wrong(*inputs: Any, **options: Any) -> Tensor:
+        return right(*inputs, **options) + 1e-3
 
-    with (
-        mock.patch.object(one_call, "value_and_gradient", wrong),
-        mock.patch.object(profile, "measure") as measured,
-    ):
-        assert profile.main(SMALL) == 1
+    with mock.patch.object(Case, "forward", wrong), mock.patch.object(profile, "measure") as measured:
+        assert profile.main([*SMALL, "--loss", loss, "--rows", "2"]) == 1
     measured.assert_not_called()
     assert "wrong result" in capsys.readouterr().err
 
 
-def test_a_wrong_metric_is_noticed() -> None:
-    with mock.patch("fastap.average_precision", return_value=torch.full((3,), 0.5, dtype=torch.float64)):
-        assert what_is_wrong(OneCall(3, 40, 5, loss="metric"))[1] is not None
+@pytest.mark.parametrize("loss", one_call.NAMES)
+@pytest.mark.parametrize("forward", [False, True])
+def test_what_is_measured_is_what_is_checked(loss: str, forward: bool) -> None:
+    """The mean of the losses that the check takes one by one, or its gradient."""
+    call = OneCall(3, 40, 5, loss=loss, update="negative", epsilon=0.5, forward=forward)
+    scores, targets = next(call.inputs())
+    given = call.make(scores, targets)
+    losses, gradient = truth.solve(call.case, scores, targets)
+    assert given is not None
+    if loss == "metric":
+        np.testing.assert_array_equal(given, losses)
+    elif forward:
+        assert not given.requires_grad
+        assert float(given) == pytest.approx(losses.mean(), rel=1e-6)
+    else:
+        np.testing.assert_allclose(given, gradient / 3, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("call", "checked"),
     [
-        (OneCall(200, 100, 20), "6 of 200 x 100, P = 20"),
-        (OneCall(2, 2000, 500), "1 of 1 x 228, P = 57"),  # one of both has too many pairs, so it is cut down
-        (OneCall(2, 1, 1), "2 of 2 x 1, P = 1"),  # nothing to rank
+        (OneCall(200, 100, 20), "200 x 100, P = 20 against the dynamic program"),
+        (OneCall(4, 2000, 500), "1 x 1,264, P = 316 against the dynamic program; 2 rankings at full size"),
+        (OneCall(2, 1, 1), "2 x 1, P = 1 against"),  # nothing to rank
+        (OneCall(1, 30_000, 0, loss="metric"), "1 x 30,000, P = 0 against its definition"),
+        (OneCall(1, 40, 5, dtype="float16", kind="cauchy"), "1 x 40, P = 5 against"),
+        (OneCall(2, 40, 5, dtype="bfloat16", loss="hinge"), "2 x 40, P = 5 against"),
     ],
 )
-def test_large_calls_are_checked_in_part(call: OneCall, checked: str) -> None:
-    with mock.patch.object(one_call, "_MOST_PAIRS", 9_801):
-        what, wrong = what_is_wrong(call)
-    assert wrong is None
-    assert what.startswith(checked)
+def test_what_is_checked_is_said(call: OneCall, checked: str) -> None:
+    assert truth.assert_right(call.case).startswith(checked)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_gradient_in_half_precision_may_be_off_by_its_rounding_only(dtype: str) -> None:
+    call, right = OneCall(1, 40, 5, dtype=dtype), truth.solve
+
+    def off(*inputs: Any) -> Any:
+        value, gradient = right(*inputs)
+        return value, gradient * (1 + 3 * truth.HALF[dtype])
+
+    with mock.patch.object(truth, "solve", off), pytest.raises(AssertionError, match="gradient"):
+        truth.against_reference(call.case)
 
 
 @pytest.mark.parametrize(
