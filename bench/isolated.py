@@ -12,6 +12,7 @@ import ctypes
 import gc
 import multiprocessing
 import multiprocessing.connection
+import os
 import re
 import signal
 import sys
@@ -39,31 +40,30 @@ class Outcome:
     status: Status
     reason: str  # empty where the status is "ok"
     value: Any  # what it returned, or the last thing it yielded; None if there was nothing
-    seconds: float  # from the start of the process to its end
+    seconds: float  # from when the process was there to its end
 
 
 def run(
     work: Callable[..., Any],
     *arguments: Any,
-    seconds: float | None = None,
+    seconds: float = 300.0,
     memory: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Outcome:
     """``work(*arguments)`` in a process of its own; of a generator the last value counts, whether it ends or not.
 
-    ``work`` stands at the top level of a module. After ``seconds`` the process is killed. It may hold ``memory`` bytes
-    of data more than at its start (Linux), and of the device's memory too; allocations beyond fail.
+    ``work`` stands at the top level of a module. ``seconds`` after its start the process is killed. It may hold
+    ``memory`` bytes of data more than at its start (Linux), and of the device's memory too; allocations beyond fail.
     """
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = _context().Process(target=_child, args=(sender, work, arguments, memory, str(device)), daemon=True)
+    process.start()  # the first waits for the fork server, which loads PyTorch
     start = time.perf_counter()
-    process.start()
     sender.close()  # so that the end of the process ends the pipe
     value, ended = None, None
     try:
         while ended is None:
-            left = None if seconds is None else max(0.0, seconds - (time.perf_counter() - start))
-            if not receiver.poll(left):
+            if not receiver.poll(max(0.0, seconds - (time.perf_counter() - start))):
                 ended = "out of time", f"more than {seconds:g} s"
                 break
             kind, told = receiver.recv()
@@ -71,9 +71,9 @@ def run(
                 value = told
             else:
                 ended = kind, told
-    except EOFError:
+    except (EOFError, OSError):  # the pipe ended between two messages, or within one
         process.join()
-        ended = "failed", _exit(process.exitcode)
+        ended = _exit(process.exitcode)
     finally:
         process.kill()
         process.join()
@@ -118,12 +118,13 @@ def _told(error: Exception) -> tuple[Status, str]:
     return ("out of memory" if no_memory else "failed"), reason
 
 
-def _exit(code: int | None) -> str:
+def _exit(code: int | None) -> tuple[Status, str]:
     """A process that left no word: its signal or exit status."""
+    if code == -signal.SIGKILL:
+        return "out of memory", "killed (SIGKILL), as the system does when memory runs out"
     if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        return f"ended by {name}" + (", as by the system when memory runs out" if name == "SIGKILL" else "")
-    return f"ended with exit status {code}"
+        return "failed", f"ended by {signal.Signals(-code).name}"
+    return "failed", f"ended with exit status {code}"
 
 
 def _cap(memory: int, device: torch.device) -> None:
@@ -136,6 +137,37 @@ def _cap(memory: int, device: torch.device) -> None:
 
         limit = _status("VmData") + memory
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def machine_bytes() -> int | None:
+    """Memory of the machine, or what its control group leaves to this process if that is less; None if unknown."""
+    if not hasattr(os, "sysconf"):
+        return None
+    known = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with contextlib.suppress(OSError):  # no control groups
+        known += group_limits(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup").read_text(encoding="utf-8"))
+    return min(known)
+
+
+def group_limits(root: Path, groups: str) -> list[int]:
+    """Memory limits, in bytes, of a process's control groups and of all around them; ``groups`` as in ``/proc``.
+
+    Both versions: ``0::/path`` with ``memory.max``, and ``4:memory:/path`` with ``memory.limit_in_bytes``.
+    """
+    found = []
+    for line in groups.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            folder, name = root, "memory.max"
+        elif "memory" in controllers.split(","):
+            folder, name = root / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        within = Path(path.lstrip("/"))
+        for each in (within, *within.parents):  # ends with the root itself
+            with contextlib.suppress(OSError, ValueError):  # not visible in here, or "max"
+                found.append(int((folder / each / name).read_text(encoding="ascii")))
+    return found
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device | str = "cpu") -> int | None:
