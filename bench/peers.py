@@ -275,10 +275,11 @@ def _at(row: Row) -> str:
 
 def run(peers: Sequence[Peer], shapes: Sequence[Shape], limits: Limits, device: str, threads: int) -> Row:
     rows: list[Row] = []
-    with progress(len(peers) * len(shapes)) as bar:
+    with progress(len(peers) * len(shapes), "case") as bar:
         for peer in peers:
             own: list[Row] = []
             for shape in shapes:
+                bar.set_postfix_str(f"{peer.name}, {shape.scores:,} scores")
                 own.append(run_case(peer, shape, own, limits, device, threads))
                 found = own[-1]["seconds"]
                 if found and found["median"] > limits.rounds:

@@ -30,16 +30,19 @@ class NoBar:
     def update(self) -> None:
         """Nothing moves."""
 
+    def set_postfix_str(self, text: str) -> None:
+        """Nothing is said."""
+
 
 @contextmanager
-def progress(total: int) -> Iterator[Any]:
-    """A bar of so many calls, where there is a terminal, tqdm, and something to wait for."""
+def progress(total: int, unit: str = "call") -> Iterator[Any]:
+    """A bar of so many units, where there is a terminal, tqdm, and something to wait for."""
     try:
         from tqdm import tqdm
     except ImportError:
         yield NoBar()
         return
-    with tqdm(total=total, unit="call", delay=2, disable=None) as bar:
+    with tqdm(total=total, unit=unit, delay=2, disable=None) as bar:
         yield bar
 
 
