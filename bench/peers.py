@@ -136,9 +136,8 @@ def measure(peer: Peer, shape: Shape, device: str, threads: int, limits: Limits)
     data = stream(shape, device=device)
     scores, targets = next(data)
     works = ours(targets, peer.gives)
-    for work in works.values():
-        work.seconds(scores)
-    peaks = {name: work.peak(scores)[0] for name, work in works.items() if name != "sort"}
+    for _ in range(2):  # the first time gives back what lies about, and then some of it is wanted again
+        peaks = {name: work.peak(scores)[0] for name, work in works.items() if name != "sort"}
     times: Times = {name: [] for name in works}
     shuffle = random.Random(0).shuffle
 
