@@ -66,9 +66,14 @@ def about(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def file_name(kind: str, where: dict[str, Any]) -> str:
-    """``<kind>-<device>-torch-<version>-<commit>.json`` of an :func:`about`."""
+    """:func:`stem` of an :func:`about`, in small letters."""
+    return stem(kind, where).lower() + ".json"
+
+
+def stem(kind: str, where: dict[str, Any]) -> str:
+    """``<kind>-<device>-torch-<version>-<commit>``, with a hyphen for what file names do not take."""
     parts = (kind, where["device"], "torch", where["versions"]["torch"], where["commit"])
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).lower() + ".json"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))
 
 
 def is_installed() -> bool:

@@ -15,7 +15,6 @@ import argparse
 import itertools
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -35,7 +34,8 @@ import torch
 import triton
 from torch import Tensor
 
-from bench.environment import ROOT, commit, cpu, is_installed, stand_in_for_installation, versions
+from bench.clock import beyond_cache, quantiles
+from bench.environment import ROOT, commit, cpu, is_installed, stand_in_for_installation, stem, versions
 
 if not is_installed():
     stand_in_for_installation()
@@ -168,8 +168,7 @@ class Stopwatch:
     def __init__(self, device: torch.device) -> None:
         self.on_gpu = device.type == "cuda"
         if self.on_gpu:
-            cached = getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 64 << 20)
-            self.flushed = torch.empty(max(4 * cached, 1 << 28), dtype=torch.int8, device=device)
+            self.flushed = beyond_cache(device)
 
     def by_host(self, call: Callable[[], Any]) -> tuple[float, float]:
         """Seconds until the call returns, and until its work is done."""
@@ -204,8 +203,7 @@ class Stopwatch:
 
 
 def statistics_of(seconds: list[float]) -> dict[str, float]:
-    low, median, high = np.quantile(seconds, [0.1, 0.5, 0.9])
-    return {"median": float(median), "p10": float(low), "p90": float(high), "repeats": len(seconds)}
+    return {**quantiles(seconds), "repeats": len(seconds)}
 
 
 def time_work(
@@ -508,8 +506,7 @@ def is_green(results: dict[str, Any]) -> bool:
 
 
 def file_name(results: dict[str, Any]) -> str:
-    parts = ("gpu", results["device"], "torch", results["versions"]["torch"], results["commit"])
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)) + ".json"
+    return stem("gpu", results) + ".json"
 
 
 def save(results: dict[str, Any], out: Path) -> Path:

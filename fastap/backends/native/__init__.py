@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastap.backends.masked import TORCH, reduce
 from fastap.checks import can_hold, wrong_targets
-from fastap.problem import AugmentedRanking, Batch, Losses, Objective
+from fastap.problem import AugmentedRanking, Batch, Losses, Objective, loss_dtype
 
 _engine: Any
 try:
@@ -72,12 +72,7 @@ def average_precision(batch: Batch) -> Tensor:
 
 
 def _losses(batch: Batch, objective: Objective, dtype: torch.dtype, seconds: int) -> Losses:
-    scores = batch.scores
-    gradient = torch.empty(
-        (batch.rankings, batch.items),
-        dtype=torch.float64 if scores.dtype == torch.float64 else torch.float32,
-        device="cpu",
-    )
+    gradient = torch.empty((batch.rankings, batch.items), dtype=loss_dtype(batch.scores), device="cpu")
     loss = torch.empty(batch.rankings, dtype=dtype, device="cpu")
     takes_part = torch.empty(batch.rankings, dtype=torch.bool, device="cpu")
     is_wide = dtype == torch.float64

@@ -101,6 +101,18 @@ static int solve(const Ranking *ranking, const Terms *terms, const Objective *ob
     return 0;
 }
 
+/* Counts, sums and loss-augmented inference; `*solved` is 0 where there is nothing to solve or a sum would overflow. */
+static int infer(Ranking *ranking, const Objective *objective, Terms *terms, int *solved, Watch *watch)
+{
+    *solved = takes_part(ranking) && is_finite(ranking->positives) && is_finite(ranking->negatives);
+    if (!*solved)
+        return SOLVED;
+    *terms = terms_of(ranking, objective);
+    lap(watch, STAGE_SUMS);
+    *solved = can_sum(terms);
+    return *solved && solve(ranking, terms, objective, watch) ? NO_MEMORY : SOLVED;
+}
+
 /* Losses */
 
 static double loss_of(const Ranking *ranking, const Terms *terms, const Objective *objective)
@@ -237,21 +249,12 @@ int write_losses(const Batch *batch, const Objective *objective, const Outcome *
 {
     const size_t size = batch->wide ? sizeof(double) : sizeof(float);
     void *gradient = (char *)outcome->gradient + size * (size_t)(line * batch->items);
-    double loss = 0.0;
-    Terms terms = {0};
-    if (takes_part(ranking) && is_finite(ranking->positives) && is_finite(ranking->negatives)) {
-        terms = terms_of(ranking, objective);
-        lap(watch, STAGE_SUMS);
-        loss = NAN;
-        if (can_sum(&terms)) {
-            if (solve(ranking, &terms, objective, watch))
-                return NO_MEMORY;
-            loss = loss_of(ranking, &terms, objective);
-        }
-    } else if (takes_part(ranking)) {
-        loss = NAN;
-    }
-    if (terms.rows && !isnan(loss)) {
+    Terms terms;
+    int solved;
+    if (infer(ranking, objective, &terms, &solved, watch))
+        return NO_MEMORY;
+    const double loss = solved ? loss_of(ranking, &terms, objective) : takes_part(ranking) ? NAN : 0.0;
+    if (solved && !isnan(loss)) {
         if (terms.rows + (int64_t)terms.negatives.count < batch->items)
             memset(gradient, 0, size * (size_t)batch->items);
         Filling filling = {ranking, objective->chosen_weight, objective->standard_weight,
@@ -270,29 +273,31 @@ int write_losses(const Batch *batch, const Objective *objective, const Outcome *
     return SOLVED;
 }
 
-/* max F + s epsilon L and the place of every item. A ranking that lacks a class is ranked by score. */
+/* max F + s epsilon L */
+static double value_of(const Ranking *ranking, const Terms *terms, const Objective *objective)
+{
+    const double rows = terms->rows, columns = terms->negatives.count;
+    double positives = 0.0, gap = 0.0, task = 0.0;
+    for (int32_t row = 0; row < terms->rows; row++) {
+        positives += terms->p[row] - terms->centre;
+        gap += standard_of(terms, terms->p[row], ranking->a[row]);
+        task += task_loss(row + 1.0, ranking->a[row]);
+    }
+    double value = positives / rows - terms->sum[terms->negatives.count] / columns + gap * (2.0 / (rows * columns));
+    return value + task / rows * (objective->sign * objective->epsilon);
+}
+
+/* That value and the place of every item. A ranking that lacks a class is ranked by score. */
 int write_ranks(const Batch *batch, const Objective *objective, const Outcome *outcome, int64_t line,
                 Ranking *ranking, Watch *watch)
 {
     int64_t *ranks = outcome->ranks + line * batch->items;
     const int32_t rows = ranking->positives.count, columns = ranking->negatives.count;
-    double value = NAN;
+    Terms terms;
+    int solved;
     memset(ranking->a, 0, sizeof *ranking->a * (size_t)rows);
-    if (takes_part(ranking) && is_finite(ranking->positives) && is_finite(ranking->negatives)) {
-        Terms terms = terms_of(ranking, objective);
-        const int solvable = can_sum(&terms);
-        if (solvable && solve(ranking, &terms, objective, watch))
-            return NO_MEMORY;
-        double positives = 0.0, gap = 0.0, task = 0.0;
-        for (int32_t row = 0; row < rows; row++) {
-            positives += terms.p[row] - terms.centre;
-            gap += standard_of(&terms, terms.p[row], ranking->a[row]);
-            task += task_loss(row + 1.0, ranking->a[row]);
-        }
-        value = positives / rows - terms.sum[columns] / columns + gap * (2.0 / ((double)rows * columns));
-        value += task / rows * (objective->sign * objective->epsilon);
-        value = solvable ? value : NAN;
-    }
+    if (infer(ranking, objective, &terms, &solved, watch))
+        return NO_MEMORY;
     for (int64_t item = 0; item < batch->items; item++)
         ranks[item] = -1;
     int32_t place = 0;
@@ -303,7 +308,7 @@ int write_ranks(const Batch *batch, const Objective *objective, const Outcome *o
     }
     for (; place < columns; place++)
         ranks[item_at(ranking->negatives, place)] = (int64_t)place + rows;
-    outcome->value[line] = value;
+    outcome->value[line] = solved ? value_of(ranking, &terms, objective) : NAN;
     return SOLVED;
 }
 

@@ -98,8 +98,7 @@ int positive_update(const Terms *terms, int32_t *a, Watch *watch)
     if (!lowest_after)
         return -1;
     unsigned char *starts = (unsigned char *)(lowest_after + rows);
-    for (int32_t row = 0; row < rows; row++)
-        starts[row] = 1;
+    memset(starts, 1, (size_t)rows);
     merge_conflicts(terms, a, starts, lowest_after);
     for (int32_t first = 0, last; first < rows; first = last + 1) {
         last = end_of_block(terms, starts, first);
@@ -193,8 +192,7 @@ static int solve_conflicts(const Terms *terms, int32_t *a, unsigned char *starts
 {
     const int32_t rows = terms->rows;
     for (int first_round = 1; !in_order(terms, a); first_round = 0) {
-        for (int32_t row = 0; row < rows; row++)
-            were[row] = starts[row];
+        memcpy(were, starts, (size_t)rows);
         merge_conflicts(terms, a, starts, lowest_after);
         for (int32_t first = 0, last; first < rows; first = last + 1) {
             last = end_of_block(terms, starts, first);
@@ -231,8 +229,7 @@ int negative_update(const Terms *terms, int32_t *a, Watch *watch)
     unsigned char *starts = (unsigned char *)(integers + 4 * count);
     Proof proof = {reals, reals + count, reals + 2 * count, reals + 3 * count,
                    integers, integers + count, integers + 2 * count};
-    for (int32_t row = 0; row < rows; row++)
-        starts[row] = 1;
+    memset(starts, 1, (size_t)rows);
     int failed = solve_conflicts(terms, a, starts, starts + count, integers + 3 * count, &proof);
     free(memory);
     lap(watch, STAGE_REPAIR);
