@@ -1,7 +1,8 @@
-"""Exact losses for average precision: direct loss minimisation, AP hinge and AP perceptron, at the price of a sort."""
+"""Exact losses for average precision at the price of a sort, and direct loss minimisation for any task loss."""
 
 from importlib.metadata import version as _version
 
+from fastap.direct import cost_hinge_loss, cost_perceptron_loss, direct_cost_loss, direct_loss
 from fastap.functional import (
     ap_hinge_loss,
     ap_perceptron_loss,
@@ -9,7 +10,14 @@ from fastap.functional import (
     direct_ap_loss,
     loss_augmented_ranking,
 )
-from fastap.modules import APHingeLoss, APPerceptronLoss, DirectAPLoss
+from fastap.modules import (
+    APHingeLoss,
+    APPerceptronLoss,
+    CostHingeLoss,
+    CostPerceptronLoss,
+    DirectAPLoss,
+    DirectCostLoss,
+)
 from fastap.problem import AugmentedRanking
 
 __version__ = _version("fastap")
@@ -18,10 +26,17 @@ __all__ = [
     "APHingeLoss",
     "APPerceptronLoss",
     "AugmentedRanking",
+    "CostHingeLoss",
+    "CostPerceptronLoss",
     "DirectAPLoss",
+    "DirectCostLoss",
     "ap_hinge_loss",
     "ap_perceptron_loss",
     "average_precision",
+    "cost_hinge_loss",
+    "cost_perceptron_loss",
     "direct_ap_loss",
+    "direct_cost_loss",
+    "direct_loss",
     "loss_augmented_ranking",
 ]

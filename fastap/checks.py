@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastap.backends import HAS_TRITON, INTERPRETS_TRITON
 from fastap.problem import BACKENDS, METHODS, REDUCTIONS, UPDATES
@@ -40,6 +40,64 @@ def check_tensors(scores: Tensor, targets: Tensor, dim: int, ignore_index: int |
             f"dim must be in [{-scores.dim()}, {scores.dim() - 1}] for scores of {scores.dim()} dimensions, got {dim}"
         )
     return dim % scores.dim()
+
+
+def check_class_tensors(logits: Tensor, targets: Tensor, ignore_index: int | None) -> int:
+    """Types and shapes as in ``torch.nn.functional.cross_entropy``; returns the dimension of the classes."""
+    for name, given in (("logits", logits), ("targets", targets)):
+        if not isinstance(given, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(given).__name__}")
+    if not logits.is_floating_point():
+        raise TypeError(f"logits must have a floating dtype, got {logits.dtype}")
+    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise TypeError(f"targets must have an integer dtype, got {targets.dtype}")
+    if logits.dim() == 0:
+        raise ValueError("logits must have at least one dimension, got a 0-dimensional tensor")
+    dim = min(logits.dim() - 1, 1)
+    if logits.shape[dim] == 0:
+        raise ValueError(f"logits must have at least one class along dimension {dim}, got shape {tuple(logits.shape)}")
+    wanted = logits.shape[:dim] + logits.shape[dim + 1 :]
+    if targets.shape != wanted:
+        raise ValueError(
+            f"targets must have the shape of logits without its classes, {tuple(wanted)}, got {tuple(targets.shape)}; "
+            "broadcasting is not done"
+        )
+    if logits.device != targets.device:
+        raise ValueError(f"targets must be on the device of logits, {logits.device}, got {targets.device}")
+    check_class_to_ignore(ignore_index)
+    return dim
+
+
+def check_class_to_ignore(ignore_index: int | None) -> None:
+    """An int, which may be a class, or None."""
+    if ignore_index is not None and (not isinstance(ignore_index, int) or isinstance(ignore_index, bool)):
+        raise TypeError(f"ignore_index must be an int or None, got {type(ignore_index).__name__}")
+    if ignore_index is not None and not -(2**63) <= ignore_index < 2**63:
+        raise ValueError(f"ignore_index must fit 64 bits, got {ignore_index}")
+
+
+def check_cost_table(cost: Tensor) -> None:
+    """A square matrix of real numbers; finite, where asking costs nothing."""
+    if not isinstance(cost, Tensor):
+        raise TypeError(f"cost must be a torch.Tensor or None, got {type(cost).__name__}")
+    if cost.is_complex() or cost.dtype == torch.bool:
+        raise TypeError(f"cost must have a floating or integer dtype, got {cost.dtype}")
+    if cost.dim() != 2 or cost.shape[0] != cost.shape[1]:
+        raise ValueError(f"cost must have the shape (classes, classes), got {tuple(cost.shape)}")
+    if has_values(cost) and cost.device.type == "cpu" and not bool(cost.isfinite().all()):
+        raise ValueError(f"cost must be finite, got {cost[~cost.isfinite()][0].item()}")
+
+
+def check_cost(cost: Tensor, logits: Tensor, dim: int) -> None:
+    """A table of costs that fits the logits."""
+    check_cost_table(cost)
+    classes = logits.shape[dim]
+    if cost.shape[0] != classes:
+        raise ValueError(
+            f"cost must have the shape ({classes}, {classes}) for logits of {classes} classes, got {tuple(cost.shape)}"
+        )
+    if cost.device != logits.device:
+        raise ValueError(f"cost must be on the device of logits, {logits.device}, got {cost.device}")
 
 
 def check_dim(dim: int) -> None:
@@ -128,6 +186,30 @@ def wrong_targets(targets: Tensor, taken: Tensor, ignore_index: int | None) -> T
         wanted = "0 or 1" if ignore_index is None else f"0, 1 or ignore_index = {ignore_index}"
         raise ValueError(f"targets must be {wanted}, got {targets[~allowed][0].item()}")
     return None
+
+
+def wrong_classes(targets: Tensor, ignored: Tensor | None, classes: int) -> Tensor | None:
+    """An error for a target that is neither a class nor ignored; where it would stall or cannot be, a mask of them."""
+    wrong = (targets < 0) | (targets >= classes)
+    if ignored is not None:
+        wrong = wrong & ~ignored
+    if targets.device.type != "cpu" or not has_values(targets):
+        return wrong
+    if bool(wrong.any()):
+        wanted = f"in [0, {classes - 1}]" + ("" if ignored is None else " or ignore_index")
+        raise ValueError(f"targets must be {wanted}, got {targets[wrong][0].item()}")
+    return None
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether this is a tensor with values, and nothing is looking on that must see an operator."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(tensor) in (Tensor, nn.Parameter)
+        and tensor.device.type != "meta"
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._are_functorch_transforms_active()
+    )
 
 
 def can_hold(dtype: torch.dtype, number: int) -> bool:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastap import ops
-from fastap.checks import check_backend, check_method, check_reduction, check_scale, check_tensors, check_update
+from fastap.checks import (
+    check_backend,
+    check_method,
+    check_reduction,
+    check_scale,
+    check_tensors,
+    check_update,
+    has_values,
+)
 from fastap.problem import AugmentedRanking, Method, Reduction, Update
 
 
@@ -189,7 +196,7 @@ def _ap_loss(
     backend: str,
 ) -> Tensor:
     dim = check_tensors(scores, targets, dim, ignore_index)
-    run: Any = ops.EagerAPLoss.apply if _is_plain(scores) and _is_plain(targets) else ops.ap_loss
+    run: Any = ops.EagerAPLoss.apply if has_values(scores) and has_values(targets) else ops.ap_loss
     value: Tensor = run(
         scores,
         targets,
@@ -203,14 +210,3 @@ def _ap_loss(
         check_backend(backend, scores.device),
     )[0]
     return value
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether this is a tensor with values, and nothing is looking on that must see an operator."""
-    return (
-        not torch.compiler.is_compiling()
-        and type(tensor) in (Tensor, nn.Parameter)
-        and tensor.device.type != "meta"
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch._C._are_functorch_transforms_active()
-    )

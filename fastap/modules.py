@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fastap import functional
+from fastap import direct, functional
 from fastap.checks import (
     check_backend,
+    check_class_to_ignore,
+    check_cost_table,
     check_dim,
     check_ignore_index,
     check_method,
@@ -103,3 +105,79 @@ class APPerceptronLoss(_APLoss):
 
     def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
         return functional.ap_perceptron_loss(scores, targets, **{name: getattr(self, name) for name in self._options})
+
+
+class _CostLoss(nn.Module):
+    """As above; a matrix of costs is a buffer, which moves with the module and is not saved with it."""
+
+    _options: tuple[str, ...] = ("ignore_index", "reduction")
+    cost: Tensor | None
+
+    def __init__(self, cost: Tensor | None, ignore_index: int | None, reduction: Reduction) -> None:
+        super().__init__()
+        if cost is not None:
+            check_cost_table(cost)
+        self.register_buffer("cost", cost, persistent=False)
+        self.ignore_index = ignore_index
+        self.reduction: Reduction = reduction
+        check_class_to_ignore(ignore_index)
+        check_reduction(reduction)
+
+    def extra_repr(self) -> str:
+        options = {name: getattr(self, name) for name in self._options}
+        if self.cost is not None:
+            options["cost"] = tuple(self.cost.shape)
+        return ", ".join(f"{name}={option!r}" for name, option in options.items())
+
+
+class DirectCostLoss(_CostLoss):
+    """:func:`fastap.direct_cost_loss` as a module; ``cost`` moves with it to another device."""
+
+    _options = ("cost", "epsilon", "update", *_CostLoss._options)
+
+    def __init__(
+        self,
+        cost: Tensor | None = None,
+        *,
+        epsilon: float = 1.0,
+        update: Update = "positive",
+        ignore_index: int | None = None,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(cost, ignore_index, reduction)
+        self.epsilon = check_scale("epsilon", epsilon)
+        check_update(update)
+        self.update: Update = update
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return direct.direct_cost_loss(logits, targets, **{name: getattr(self, name) for name in self._options})
+
+
+class CostHingeLoss(_CostLoss):
+    """:func:`fastap.cost_hinge_loss` as a module; ``cost`` moves with it to another device."""
+
+    _options = ("cost", "margin", *_CostLoss._options)
+
+    def __init__(
+        self,
+        cost: Tensor | None = None,
+        *,
+        margin: float = 1.0,
+        ignore_index: int | None = None,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(cost, ignore_index, reduction)
+        self.margin = check_scale("margin", margin)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return direct.cost_hinge_loss(logits, targets, **{name: getattr(self, name) for name in self._options})
+
+
+class CostPerceptronLoss(_CostLoss):
+    """:func:`fastap.cost_perceptron_loss` as a module."""
+
+    def __init__(self, *, ignore_index: int | None = None, reduction: Reduction = "mean") -> None:
+        super().__init__(None, ignore_index, reduction)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return direct.cost_perceptron_loss(logits, targets, **{name: getattr(self, name) for name in self._options})

@@ -1,0 +1,201 @@
+"""What the experiments compare: each method's loss, its own parameter and, where it brings one, its optimiser.
+
+A network's scores are ``(n, classes)``, one ranking a column. The AP methods rank columns; the others choose one class
+for each row, by :meth:`Problem.logits`. Every parameter's range lies around the values its authors use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import fastap
+from bench import baselines
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # of scores and labels
+# Of the network, inputs, labels and the places of these items in the training part.
+Objective = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """``items`` to train on, labels 0 .. classes - 1, or 0 .. classes with label 0 for the background.
+
+    The background has no ranking and no score of its own: as a class to choose its logit is 0.
+    """
+
+    items: int
+    classes: int
+    background: bool
+
+    @property
+    def n_labels(self) -> int:
+        return self.classes + self.background
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """One-vs-rest, bool ``(n, classes)``."""
+        return labels[:, None] == torch.arange(self.background, self.n_labels, device=labels.device)
+
+    def logits(self, scores: Tensor) -> Tensor:
+        return F.pad(scores, (1, 0)) if self.background else scores
+
+
+@dataclass(frozen=True)
+class Method:
+    """``make(problem, value of the method's own parameter)`` gives what is to be minimised."""
+
+    make: Callable[[Problem, float], Objective]
+    parameter: str = ""
+    low: float = 1.0
+    high: float = 1.0  # the range of the parameter, searched by its logarithm
+    optimiser: Callable[[Iterable[nn.Parameter], float, float], torch.optim.Optimizer] | None = None
+
+
+def of_scores(loss: Loss) -> Objective:
+    return lambda net, inputs, labels, index: loss(net(inputs), labels)
+
+
+def ranking(
+    loss: Callable[..., Tensor], parameter: str = "", low: float = 1.0, high: float = 1.0, **fixed: Any
+) -> Method:
+    """A loss of this library for scores and targets."""
+
+    def make(problem: Problem, value: float) -> Objective:
+        options = {**fixed, parameter: value} if parameter else fixed
+        return of_scores(lambda scores, labels: loss(scores, problem.targets(labels), dim=0, **options))
+
+    return Method(make, parameter, low, high)
+
+
+def choosing(
+    loss: Callable[..., Tensor], parameter: str = "", low: float = 1.0, high: float = 1.0, **fixed: Any
+) -> Method:
+    """A loss of one class for each item."""
+
+    def make(problem: Problem, value: float) -> Objective:
+        options = {**fixed, parameter: value} if parameter else fixed
+        return of_scores(lambda scores, labels: loss(problem.logits(scores), labels, **options))
+
+    return Method(make, parameter, low, high)
+
+
+def each_ranking(loss: Callable[..., Tensor], parameter: str, low: float, high: float) -> Method:
+    """A loss of one ranking: its mean over the classes that have both positives and negatives."""
+
+    def make(problem: Problem, value: float) -> Objective:
+        def mean(scores: Tensor, labels: Tensor) -> Tensor:
+            targets = problem.targets(labels)
+            columns = [c for c, n in enumerate(targets.sum(0).tolist()) if 0 < n < len(labels)]
+            losses = [loss(scores[:, c], targets[:, c], **{parameter: value}) for c in columns]
+            return torch.stack(losses).mean() if losses else 0 * scores.sum()
+
+        return of_scores(mean)
+
+    return Method(make, parameter, low, high)
+
+
+def relative_direct_ap(scores: Tensor, targets: Tensor, *, dim: int, epsilon: float, update: Any) -> Tensor:
+    """``epsilon`` in units of each ranking's standard deviation, which is a constant to the gradient."""
+    spread = scores.detach().std(dim, keepdim=True).clamp(min=1e-6)
+    return fastap.direct_ap_loss(scores / spread, targets, dim=dim, epsilon=epsilon, update=update)
+
+
+def standardised_direct_ap(scores: Tensor, targets: Tensor, *, dim: int, epsilon: float, update: Any) -> Tensor:
+    """Of scores divided by their standard deviation, gradient and all: to shrink them gains nothing."""
+    spread = scores.std(dim, keepdim=True).clamp(min=1e-6)
+    return fastap.direct_ap_loss(scores / spread, targets, dim=dim, epsilon=epsilon, update=update)
+
+
+def mean_absolute_error(logits: Tensor, labels: Tensor) -> Tensor:
+    """``mean over items of sum over classes |softmax - one_hot| = 2 (1 - softmax at the label)``.
+
+    Source: Ghosh, Kumar, Sastry, Robust Loss Functions under Label Noise for Deep Neural Networks, AAAI 2017.
+    """
+    return 2 * (1 - logits.softmax(1).gather(1, labels[:, None])).mean()
+
+
+def mixup(problem: Problem, alpha: float) -> Objective:
+    """Cross-entropy of inputs and labels mixed in pairs, ``lambda ~ Beta(alpha, alpha)``, one a batch.
+
+    Source: Zhang, Cisse, Dauphin, Lopez-Paz, mixup: Beyond Empirical Risk Minimization, ICLR 2018.
+    """
+    beta = torch.distributions.Beta(alpha, alpha)
+
+    def objective(net: nn.Module, inputs: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        share = float(beta.sample())
+        other = torch.randperm(len(inputs)).to(inputs.device)
+        logits = problem.logits(net(share * inputs + (1 - share) * inputs[other]))
+        return share * F.cross_entropy(logits, labels) + (1 - share) * F.cross_entropy(logits, labels[other])
+
+    return objective
+
+
+def libauc_ap(problem: Problem, margin: float) -> Objective:
+    """LibAUC's ``APLoss``, one for each class, with its moving averages of every item.
+
+    Source: Qi, Luo, Xu, Ji, Yang, Stochastic Optimization of Areas Under Precision-Recall Curves with Provable
+    Convergence, NeurIPS 2021.
+    """
+    from libauc.losses import APLoss
+
+    losses: list[Any] = []
+
+    def objective(net: nn.Module, inputs: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        scores, targets = net(inputs).sigmoid(), problem.targets(labels)
+        if not losses:
+            losses.extend(
+                APLoss(data_len=problem.items, margin=margin, gamma=0.9, device=scores.device)
+                for _ in range(problem.classes)
+            )
+        columns = [c for c, n in enumerate(targets.sum(0).tolist()) if n > 0]
+        each = [losses[c](scores[:, c : c + 1], targets[:, c : c + 1].float(), index) for c in columns]
+        return torch.stack(each).mean() if each else 0 * scores.sum()
+
+    return objective
+
+
+def soap(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """LibAUC's optimiser; its decay is a gradient, divided by Adam like the rest, where AdamW's is a share.
+
+    So its weights are searched below AdamW's, by a factor of 100, about those in its examples.
+    """
+    from libauc.optimizers import SOAP
+
+    parameters = list(parameters)
+    device = parameters[0].device
+    return SOAP(parameters, lr=lr, mode="adam", weight_decay=weight_decay / 100, verbose=False, device=device)
+
+
+EPSILON = ("epsilon", 0.03, 10.0)
+
+# The nine of the paper's synthetic experiment, by its names.
+PAPER: dict[str, Method] = {
+    "pos-AP": ranking(fastap.direct_ap_loss, *EPSILON, update="positive"),
+    "neg-AP": ranking(fastap.direct_ap_loss, *EPSILON, update="negative"),
+    "pos-01": choosing(fastap.direct_cost_loss, *EPSILON, update="positive"),
+    "neg-01": choosing(fastap.direct_cost_loss, *EPSILON, update="negative"),
+    "hinge-AP": ranking(fastap.ap_hinge_loss, "margin", 0.03, 10.0),
+    "hinge-01": choosing(fastap.cost_hinge_loss, "margin", 0.03, 10.0),
+    "per-AP": ranking(fastap.ap_perceptron_loss),
+    "per-01": choosing(fastap.cost_perceptron_loss),
+    "x-ent": choosing(F.cross_entropy),
+}
+ROBUST: dict[str, Method] = {"MAE": choosing(mean_absolute_error), "mixup": Method(mixup, "alpha", 0.1, 4.0)}
+OTHER_AP: dict[str, Method] = {
+    "SmoothAP": each_ranking(baselines.smooth_ap_loss, "temperature", 0.003, 1.0),
+    "blackbox AP": each_ranking(baselines.blackbox_ap_loss, "strength", 10.0, 100_000.0),
+    "AP-loss": each_ranking(baselines.error_driven_ap_loss, "delta", 0.1, 10.0),
+    **({"LibAUC AP": Method(libauc_ap, "margin", 0.1, 2.0, soap)} if find_spec("libauc") else {}),
+}
+RELATIVE: dict[str, Method] = {
+    f"{sign}-AP {name}": ranking(loss, *EPSILON, update=update)
+    for name, loss in (("relative", relative_direct_ap), ("standardised", standardised_direct_ap))
+    for sign, update in (("pos", "positive"), ("neg", "negative"))
+}
+METHODS = {**PAPER, **ROBUST, **OTHER_AP, **RELATIVE}
