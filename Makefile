@@ -9,13 +9,16 @@ OUT ?= bench/out
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint types check-full bench bench-gpu clean
+.PHONY: help demo experiment test lint types check-full bench bench-gpu clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
 
 demo: .venv/demo.stamp  ## train on noisy digits; a table and demo.png at the end
 	$(VENV) examples/digits_label_noise.py
+
+experiment: .venv/demo.stamp  ## run one of docs/experiments.md: STUDY=label_noise ARGS="--data DIR"
+	$(VENV) -m examples.$(STUDY) $(ARGS)
 
 test: .venv/test.stamp  ## run the tests
 	$(VENV) -m pytest
@@ -43,7 +46,7 @@ bench-gpu:  ## test and time the kernels on a GPU, with the packages of PYTHON
 	$(PYTHON) -m bench.gpu --out bench/results
 
 clean:  ## remove .venv, caches and everything the programs wrote
-	rm -rf .venv build dist *.egg-info demo.png bench/out .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist *.egg-info demo.png results bench/out .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -f fastap/backends/native/*.so
 

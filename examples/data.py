@@ -18,7 +18,7 @@ IDX_UINT8 = 0x08
 
 @dataclass(frozen=True)
 class Part:
-    """Inputs ``(n, features)``, float32, and labels ``(n,)``, int64."""
+    """Inputs ``(n, features)``, float32, and labels ``(n,)``, int64, or ``(n, classes)``, 0 or 1 for each of them."""
 
     inputs: Tensor
     labels: Tensor
@@ -33,11 +33,19 @@ class Part:
         return Part(self.inputs.to(device), self.labels.to(device))
 
     def with_flips(self, share: float, n_labels: int, generator: torch.Generator) -> Part:
-        """Move exactly ``share`` of the labels, drawn at random, to another one, all others being equally likely."""
-        flipped = torch.randperm(len(self), generator=generator)[: round(share * len(self))]
+        """Move exactly ``share`` of the labels, drawn at random, to another one, all others being equally likely.
+
+        Labels of several classes are flipped class by class.
+        """
         labels = self.labels.clone()
-        labels[flipped] += torch.randint(1, n_labels, flipped.shape, generator=generator)
+        for column in labels.T if labels.dim() == 2 else (labels,):
+            flipped = torch.randperm(len(self), generator=generator)[: round(share * len(self))]
+            column[flipped] += torch.randint(1, n_labels, flipped.shape, generator=generator)
         return replace(self, labels=labels % n_labels)
+
+    def one_vs_rest(self, n_classes: int) -> Part:
+        """With a label of its own for every class."""
+        return replace(self, labels=F.one_hot(self.labels, n_classes))
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,11 @@ def digits() -> Part:
 
     images, labels = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
     return Part(images.float() / 16, labels.long())
+
+
+def two_layers(features: int, hidden: int, scores: int) -> nn.Sequential:
+    """The network of the experiments with images."""
+    return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, scores))
 
 
 def four_layers(features: int, width: int) -> nn.Sequential:

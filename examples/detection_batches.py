@@ -15,7 +15,6 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from examples import data, harness, methods, report
 
@@ -40,8 +39,8 @@ class Config(harness.Config):
 
 
 QUICK = {
-    **{"draws": 1, "finalists": 1, "tuning_seeds": 1, "seeds": 2, "passes": 2, "batches": (128, 512)},
-    **{"sizes": (1024, 1024, 1024), "noises": (0.0,), "hidden": 32},
+    **harness.QUICK,
+    **{"passes": 2, "batches": (128, 512), "sizes": (1024, 1024, 1024), "noises": (0.0,), "hidden": 32},
 }
 
 
@@ -53,6 +52,8 @@ def draw_parts(images: data.Part, sizes: tuple[int, ...], share: float, generato
     parts = []
     for size in sizes:
         counts = [size - N_SOUGHT * round(share * size), *[round(share * size)] * N_SOUGHT]
+        if any(n > len(pool) for n, pool in zip(counts, pools, strict=True)):
+            raise SystemExit(f"too few images for parts of {sizes}, {share:.1%} of each kind")
         taken = torch.cat([pool[:n] for pool, n in zip(pools, counts, strict=True)])
         pools = [pool[n:] for pool, n in zip(pools, counts, strict=True)]
         labels = torch.arange(N_SOUGHT + 1).repeat_interleave(torch.tensor(counts))
@@ -67,9 +68,7 @@ def fit(config: Config, trial: harness.Trial) -> harness.Outcome:
     parts = draw_parts(data.fashion_mnist(config.data), config.sizes, config.share, generator)
     parts = parts.standardised().with_flips(noise, N_SOUGHT + 1, generator)
     torch.manual_seed(trial.seed)
-    net = nn.Sequential(
-        nn.Linear(parts.train.inputs.shape[1], config.hidden), nn.ReLU(), nn.Linear(config.hidden, N_SOUGHT)
-    )
+    net = data.two_layers(parts.train.inputs.shape[1], config.hidden, N_SOUGHT)
     problem = methods.Problem(len(parts.train), N_SOUGHT, background=True)
     a_pass = max(len(parts.train) // int(batch), 1)
     course = replace(config, steps=config.passes * a_pass, steps_per_check=a_pass, patience=8 * a_pass)
@@ -78,7 +77,8 @@ def fit(config: Config, trial: harness.Trial) -> harness.Outcome:
 
 def main() -> None:
     config = harness.parse(Config(), QUICK, __doc__)
-    print(report.detection_batches(harness.run(config, list(product(config.noises, config.batches)), fit)))
+    results = harness.run(config, list(product(config.noises, config.batches)), fit)
+    report.show("detection-batches", results, config.out)
 
 
 if __name__ == "__main__":

@@ -36,17 +36,22 @@ from bench import environment
 from examples.data import Part, Parts
 from examples.methods import METHODS, Method, Problem
 
+Setting = tuple[float | str, ...]
 C = TypeVar("C", bound="Config")
 
 FIRST_TUNING_SEED = 1000  # far from those of the results
 SECONDS_BETWEEN_SAVES = 20.0
 OPTIONS = {
-    "data": "folder of the four IDX files of Fashion-MNIST",
+    "data": "folder of the images: the four IDX files of Fashion-MNIST, or VOCdevkit/VOC2012",
     "dataset": "fashion-mnist or digits",
+    "flips": "kind: a wrong label is another kind; each: labels of every class are flipped apart",
+    "weights": "state dict of torchvision's AlexNet from ImageNet; random weights without it",
+    "freeze_features": "train the linear layers only",
     "methods": "those to compare",
     "draws": "triples of learning rate, weight decay and own parameter for each method",
     "seeds": "repetitions with the chosen triple",
     "steps": "training steps",
+    "chunk": "items in memory at a time",
     "device": "where to train",
     "workers": "trainings at a time; 0: one a core, or one for a GPU",
     "out": "file of the results; what it holds is not run again",
@@ -72,11 +77,15 @@ class Config:
     out: Path = Path("results.json")
 
 
+# What --quick changes: everything runs, nothing is learnt. In one process, for others take seconds to start.
+QUICK = {"draws": 1, "finalists": 1, "tuning_seeds": 1, "seeds": 2, "steps": 30, "workers": 1}
+
+
 @dataclass(frozen=True)
 class Trial:
-    """One training: ``setting`` is a number or two that the study knows the meaning of."""
+    """One training; what the setting means the study knows."""
 
-    setting: tuple[float, ...]
+    setting: Setting
     method: str
     seed: int
     lr: float
@@ -93,6 +102,7 @@ class Outcome:
     test: float
     step: int
     seconds: float
+    each: tuple[float, ...] = ()  # test AP of every ranking, from a study that tells them
 
 
 COLUMNS: dict[type, list[str]] = {record: [field.name for field in fields(record)] for record in (Trial, Outcome)}
@@ -113,20 +123,25 @@ class Results:
         """Those with the chosen triples and fresh seeds."""
         return {trial: outcome for trial, outcome in self.done.items() if trial.seed < FIRST_TUNING_SEED}
 
-    def settings(self) -> list[tuple[float, ...]]:
+    def settings(self) -> list[Setting]:
         return list(dict.fromkeys(trial.setting for trial in self.repeats))
 
     def methods(self) -> list[str]:
         return list(dict.fromkeys(trial.method for trial in self.repeats))
 
-    def values(self, setting: tuple[float, ...], method: str, part: str = "test") -> list[float]:
+    def values(self, setting: Setting, method: str, part: str = "test") -> list[float]:
         """AP of every seed, in the order of the seeds."""
         found = [
             (t.seed, getattr(o, part)) for t, o in self.repeats.items() if (t.setting, t.method) == (setting, method)
         ]
         return [value for _, value in sorted(found)]
 
-    def chosen(self, setting: tuple[float, ...], method: str) -> Trial:
+    def draws(self, setting: Setting, method: str) -> list[float]:
+        """Test AP of every triple that was tried, on the first tuning seed."""
+        first = FIRST_TUNING_SEED
+        return [o.test for t, o in self.done.items() if (t.seed, t.setting, t.method) == (first, setting, method)]
+
+    def chosen(self, setting: Setting, method: str) -> Trial:
         return next(trial for trial in self.repeats if (trial.setting, trial.method) == (setting, method))
 
 
@@ -190,7 +205,7 @@ def mean_ap(net: nn.Module, part: Part, problem: Problem) -> float:
     return round(float(aps.mean()), 5)
 
 
-def run(config: Config, settings: Sequence[tuple[float, ...]], one: Fit) -> Results:
+def run(config: Config, settings: Sequence[Setting], one: Fit) -> Results:
     """Tune, choose, repeat; ``one(config, trial)`` is a function of a module, for other processes call it too."""
     about, done = environment.about(config.device), load(config)
     go = partial(execute, config=config, one=one, done=done, store=partial(save, config, about, done))
@@ -269,7 +284,9 @@ def settles(config: Config) -> dict[str, Any]:
 def save(config: Config, about: dict[str, Any], done: Done) -> None:
     """One line a trial, with the names of its numbers above; the file is whole at any time."""
     head = {"about": about, "config": settles(config), "columns": [*COLUMNS[Trial], *COLUMNS[Outcome]]}
-    rows = ",\n".join(json.dumps([*values(trial), *values(outcome)]) for trial, outcome in done.items())
+    rows = ",\n".join(
+        json.dumps([*values(trial), *values(outcome)]).replace(", []]", "]") for trial, outcome in done.items()
+    )
     config.out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = config.out.with_suffix(".part")
     unfinished.write_text(f'{json.dumps(head, indent=1)[:-2]},\n "trials": [\n{rows}\n ]\n}}\n', encoding="utf-8")
@@ -280,7 +297,7 @@ def read(path: Path) -> Results:
     """A stored study."""
     stored = json.loads(path.read_text(encoding="utf-8"))
     n = len(COLUMNS[Trial])
-    done = {Trial(tuple(row[0]), *row[1:n]): Outcome(*row[n:]) for row in stored["trials"]}
+    done = {Trial(tuple(row[0]), *row[1:n]): Outcome(*row[n : n + 5], tuple(*row[n + 5 :])) for row in stored["trials"]}
     return Results(stored["about"], stored["config"], done)
 
 
@@ -289,11 +306,10 @@ def load(config: Config) -> Done:
     if not config.out.exists():
         return {}
     stored = read(config.out)
-    if stored.config != settles(config):
-        other = {k for k, v in settles(config).items() if stored.config.get(k) != v}
-        raise SystemExit(
-            f"{config.out} holds results of another {', '.join(sorted(other))}; delete it or give another --out"
-        )
+    ours = settles(config)
+    other = [name for name in {**stored.config, **ours} if stored.config.get(name) != ours.get(name)]
+    if other:
+        raise SystemExit(f"{config.out} holds results of another {', '.join(other)}: delete it or give another --out")
     return stored.done
 
 
@@ -308,8 +324,13 @@ def parse(config: C, quick: dict[str, Any], text: str) -> C:
     for name, says in OPTIONS.items():
         if hasattr(config, name):
             given = getattr(config, name)
-            kind = {"nargs": "+"} if isinstance(given, tuple) else {"type": type(given)}
-            parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=says, **kind)
+            if isinstance(given, bool):
+                kind: dict[str, Any] = {"action": "store_true"}
+            elif isinstance(given, tuple):
+                kind = {"nargs": "+"}
+            else:
+                kind = {"type": Path if given is None else type(given)}  # what may be left out is a file
+            parser.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=says, **kind)
     given = vars(parser.parse_args())
     if given.pop("quick"):
         config = replace(config, **quick)

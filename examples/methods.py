@@ -1,7 +1,7 @@
 """What the experiments compare: each method's loss, its own parameter and, where it brings one, its optimiser.
 
-A network's scores are ``(n, classes)``, one ranking a column. The AP methods rank columns; the others choose one class
-for each row, by :meth:`Problem.logits`. Every parameter's range lies around the values its authors use.
+A network's scores are ``(n, classes)``, one ranking a column. The AP methods rank columns; the others choose a class,
+by :meth:`Problem.choices`. Every parameter's range lies around the values its authors use.
 """
 
 from __future__ import annotations
@@ -25,25 +25,32 @@ Objective = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Problem:
-    """``items`` to train on, labels 0 .. classes - 1, or 0 .. classes with label 0 for the background.
+    """``items`` to train on, with labels 0 .. classes - 1; or 0 .. classes, with 0 for the background.
 
-    The background has no ranking and no score of its own: as a class to choose its logit is 0.
+    The background has no ranking and no score of its own: as a class to choose its logit is 0. With ``one_vs_rest``
+    the labels are ``(n, classes)`` of 0 and 1, and every class is a choice of its own between it and a logit of 0.
     """
 
     items: int
     classes: int
-    background: bool
+    background: bool = False
+    one_vs_rest: bool = False
 
     @property
     def n_labels(self) -> int:
-        return self.classes + self.background
+        return 2 if self.one_vs_rest else self.classes + self.background
 
     def targets(self, labels: Tensor) -> Tensor:
-        """One-vs-rest, bool ``(n, classes)``."""
+        """Bool ``(n, classes)``."""
+        if self.one_vs_rest:
+            return labels == 1
         return labels[:, None] == torch.arange(self.background, self.n_labels, device=labels.device)
 
-    def logits(self, scores: Tensor) -> Tensor:
-        return F.pad(scores, (1, 0)) if self.background else scores
+    def choices(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits ``(choices, classes to choose from)`` and the right ones."""
+        if self.one_vs_rest:
+            scores, labels = scores.reshape(-1, 1), labels.reshape(-1)
+        return (F.pad(scores, (1, 0)) if self.background or self.one_vs_rest else scores), labels
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ def choosing(
 
     def make(problem: Problem, value: float) -> Objective:
         options = {**fixed, parameter: value} if parameter else fixed
-        return of_scores(lambda scores, labels: loss(problem.logits(scores), labels, **options))
+        return of_scores(lambda scores, labels: loss(*problem.choices(scores, labels), **options))
 
     return Method(make, parameter, low, high)
 
@@ -130,8 +137,9 @@ def mixup(problem: Problem, alpha: float) -> Objective:
     def objective(net: nn.Module, inputs: Tensor, labels: Tensor, index: Tensor) -> Tensor:
         share = float(beta.sample())
         other = torch.randperm(len(inputs)).to(inputs.device)
-        logits = problem.logits(net(share * inputs + (1 - share) * inputs[other]))
-        return share * F.cross_entropy(logits, labels) + (1 - share) * F.cross_entropy(logits, labels[other])
+        scores = net(share * inputs + (1 - share) * inputs[other])
+        first, second = (F.cross_entropy(*problem.choices(scores, each)) for each in (labels, labels[other]))
+        return share * first + (1 - share) * second
 
     return objective
 
@@ -174,6 +182,7 @@ def soap(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> 
 
 EPSILON = ("epsilon", 0.03, 10.0)
 
+AP_SVM = {"hinge-AP, margin 1": ranking(fastap.ap_hinge_loss, margin=1.0)}  # as AP-SVM is defined and used
 # The nine of the paper's synthetic experiment, by its names.
 PAPER: dict[str, Method] = {
     "pos-AP": ranking(fastap.direct_ap_loss, *EPSILON, update="positive"),
@@ -198,4 +207,4 @@ RELATIVE: dict[str, Method] = {
     for name, loss in (("relative", relative_direct_ap), ("standardised", standardised_direct_ap))
     for sign, update in (("pos", "positive"), ("neg", "negative"))
 }
-METHODS = {**PAPER, **ROBUST, **OTHER_AP, **RELATIVE}
+METHODS = {**PAPER, **AP_SVM, **ROBUST, **OTHER_AP, **RELATIVE}

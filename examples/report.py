@@ -1,26 +1,344 @@
-"""Tables of the studies."""
+"""Results of the studies as tables and pictures: on the screen, and in ``docs/experiments.md``.
+
+``python -m examples.report`` rewrites every table between a pair of marks on that page, and every picture, from
+``examples/results/``. Intervals are those of Student's t, 95 %, over the seeds; differences are taken seed by seed.
+"""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise, product
+from pathlib import Path
 from statistics import fmean, stdev
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from scipy.stats import t as student
-from tabulate import tabulate
+
+from bench.environment import ROOT
+from bench.markdown import machine, table
+from bench.plots import COLOURS, DASHES, MARKERS, save
+from examples import harness
+from examples.harness import Results, Setting
+from examples.methods import METHODS
+
+RESULTS = ROOT / "examples" / "results"
+PAGE = ROOT / "docs" / "experiments.md"
+OURS = "pos-AP"
+
+Words = Callable[[Setting], str]  # the head of a setting's column
+Parts = dict[str, str]  # tables and sentences of a study, by name
 
 
-def interval(values):
+class Interval(NamedTuple):
+    mean: float
+    half: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {self.half:.3f}"
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Mean and half the width of the 95 % interval of the mean; that of one value is unknown."""
     n = len(values)
     half = student.ppf(0.975, n - 1) * stdev(values) / n**0.5 if n > 1 else float("nan")
-    return fmean(values), half
+    return Interval(fmean(values), float(half))
 
 
-def table(results, part="test"):
+def flips(setting: Setting) -> str:
+    return f"{setting[0]:.0%} flipped"
+
+
+def ap_table(results: Results, words: Words, part: str = "test") -> str:
+    """Methods by settings; the best mean of a column is bold."""
+    columns = []
+    for setting in results.settings():
+        cells = {method: interval(results.values(setting, method, part)) for method in results.methods()}
+        best = max(cells.values())
+        columns.append([f"**{cell}**" if cell is best else str(cell) for cell in cells.values()])
+    return table([*zip(results.methods(), *columns, strict=True)], ["", *map(words, results.settings())])
+
+
+def lead_table(results: Results, words: Words, ours: str = OURS) -> str:
+    """How far ``ours`` is ahead of each of the others, in hundredths of AP; bold where 0 is outside the interval."""
+    others = [method for method in results.methods() if method != ours]
     rows = []
-    for m in results.methods():
-        row = [m]
-        for s in results.settings():
-            v = results.values(s, m, part)
-            row.append("{:.3f} ± {:.3f}".format(*interval(v)) if v else "")
+    for method in others:
+        row = [method]
+        for setting in results.settings():
+            lead = lead_over(results, setting, method, ours)
+            text = f"{100 * lead.mean:+.1f} ± {100 * lead.half:.1f}"
+            row.append(f"**{text}**" if abs(lead.mean) > lead.half else text)
         rows.append(row)
-    return tabulate(rows, ["", *map(str, results.settings())], tablefmt="github")
+    return table(rows, [f"{ours} less", *map(words, results.settings())])
 
 
-label_noise = synthetic_teacher = synthetic_noise = detection_batches = table
+def lead_over(results: Results, setting: Setting, method: str, ours: str = OURS) -> Interval:
+    pairs = zip(results.values(setting, ours), results.values(setting, method), strict=True)
+    return interval([mine - its for mine, its in pairs])
+
+
+def draws_table(results: Results, words: Words) -> str:
+    """How much a method depends on being tuned: test AP of all draws on the first seed, median and lower quartile."""
+    rows = []
+    for method in results.methods():
+        row = [method]
+        for setting in results.settings():
+            low, median = np.quantile(results.draws(setting, method), [0.25, 0.5])
+            row.append(f"{median:.3f} ({low:.3f})")
+        rows.append(row)
+    return table(rows, ["", *map(words, results.settings())])
+
+
+def chosen_table(results: Results, words: Words) -> str:
+    """Learning rate, weight decay, own parameter."""
+    rows = []
+    for method in results.methods():
+        chosen = [results.chosen(setting, method) for setting in results.settings()]
+        own = METHODS[method].parameter
+        cells = [", ".join(f"{x:.3g}" for x in (t.lr, t.weight_decay, t.parameter)[: 3 if own else 2]) for t in chosen]
+        rows.append([method, own, *cells])
+    return table(rows, ["", "own parameter", *map(words, results.settings())], left=2)
+
+
+def source(results: Results) -> str:
+    """What was run, where, and how long it took."""
+    seconds = sum(outcome.seconds for outcome in results.done.values())
+    seeds = len({trial.seed for trial in results.repeats})
+    return f"{len(results.done):,} trainings, {seconds / 3600:.1f} core hours; {seeds} seeds. {machine(results.about)}."
+
+
+def panels(titles: Sequence[str], width: float = 7.0, height: float = 4.6) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = list(figure.subplots(1, len(titles), sharey=True, squeeze=False)[0])
+    for each, title in zip(axes, titles, strict=True):
+        each.set_title(title, fontsize=11, loc="left")
+        each.grid(True, color="#dddddd", linewidth=0.7)
+        each.set_axisbelow(True)
+        each.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def style(number: int) -> dict[str, str]:
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": DASHES[number // len(COLOURS) % len(DASHES)],
+    }
+
+
+def lines(results: Results, axes: Axes, settings: Sequence[Setting], x: Sequence[float]) -> None:
+    """A line a method, with intervals, a little apart so that none hides another."""
+    names = results.methods()
+    step = min((b - a for a, b in pairwise(x)), default=1.0) / (3 * len(names))
+    for number, method in enumerate(names):
+        found = [interval(results.values(setting, method)) for setting in settings]
+        places = [place + (number - len(names) / 2) * step for place in x]
+        means, halves = zip(*found, strict=True)
+        axes.errorbar(
+            places, means, halves, label=method, linewidth=2.6 if method == OURS else 1.2, markersize=5, capsize=2,
+            zorder=3 if method == OURS else 2, **style(number),
+        )  # fmt: skip
+
+
+def legend(figure: Figure, axes: Axes) -> None:
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
+
+
+def noise_figure(results: Results, title: str) -> Figure:
+    figure, (axes,) = panels([title])
+    shares = [100 * float(setting[0]) for setting in results.settings()]
+    lines(results, axes, results.settings(), shares)
+    axes.set(xlabel="training and validation labels flipped (%)", ylabel="AP, clean test labels", xticks=shares)
+    legend(figure, axes)
+    return figure
+
+
+def by_setting(results: Results, words: Words) -> Parts:
+    return {
+        "ap": ap_table(results, words),
+        "lead": lead_table(results, words),
+        "draws": draws_table(results, words),
+        "chosen": chosen_table(results, words),
+        "source": source(results),
+    }
+
+
+def teacher(results: Results) -> Parts:
+    """AP on both halves; nothing but the training half chooses."""
+    rows = []
+    cells = {m: [interval(results.values((), m, part)) for part in ("train", "test")] for m in results.methods()}
+    best = [max(column) for column in zip(*cells.values(), strict=True)]
+    for method, both in cells.items():
+        words = [f"**{cell}**" if cell is top else str(cell) for cell, top in zip(both, best, strict=True)]
+        lead = "" if method == OURS else f"{100 * (x := lead_over(results, (), method)).mean:+.1f} ± {100 * x.half:.1f}"
+        rows.append([method, *words, lead])
+    heads = ["", "AP, training half", "AP, test half", f"{OURS} less it, test"]
+    return {"ap": table(rows, heads), "chosen": chosen_table(results, lambda _: "chosen"), "source": source(results)}
+
+
+def teacher_figure(results: Results) -> Figure:
+    figure, (axes,) = panels(["A student of four layers ranks as its teacher does"], height=3.8)
+    names = results.methods()[::-1]
+    for place, method in enumerate(names):
+        for shift, part, colour in ((0.15, "train", COLOURS[0]), (-0.15, "test", COLOURS[1])):
+            values = results.values((), method, part)
+            mean, half = interval(values)
+            label = f"{'training' if part == 'train' else 'test'} half" if place == 0 else None
+            axes.errorbar(mean, place + shift, xerr=half, color=colour, marker="o", capsize=3, label=label)
+            axes.scatter(values, [place + shift] * len(values), s=10, color="black", alpha=0.4, linewidth=0, zorder=3)
+    axes.set(yticks=range(len(names)), yticklabels=names, xlabel="AP (means, 95 % intervals, and every seed)")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def batch_words(setting: Setting) -> str:
+    return f"{setting[0]:.0%}, {setting[1]:,}"
+
+
+def batches_figure(results: Results) -> Figure:
+    noises = list(dict.fromkeys(setting[0] for setting in results.settings()))
+    figure, axes = panels([f"{noise:.0%} of the labels flipped" for noise in noises], width=9.0)
+    for each, noise in zip(axes, noises, strict=True):
+        settings = [setting for setting in results.settings() if setting[0] == noise]
+        lines(results, each, settings, range(len(settings)))
+        each.set(xlabel="items in a batch", xticks=range(len(settings)))
+        each.set_xticklabels([f"{setting[1]:,}" for setting in settings])
+    axes[0].set_ylabel("AP of rare kinds, clean test labels")
+    legend(figure, axes[0])
+    return figure
+
+
+# Of the study of epsilon: way of giving it, task and epsilon -> mean AP over the seeds, at the learning rate chosen.
+Grid = dict[tuple[str, str, float], float]
+WAYS = ("absolute", "relative", "standardised")
+
+
+def grid(results: Results) -> Grid:
+    trials = {(t.method, str(t.setting[0]), t.parameter, t.lr) for t in results.done}
+    best: dict[tuple[str, str, float], tuple[float, float]] = {}
+    for method, task, epsilon, lr in trials:
+        found = [
+            o
+            for t, o in results.done.items()
+            if (t.method, t.setting[0], t.parameter, t.lr) == (method, task, epsilon, lr)
+        ]
+        pair = fmean(o.valid for o in found), fmean(o.test for o in found)
+        best[method, task, epsilon] = max(best.get((method, task, epsilon), (0.0, 0.0)), pair)
+    return {key: test for key, (_, test) in best.items()}
+
+
+def name_of(sign: str, way: str) -> str:
+    return f"{sign}-AP" if way == "absolute" else f"{sign}-AP {way}"
+
+
+def shortfalls(found: Grid, method: str, task: str, epsilon: float) -> float:
+    """How far from the best AP of the task, whatever the update, the way and epsilon."""
+    return max(ap for (_, other, _), ap in found.items() if other == task) - found[method, task, epsilon]
+
+
+def epsilon(results: Results) -> Parts:
+    """Shortfalls of each epsilon on all tasks, and of the epsilon that is best on all others but one, on that one."""
+    found = grid(results)
+    tasks, epsilons = (sorted({key[k] for key in found}) for k in (1, 2))
+    rows, transfers = [], []
+    for sign, way in product(("pos", "neg"), WAYS):
+        method = name_of(sign, way)
+        by_task = {task: [100 * shortfalls(found, method, task, e) for e in epsilons] for task in tasks}
+        columns = list(zip(*by_task.values(), strict=True))
+        rows.append([method, *(f"{fmean(column):.1f} ({max(column):.1f})" for column in columns)])
+        regrets = [regret_of_transfer(by_task, task) for task in tasks]
+        transfers.append([method, f"{fmean(regrets):.1f}", f"{max(regrets):.1f}"])
+    return {
+        "grid": table(rows, ["", *(f"{e:g}" for e in epsilons)]),
+        "transfer": table(transfers, ["", "mean", "worst task"]),
+        "source": source(results),
+    }
+
+
+def regret_of_transfer(by_task: dict[str, list[float]], task: str) -> float:
+    """The shortfall on the task at the epsilon with the smallest mean shortfall on the others."""
+    others = [values for name, values in by_task.items() if name != task] or [by_task[task]]
+    means = [fmean(column) for column in zip(*others, strict=True)]
+    return by_task[task][means.index(min(means))]
+
+
+def epsilon_figure(results: Results) -> Figure:
+    found = grid(results)
+    tasks, epsilons = (sorted({key[k] for key in found}) for k in (1, 2))
+    figure = Figure(figsize=(9.0, 6.0), layout="constrained")
+    axes = figure.subplots(2, len(WAYS), sharex=True, sharey=True)
+    for (row, sign), (column, way) in product(enumerate(("pos", "neg")), enumerate(WAYS)):
+        each = axes[row][column]
+        for number, task in enumerate(tasks):
+            values = [100 * shortfalls(found, name_of(sign, way), task, e) for e in epsilons]
+            each.plot(epsilons, values, label=task, linewidth=1.5, markersize=4, **style(number))
+        each.set(xscale="log", ylim=(20, -0.5))
+        each.set_title(f"{'positive' if sign == 'pos' else 'negative'} update, {way}", fontsize=10, loc="left")
+        each.grid(True, color="#dddddd", linewidth=0.7)
+        each.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("epsilon", fontsize=10)
+    figure.supylabel("hundredths of AP below the best of the task", fontsize=10)
+    legend(figure, axes[0][0])
+    return figure
+
+
+class Study(NamedTuple):
+    """How the results of one study are told."""
+
+    parts: Callable[[Results], Parts]
+    draw: Callable[[Results], Figure]
+
+
+STUDIES = {
+    "synthetic-teacher": Study(teacher, teacher_figure),
+    "synthetic-noise": Study(
+        partial(by_setting, words=flips),
+        partial(noise_figure, title="Inside or outside of a shell, partly wrong labels"),
+    ),
+    "label-noise-fashion-mnist": Study(
+        partial(by_setting, words=flips), partial(noise_figure, title="Fashion-MNIST, partly wrong labels")
+    ),
+    "label-noise-digits": Study(
+        partial(by_setting, words=flips), partial(noise_figure, title="Digits, partly wrong labels")
+    ),
+    "detection-batches": Study(partial(by_setting, words=batch_words), batches_figure),
+    "epsilon": Study(epsilon, epsilon_figure),
+}
+
+
+def show(name: str, results: Results, out: Path) -> None:
+    """For the screen, and a picture beside the results."""
+    picture = out.with_suffix(".png")
+    save(STUDIES[name].draw(results), picture)
+    print("\n" + "\n\n".join(STUDIES[name].parts(results).values()))
+    print(f"\nResults: {out}; the same as a figure: {picture}")
+
+
+def fill(page: str, results: dict[str, Results]) -> str:
+    """The page with every ``<!-- study part -->`` ... ``<!-- / -->`` holding what the results give."""
+    parts = {name: STUDIES[name].parts(of) for name, of in results.items()}
+
+    def block(match: re.Match[str]) -> str:
+        return f"<!-- {match[1]} {match[2]} -->\n{parts[match[1]][match[2]]}\n<!-- / -->"
+
+    return re.sub(r"<!-- ([\w-]+) ([\w-]+) -->\n.*?<!-- / -->", block, page, flags=re.S)
+
+
+def stored() -> dict[str, Results]:
+    return {name: harness.read(RESULTS / f"{name}.json") for name in STUDIES}
+
+
+def main() -> None:
+    results = stored()
+    PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), results), encoding="utf-8")
+    for name, of in results.items():
+        save(STUDIES[name].draw(of), PAGE.parent / "images" / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -26,7 +26,7 @@ class Config(harness.Config):
     out: Path = Path("results/synthetic-noise.json")
 
 
-QUICK = {"draws": 1, "finalists": 1, "tuning_seeds": 1, "seeds": 2, "steps": 30, "noises": (0.0, 0.4)}
+QUICK = {**harness.QUICK, "noises": (0.0, 0.4)}
 
 
 def fit(config: Config, trial: harness.Trial) -> harness.Outcome:
@@ -45,7 +45,8 @@ def fit(config: Config, trial: harness.Trial) -> harness.Outcome:
 
 def main() -> None:
     config = harness.parse(Config(), QUICK, __doc__)
-    print(report.synthetic_noise(harness.run(config, [(noise,) for noise in config.noises], fit)))
+    results = harness.run(config, [(noise,) for noise in config.noises], fit)
+    report.show("synthetic-noise", results, config.out)
 
 
 if __name__ == "__main__":

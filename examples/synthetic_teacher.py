@@ -30,7 +30,7 @@ class Config(harness.Config):
     out: Path = Path("results/synthetic-teacher.json")
 
 
-QUICK = {"draws": 1, "finalists": 1, "tuning_seeds": 1, "seeds": 2, "steps": 30, "points": 1000}
+QUICK = {**harness.QUICK, "points": 1000}
 
 
 def fit(config: Config, trial: harness.Trial) -> harness.Outcome:
@@ -47,7 +47,7 @@ def fit(config: Config, trial: harness.Trial) -> harness.Outcome:
 
 def main() -> None:
     config = harness.parse(Config(), QUICK, __doc__)
-    print(report.synthetic_teacher(harness.run(config, [()], fit)))
+    report.show("synthetic-teacher", harness.run(config, [()], fit), config.out)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def direct_loss(
         standard = y_standard(0.0) if callable(y_standard) else y_standard
         direct = y_direct(objective.sign * objective.epsilon) if callable(y_direct) else y_direct
 
-    upper, lower = (_scores(score_fn, solution) for solution in (direct, standard))
+    lower, upper = (_scores(score_fn, solution) for solution in (standard, direct))
     if upper.shape != lower.shape:
         raise ValueError(
             "score_fn must return scores of one shape for both solutions, "
@@ -92,8 +92,7 @@ def direct_loss(
             f"got {lower.dtype} on {lower.device} for y_standard and {upper.dtype} on {upper.device} for y_direct"
         )
     dtype = loss_dtype(upper)
-    # Divided, not multiplied by 1/epsilon: that is the better rounding and cannot overflow by itself.
-    loss = (upper.to(dtype) - lower.to(dtype)) / (objective.sign * objective.epsilon)
+    loss = (upper.to(dtype) - lower.to(dtype)) / (objective.sign * _within(objective.epsilon, dtype))
     if task_loss is not None:
         with torch.no_grad():
             task = task_loss(direct)
@@ -106,8 +105,10 @@ def direct_loss(
                 f"task_loss must return a tensor of the shape of the scores, {tuple(loss.shape)}, "
                 f"got {tuple(task.shape)}; broadcasting is not done"
             )
+        if task.device != loss.device:
+            raise ValueError(f"task_loss must be on the device of the scores, {loss.device}, got {task.device}")
         loss = loss + task.detach().to(dtype)
-    return loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.mean()
+    return _reduced(loss, None, reduction)
 
 
 def _scores(score_fn: Callable[[Any], Tensor], solution: Any) -> Tensor:
@@ -248,6 +249,11 @@ def _cost_loss(
         _within(objective.epsilon, dtype) if direct else 1.0,
         direct,
     )[0].squeeze(dim)
+    return _reduced(loss, ignored, reduction)
+
+
+def _reduced(loss: Tensor, ignored: Tensor | None, reduction: Reduction) -> Tensor:
+    """The mean is over what takes part, and 0 if nothing does."""
     if reduction == "none":
         return loss
     if reduction == "sum":
@@ -288,6 +294,7 @@ class _CostLoss(torch.autograd.Function):
             rival, own = others.amax(dim, keepdim=True), logits.gather(dim, index)
             best = torch.maximum(rival, own)
             chosen = others == rival
+            del others  # as large as the logits, and on the CPU so is what counts
             n_chosen = _count(chosen, dim).to(dtype)
             lead = (rival.to(dtype) - own.to(dtype)) / scale
             own_gap, first_of_others = lead.relu(), weight - (-lead).relu()
@@ -304,6 +311,7 @@ class _CostLoss(torch.autograd.Function):
             value = (weight * cost.to(dtype))[index.squeeze(dim)].movedim(-1, dim) - gap
             first = value.amax(dim, keepdim=True)
             chosen = value == first
+            del gap, value
             plus = 1 / _count(chosen, dim).to(dtype)
             minus = torch.ones_like(plus)
             if direct:

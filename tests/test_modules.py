@@ -17,11 +17,29 @@ from tests.losses import random_batch
 # Of the losses with a loss-augmented inference.
 METHOD = {"method": "dp"}
 COMMON: dict[str, Any] = {"dim": 0, "ignore_index": -1, "reduction": "none", "backend": "torch"}
+OF_CLASSES: dict[str, Any] = {"ignore_index": -1, "reduction": "none"}
+COST = torch.tensor([[0.0, 1.0, 2.0], [0.5, 0.0, 1.0], [3.0, 0.1, 0.0]])
 CASES: dict[str, tuple[Callable[..., nn.Module], Callable[..., torch.Tensor], dict[str, Any]]] = {
     "direct": (fastap.DirectAPLoss, fastap.direct_ap_loss, {"epsilon": 0.3, "update": "negative", **METHOD, **COMMON}),
     "hinge": (fastap.APHingeLoss, fastap.ap_hinge_loss, {"margin": 2.5, **METHOD, **COMMON}),
     "perceptron": (fastap.APPerceptronLoss, fastap.ap_perceptron_loss, COMMON),
+    "direct of costs": (
+        fastap.DirectCostLoss,
+        fastap.direct_cost_loss,
+        {"cost": COST, "epsilon": 0.3, "update": "negative", **OF_CLASSES},
+    ),
+    "hinge of costs": (fastap.CostHingeLoss, fastap.cost_hinge_loss, {"cost": COST, "margin": 2.5, **OF_CLASSES}),
+    "perceptron of costs": (fastap.CostPerceptronLoss, fastap.cost_perceptron_loss, OF_CLASSES),
 }
+OF_RANKINGS = (fastap.DirectAPLoss, fastap.APHingeLoss, fastap.APPerceptronLoss)
+
+
+def inputs(case: str, seed: int, rows: int, *, ignored: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores and targets of rankings, or of the classes of a cost; -1 for what is ignored."""
+    scores, targets = random_batch(seed, rows, 12, ignored=ignored)
+    if "costs" not in case:
+        return scores, targets
+    return scores[:, :3], targets[:, 5] if ignored else targets[:, 5].clamp(min=0)
 
 
 @pytest.mark.parametrize("options", [True, False], ids=["all options", "defaults"])
@@ -29,7 +47,7 @@ CASES: dict[str, tuple[Callable[..., nn.Module], Callable[..., torch.Tensor], di
 def test_a_module_is_its_function(case: str, options: bool) -> None:
     module, function, given = CASES[case]
     given = given if options else {}
-    scores, targets = random_batch(1, 6, 12, ignored=0.2 if options else 0.0)
+    scores, targets = inputs(case, 1, 20, ignored=0.2 if options else 0.0)
     results = []
     for loss in (module(**given), lambda *tensors: function(*tensors, **given)):
         leaf = scores.clone().requires_grad_()
@@ -44,7 +62,8 @@ def test_a_module_is_its_function(case: str, options: bool) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_repr_shows_every_option(case: str) -> None:
     module, _, given = CASES[case]
-    assert repr(module(**given)) == f"{module.__name__}({', '.join(f'{k}={v!r}' for k, v in given.items())})"
+    shown = {name: tuple(option.shape) if name == "cost" else option for name, option in given.items()}
+    assert repr(module(**given)) == f"{module.__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
 
 def test_repr_of_the_defaults() -> None:
@@ -52,6 +71,10 @@ def test_repr_of_the_defaults() -> None:
     assert repr(fastap.DirectAPLoss()) == f"DirectAPLoss(epsilon=1.0, update='positive', method='auto', {common})"
     assert repr(fastap.APHingeLoss()) == f"APHingeLoss(margin=1.0, method='auto', {common})"
     assert repr(fastap.APPerceptronLoss()) == f"APPerceptronLoss({common})"
+    common = "ignore_index=None, reduction='mean'"
+    assert repr(fastap.DirectCostLoss()) == f"DirectCostLoss(cost=None, epsilon=1.0, update='positive', {common})"
+    assert repr(fastap.CostHingeLoss()) == f"CostHingeLoss(cost=None, margin=1.0, {common})"
+    assert repr(fastap.CostPerceptronLoss()) == f"CostPerceptronLoss({common})"
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
@@ -60,7 +83,7 @@ def test_copies(case: str, duplicate: Callable[[nn.Module], nn.Module]) -> None:
     module, _, given = CASES[case]
     original = module(**given)
     again = duplicate(original)
-    scores, targets = random_batch(2, 5, 7)
+    scores, targets = inputs(case, 2, 5)
     assert repr(again) == repr(original)
     torch.testing.assert_close(again(scores, targets), original(scores, targets), rtol=0, atol=0)
 
@@ -74,6 +97,13 @@ def test_nothing_to_train_and_nothing_to_save(case: str) -> None:
     loss.load_state_dict({})
 
 
+def test_a_cost_moves_with_its_module() -> None:
+    for module in (fastap.DirectCostLoss, fastap.CostHingeLoss):
+        assert module(COST).to("meta").cost.device.type == "meta"
+        assert nn.Sequential(module(COST)).double()[0].cost.dtype == torch.float64
+        torch.testing.assert_close(module(COST).cost, COST, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("module", "options", "name"),
     [
@@ -83,9 +113,15 @@ def test_nothing_to_train_and_nothing_to_save(case: str) -> None:
         (fastap.DirectAPLoss, {"method": "DP"}, "method"),
         (fastap.APHingeLoss, {"method": "greedy"}, "method"),
         *((module, {"reduction": "average"}, "reduction") for module, _, _ in CASES.values()),
-        *((module, {"backend": "numpy"}, "backend") for module, _, _ in CASES.values()),
-        *((module, {"ignore_index": 1}, "ignore_index") for module, _, _ in CASES.values()),
-        *((module, {"dim": 0.5}, "dim") for module, _, _ in CASES.values()),
+        *((module, {"ignore_index": 0.5}, "ignore_index") for module, _, _ in CASES.values()),
+        *((module, {"backend": "numpy"}, "backend") for module in OF_RANKINGS),
+        *((module, {"ignore_index": 1}, "ignore_index") for module in OF_RANKINGS),
+        *((module, {"dim": 0.5}, "dim") for module in OF_RANKINGS),
+        *((module, {"cost": [[0.0]]}, "cost") for module in (fastap.DirectCostLoss, fastap.CostHingeLoss)),
+        *((module, {"cost": torch.ones(2, 3)}, "cost") for module in (fastap.DirectCostLoss, fastap.CostHingeLoss)),
+        (fastap.DirectCostLoss, {"epsilon": 0.0}, "epsilon"),
+        (fastap.DirectCostLoss, {"update": "both"}, "update"),
+        (fastap.CostHingeLoss, {"margin": -1.0}, "margin"),
     ],
 )
 def test_bad_options_are_refused_at_construction(

@@ -30,10 +30,19 @@ PUBLIC = {
     "ap_perceptron_loss",
     "average_precision",
     "loss_augmented_ranking",
+    "direct_loss",
+    "direct_cost_loss",
+    "cost_hinge_loss",
+    "cost_perceptron_loss",
     "DirectAPLoss",
     "APHingeLoss",
     "APPerceptronLoss",
+    "DirectCostLoss",
+    "CostHingeLoss",
+    "CostPerceptronLoss",
 }
+# What else may be given by its place.
+BY_PLACE = {"direct_loss": "y_direct", "direct_cost_loss": "cost", "cost_hinge_loss": "cost"}
 
 
 def test_one_version() -> None:
@@ -77,10 +86,13 @@ def test_public_names_are_explained(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(name for name in PUBLIC if name.islower()))
-def test_options_come_after_two_arguments(name: str) -> None:
-    kinds = [parameter.kind for parameter in inspect.signature(getattr(fastap, name)).parameters.values()]
-    assert kinds[:2] == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * 2
-    assert set(kinds[2:]) == {inspect.Parameter.KEYWORD_ONLY}
+def test_options_come_after_the_arguments(name: str) -> None:
+    parameters = list(inspect.signature(getattr(fastap, name)).parameters.values())
+    n_arguments = 3 if name in BY_PLACE else 2
+    kinds = [parameter.kind for parameter in parameters]
+    assert kinds[:n_arguments] == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * n_arguments
+    assert set(kinds[n_arguments:]) == {inspect.Parameter.KEYWORD_ONLY}
+    assert parameters[2].name == BY_PLACE.get(name, parameters[2].name)
 
 
 def test_readme_has_code() -> None:

@@ -1,0 +1,513 @@
+"""The experiments: their data, methods, common course and report; and every program, run the quick way."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import fastap
+from bench.environment import ROOT
+from examples import data, detection_batches, harness, methods, report
+from examples.harness import Outcome, Trial
+from examples.methods import METHODS, Problem
+
+AP_LOSSES = [name for name in METHODS if "AP" in name]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    with harness.one_thread():
+        yield
+
+
+# Data.
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    head = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    path.write_bytes(gzip.compress(head + array.tobytes(), 1))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four files like Fashion-MNIST's: 6,000 images, whose brightest rows tell their kind."""
+    folder = tmp_path_factory.mktemp("idx")
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 5000), ("t10k", 1000)):
+        labels = (np.arange(n) % 10).astype(np.uint8)
+        pixels = rng.integers(0, 150, (n, 28, 28), dtype=np.uint8)
+        for row in (0, 1):
+            pixels[np.arange(n), 2 * labels + row] += 60
+        write_idx(folder / f"{part}-images-idx3-ubyte.gz", pixels)
+        write_idx(folder / f"{part}-labels-idx1-ubyte.gz", labels)
+    return folder
+
+
+def test_images_are_read_and_pooled(images: Path) -> None:
+    all_images = data.fashion_mnist(images)
+    assert all_images.inputs.shape == (6000, 196)
+    assert all_images.labels.bincount().tolist() == [600] * 10
+    raw = data.read_idx(images / "t10k-images-idx3-ubyte.gz")
+    assert raw.shape == (1000, 28, 28)
+    expected = raw[7, 4:6, 8:10].double().mean() / 255
+    torch.testing.assert_close(all_images.inputs[5007].view(14, 14)[2, 4].double(), expected, atol=1e-6, rtol=0)
+
+
+def test_what_is_no_idx_file(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="is not there"):
+        data.read_idx(tmp_path / "train-images-idx3-ubyte.gz")
+    (tmp_path / "wrong.gz").write_bytes(gzip.compress(b"\0\0\x0d\1\0\0\0\1abcd"))
+    with pytest.raises(SystemExit, match="not an IDX file of bytes"):
+        data.read_idx(tmp_path / "wrong.gz")
+
+
+@pytest.mark.parametrize(("size", "each"), [(None, 33), (20, 20), (50, 33)])
+def test_thirds(size: int | None, each: int) -> None:
+    numbers = data.Part(torch.arange(100.0)[:, None], torch.arange(100))
+    parts = data.thirds(numbers, size, seeded())
+    assert [len(part) for part in (parts.train, parts.valid, parts.test)] == [each] * 3
+    assert len(set(torch.cat([parts.train.labels, parts.valid.labels, parts.test.labels]).tolist())) == 3 * each
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.4, 1.0])
+def test_flips(share: float) -> None:
+    labels = torch.randint(0, 10, (1000,), generator=seeded())
+    part = data.Part(torch.zeros(1000, 1), labels)
+    parts = data.Parts(part, part, part).with_flips(share, 10, seeded(1))
+    for flipped in (parts.train, parts.valid):
+        assert (flipped.labels != labels).sum() == round(share * 1000)
+        assert set(flipped.labels.tolist()) <= set(range(10))
+    assert torch.equal(parts.test.labels, labels)
+    assert torch.equal(part.labels, labels)
+    if share == 1.0:  # every other class alike
+        moved = (parts.train.labels - labels).remainder(10).bincount(minlength=10)
+        assert moved[0] == 0
+        assert moved[1:].min() > 80
+
+
+def test_flips_of_every_class_apart() -> None:
+    labels = torch.randint(0, 4, (1000,), generator=seeded())
+    part = data.Part(torch.zeros(1000, 1), labels).one_vs_rest(4)
+    assert part.labels.sum(1).eq(1).all()
+    flipped = part.with_flips(0.2, 2, seeded(1)).labels
+    assert (flipped != part.labels).sum(0).tolist() == [200] * 4
+    assert set(flipped.unique().tolist()) == {0, 1}
+    assert (flipped != part.labels).sum(1).unique().numel() > 2
+
+
+def test_standardised_by_the_training_part_alone() -> None:
+    train, other = (data.Part(torch.randn(500, 3, generator=seeded(s)) * 5 + s, torch.zeros(500)) for s in (1, 2))
+    train.inputs[:, 2] = 7.0
+    parts = data.Parts(train, other, other).standardised()
+    torch.testing.assert_close(parts.train.inputs.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(parts.train.inputs.std(0)[:2], torch.ones(2))
+    assert parts.train.inputs[:, 2].eq(0).all()
+    assert parts.valid.inputs.isfinite().all()
+    assert parts.valid.inputs.mean(0)[0] > 0.1
+
+
+def test_shells() -> None:
+    part = data.shells(2000, seeded())
+    squares = (10 * part.inputs).square().sum(1)
+    assert ((squares > 1200) == (part.labels == 1)).all()
+    assert ((squares < 1000) == (part.labels == 0)).all()
+    assert 0.3 < part.labels.double().mean() < 0.4
+
+
+def test_teacher() -> None:
+    part = data.teacher(1000, 10, 16, 0.2, seeded())
+    assert part.labels.sum() == 200
+    assert not torch.equal(part.labels, data.teacher(1000, 10, 16, 0.2, seeded(1)).labels)
+
+
+def test_too_few_images_of_a_kind(images: Path) -> None:
+    with pytest.raises(SystemExit, match="too few images"):
+        detection_batches.draw_parts(data.fashion_mnist(images), (800, 400, 4000), 0.02, seeded())
+
+
+def test_rare_kinds(images: Path) -> None:
+    everything = data.fashion_mnist(images)
+    parts = detection_batches.draw_parts(everything, (800, 400, 400), 0.02, seeded())
+    for part, size in ((parts.train, 800), (parts.valid, 400), (parts.test, 400)):
+        counts = part.labels.bincount().tolist()
+        assert counts == [size - 5 * round(0.02 * size), *[round(0.02 * size)] * 5]
+    rows = {tuple(row) for part in (parts.train, parts.valid, parts.test) for row in part.inputs.tolist()}
+    assert len(rows) == 1600
+    kinds = {
+        tuple(row): label for row, label in zip(everything.inputs.tolist(), everything.labels.tolist(), strict=True)
+    }
+    for row, label in zip(parts.train.inputs.tolist(), parts.train.labels.tolist(), strict=True):
+        assert label == (kinds[tuple(row)] + 1 if kinds[tuple(row)] < 5 else 0)
+
+
+# Methods.
+
+
+@pytest.mark.parametrize("kind", ["plain", "background", "one_vs_rest"])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_learns(name: str, kind: str) -> None:
+    """Some steps on separable points raise AP from chance to nearly 1."""
+    background, one_vs_rest = kind == "background", kind == "one_vs_rest"
+    problem = Problem(items=120, classes=3, background=background, one_vs_rest=one_vs_rest)
+    n_labels = 3 + background
+    labels = torch.arange(120) % n_labels
+    inputs = F.one_hot(labels, n_labels).float() + 0.3 * torch.randn(120, n_labels, generator=seeded())
+    labels = F.one_hot(labels, 3) if one_vs_rest else labels
+    torch.manual_seed(0)
+    net = nn.Linear(n_labels, 3)
+    nn.init.zeros_(net.weight)
+    method = METHODS[name]
+    if name == "pos-01":  # its ramp has a slope on the right side only: it learns from what it gets right
+        net.weight.data[:, background:] = 0.3 * torch.eye(3)
+    objective = method.make(problem, (method.low * method.high) ** 0.5)
+    optimiser = (method.optimiser or harness.adamw)(net.parameters(), 0.01, 1e-4)
+    part = data.Part(inputs, labels)
+    for _ in range(100):
+        optimiser.zero_grad()
+        loss = objective(net, inputs, labels, torch.arange(120))
+        assert loss.isfinite()
+        loss.backward()
+        optimiser.step()
+    assert harness.mean_ap(net, part, problem) > 0.9
+
+
+def test_targets_and_choices() -> None:
+    labels, scores = torch.tensor([0, 2, 1]), torch.tensor([[3.0, -1.0, 2.0]]).repeat(3, 1)
+    plain, sought, each = Problem(3, 3), Problem(3, 2, background=True), Problem(3, 3, one_vs_rest=True)
+    assert plain.targets(labels).long().tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0]]
+    assert sought.targets(labels).long().tolist() == [[0, 0], [0, 1], [1, 0]]
+    assert each.targets(F.one_hot(labels, 3)).equal(plain.targets(labels))
+    assert [n.n_labels for n in (plain, sought, each)] == [3, 3, 2]
+    logits, right = plain.choices(scores, labels)
+    assert logits.equal(scores)
+    assert right.equal(labels)
+    assert sought.choices(scores[:, :2], labels)[0].tolist() == [[0.0, 3.0, -1.0]] * 3
+    logits, right = each.choices(scores, F.one_hot(labels, 3))
+    assert logits.tolist() == [[0.0, 3.0], [0.0, -1.0], [0.0, 2.0]] * 3
+    assert right.tolist() == [1, 0, 0, 0, 0, 1, 0, 1, 0]
+    expected = F.binary_cross_entropy_with_logits(scores, F.one_hot(labels, 3).float())
+    torch.testing.assert_close(F.cross_entropy(logits, right), expected)
+
+
+def test_mean_absolute_error() -> None:
+    logits = torch.randn(50, 4, generator=seeded(), dtype=torch.float64)
+    labels = torch.randint(0, 4, (50,), generator=seeded())
+    expected = (logits.softmax(1) - F.one_hot(labels, 4)).abs().sum(1).mean()
+    torch.testing.assert_close(methods.mean_absolute_error(logits, labels), expected)
+
+
+@pytest.mark.parametrize("update", ["positive", "negative"])
+def test_relative_epsilon(update: Any) -> None:
+    """The gradient is that of an absolute epsilon, scaled by the spread; so a scaled score has a scaled gradient."""
+    scores = torch.randn(200, 1, generator=seeded(), dtype=torch.float64) * 7
+    targets = torch.rand(200, 1, generator=seeded(1)) < 0.2
+
+    def gradient(scores: Tensor, loss: Any, epsilon: float) -> Tensor:
+        leaf = scores.clone().requires_grad_()
+        loss(leaf, targets, dim=0, epsilon=epsilon, update=update).backward()
+        assert leaf.grad is not None
+        return leaf.grad
+
+    relative = gradient(scores, methods.relative_direct_ap, 0.3)
+    absolute = gradient(scores, fastap.direct_ap_loss, 0.3 * float(scores.std()))
+    torch.testing.assert_close(relative, absolute)
+    torch.testing.assert_close(gradient(5 * scores, methods.relative_direct_ap, 0.3), relative / 5)
+    through = gradient(scores, methods.standardised_direct_ap, 0.3)
+    assert abs(float((through * scores).sum())) < 1e-12  # no gain in scaling
+    assert abs(float((absolute * scores).sum())) > 1e-3
+
+
+def test_mixup_of_one_input_is_cross_entropy() -> None:
+    torch.manual_seed(0)
+    net, inputs = nn.Linear(4, 3), torch.ones(6, 4)
+    labels = torch.full((6,), 2)
+    loss = methods.mixup(Problem(6, 3, False), 0.4)(net, inputs, labels, torch.arange(6))
+    torch.testing.assert_close(loss, F.cross_entropy(net(inputs), labels))
+
+
+def test_rankings_without_positives_are_left_out() -> None:
+    problem = Problem(6, 3, True)
+    labels = torch.tensor([0, 1, 0, 1, 0, 0])
+    for name in ("SmoothAP", "blackbox AP", "AP-loss"):
+        net = nn.Linear(2, 3)
+        loss = METHODS[name].make(problem, 1.0)(net, torch.randn(6, 2, generator=seeded()), labels, torch.arange(6))
+        loss.backward()
+        assert net.weight.grad is not None
+        assert net.weight.grad.isfinite().all()
+        assert net.weight.grad[1:].eq(0).all()
+        nothing = METHODS[name].make(problem, 1.0)(net, torch.zeros(6, 2), torch.zeros(6).long(), torch.arange(6))
+        assert nothing.item() == 0
+
+
+# The common course.
+
+
+@dataclass(frozen=True)
+class Toy(harness.Config):
+    methods: tuple[str, ...] = ("pos-AP", "x-ent")
+    draws: int = 8
+    seeds: int = 3
+    calls: Path = Path()
+
+
+def toy_fit(config: Toy, trial: Trial) -> Outcome:
+    """Best at a learning rate of 3e-3, less good for noise; tells how often it is asked."""
+    with config.calls.open("a", encoding="utf-8") as file:
+        file.write("x")
+    value = 1 - abs(np.log(trial.lr / 3e-3)) / 10 - float(trial.setting[0]) / 10 - trial.seed % 7 / 1000
+    return Outcome(0.0, value, value - 0.1, 10, 0.5)
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    return Toy(out=tmp_path / "deep" / "toy.json", calls=tmp_path / "calls", workers=1)
+
+
+def n_calls(config: Toy) -> int:
+    return len(config.calls.read_text(encoding="utf-8")) if config.calls.exists() else 0
+
+
+def test_tune_choose_repeat(toy: Toy) -> None:
+    results = harness.run(toy, [(0.0,), (0.5,)], toy_fit)
+    pairs = 4
+    assert n_calls(toy) == pairs * (8 + 4 * 2 + 3) == len(results.done)
+    assert results.settings() == [(0.0,), (0.5,)]
+    assert results.methods() == ["pos-AP", "x-ent"]
+    for setting in results.settings():
+        chosen = results.chosen(setting, "x-ent")
+        lrs = [triple[0] for triple in harness.triples(METHODS["x-ent"], toy)]
+        assert chosen.lr == min(lrs, key=lambda lr: abs(np.log(lr / 3e-3)))
+        assert len(results.values(setting, "x-ent")) == 3
+    assert results.values((0.0,), "x-ent") > results.values((0.5,), "x-ent")
+    assert results.values((0.0,), "x-ent")[0] == pytest.approx(results.values((0.0,), "x-ent", "valid")[0] - 0.1)
+
+
+def test_what_is_done_is_not_done_again(toy: Toy) -> None:
+    first = harness.run(replace(toy, methods=("x-ent",)), [(0.0,)], toy_fit)
+    before = n_calls(toy)
+    assert harness.run(replace(toy, methods=("x-ent",)), [(0.0,)], toy_fit).done == first.done
+    assert n_calls(toy) == before
+    more = harness.run(replace(toy, seeds=5), [(0.0,)], toy_fit)  # another method, and two more seeds of the first
+    assert n_calls(toy) == before + 2 + (8 + 4 * 2 + 5)
+    assert more.methods() == ["x-ent", "pos-AP"]
+    assert harness.read(toy.out).done == more.done
+
+
+def failing_fit(config: Toy, trial: Trial) -> Outcome:
+    if n_calls(config) == 5:
+        raise RuntimeError("the power went off")
+    return toy_fit(config, trial)
+
+
+def test_a_study_that_was_stopped_goes_on(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "SECONDS_BETWEEN_SAVES", 0.0)
+    with pytest.raises(RuntimeError, match="power"):
+        harness.run(toy, [(0.0,)], failing_fit)
+    assert len(json.loads(toy.out.read_text(encoding="utf-8"))["trials"]) == 5
+    results = harness.run(toy, [(0.0,)], toy_fit)
+    assert n_calls(toy) == len(results.done)
+
+
+def test_results_of_another_configuration_are_not_mixed(toy: Toy) -> None:
+    harness.run(toy, [(0.0,)], toy_fit)
+    with pytest.raises(SystemExit, match="another steps"):
+        harness.run(replace(toy, steps=7), [(0.0,)], toy_fit)
+
+
+def test_workers_find_the_same(toy: Toy, tmp_path: Path) -> None:
+    alone = harness.run(replace(toy, methods=("x-ent",)), [(0.0,)], toy_fit)
+    together = replace(toy, methods=("x-ent",), out=tmp_path / "two.json", workers=2)
+    assert harness.run(together, [(0.0,)], toy_fit).done == alone.done
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_triples_lie_in_their_ranges(name: str) -> None:
+    config, method = Toy(draws=16), METHODS[name]
+    found = harness.triples(method, config)
+    assert found == harness.triples(method, config)
+    assert len(set(found)) == 16
+    for values, (low, high) in zip(
+        zip(*found, strict=True), (config.lr, config.weight_decay, (method.low, method.high)), strict=True
+    ):
+        assert low * 0.999 <= min(values) <= max(values) <= high * 1.001
+        if low < high:  # some in each quarter
+            quarters = {int(4 * np.log(value / low) / np.log(high / low) * 0.9999) for value in values}
+            assert quarters == {0, 1, 2, 3}
+
+
+def small_fit(steps: int, patience: int = 1000, batch: int | None = None) -> Outcome:
+    points = data.shells(1500, seeded())
+    parts = data.Parts(points[:500], points[500:1000], points[1000:])
+    torch.manual_seed(0)
+    problem = Problem(500, 1, background=True)
+    trial = Trial((), "pos-AP", 0, 1e-2, 1e-2, 0.3)
+    course = Toy(steps=steps, patience=patience)
+    return harness.fit(data.four_layers(10, 16), parts, problem, trial, course, batch)
+
+
+def test_fit_learns_and_repeats_to_the_bit() -> None:
+    long, again, short = (replace(small_fit(steps), seconds=0) for steps in (120, 120, 10))
+    assert long == again
+    assert long.valid > short.valid
+    assert long.test > 0.8
+    assert long.step % 10 == 0
+
+
+def test_patience_ends_a_fit() -> None:
+    patient, hasty = small_fit(400), small_fit(400, patience=30)
+    assert hasty.valid <= patient.valid
+    assert hasty.seconds < patient.seconds
+
+
+def test_a_network_that_diverges_keeps_its_best_step() -> None:
+    points = data.shells(60, seeded())
+    part = data.Part(points.inputs * 1e20, points.labels)
+    net = data.four_layers(10, 4)
+    trial = Trial((), "x-ent", 0, 1e30, 1e-4, 1.0)
+    outcome = harness.fit(net, data.Parts(part, part, part), Problem(60, 1, True), trial, Toy(steps=20))
+    assert all(np.isfinite([outcome.train, outcome.valid, outcome.test]))
+
+
+def test_batches_are_passes() -> None:
+    torch.manual_seed(0)
+    index = harness.batches(10, 3, "cpu")
+    passes = [torch.cat([next(index) for _ in range(3)]) for _ in range(2)]
+    assert all(len(set(each.tolist())) == 9 for each in passes)
+    assert not torch.equal(*passes)
+    assert next(harness.batches(10, None, "cpu")).tolist() == list(range(10))
+
+
+def test_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def parse(*words: str) -> Toy:
+        monkeypatch.setattr(sys, "argv", ["toy", *words])
+        return harness.parse(Toy(), {"steps": 5, "seeds": 1}, "a toy")
+
+    assert parse() == Toy()
+    assert parse("--quick") == Toy(steps=5, seeds=1)
+    assert parse("--quick", "--seeds", "4", "--methods", "MAE", "--out", "a.json") == Toy(
+        steps=5, seeds=4, methods=("MAE",), out=Path("a.json")
+    )
+    with pytest.raises(SystemExit):
+        parse("--methods", "hope")
+    assert "must be among pos-AP" in capsys.readouterr().err
+
+
+# The report.
+
+
+def test_interval() -> None:
+    found = report.interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert found.mean == 3
+    assert found.half == pytest.approx(2.776 * (2.5 / 5) ** 0.5, rel=1e-3)
+
+
+def made(values: dict[str, list[float]], setting: tuple[float, ...] = (0.2,)) -> harness.Results:
+    done = {
+        Trial(setting, method, seed, 1e-3, 1e-2, 0.5): Outcome(0.9, 0.8, value, 10, 1.0)
+        for method, each in values.items()
+        for seed, value in [*enumerate(each), (harness.FIRST_TUNING_SEED, 0.5)]
+    }
+    about = {
+        "device": "abacus",
+        "type": "cpu",
+        "threads": 1,
+        "versions": {"torch": "2"},
+        "commit": "abc",
+        "date": "2026",
+    }
+    return harness.Results(about, {}, done)
+
+
+def test_tables() -> None:
+    results = made({"pos-AP": [0.8, 0.9], "x-ent": [0.7, 0.8], "MAE": [0.9, 0.8]})
+    text = report.by_setting(results, report.flips)
+    assert "20% flipped" in text["ap"]
+    assert "0.850 ± 0.635" in text["ap"]
+    assert "**+10.0 ± 0.0**" in text["lead"]  # seed by seed there is no doubt
+    assert "+0.0 ± 127.1" in text["lead"]
+    assert "0.001, 0.01, 0.5" in text["chosen"]
+    assert "0.500 (0.500)" in text["draws"]
+    assert "9 trainings" in text["source"]
+    assert "2 seeds" in text["source"]
+
+
+def test_epsilon_that_serves_all_tasks() -> None:
+    done = {}
+    for method, shift in ((m, s) for m in ("pos-AP", "neg-AP", *methods.RELATIVE) for s in [m.endswith("relative")]):
+        for task, best in (("a", 0.1), ("b", 0.1 if shift else 10.0)):
+            for epsilon in (0.1, 10.0):
+                for lr, worse in ((1e-3, 0.0), (1e-2, 0.3)):
+                    value = (0.9 if epsilon == best else 0.7) - worse
+                    done[Trial((task,), method, 0, lr, 0.01, epsilon)] = Outcome(0.5, value, value, 1, 1.0)
+    results = replace(made({}), done=done)
+    found = report.grid(results)
+    assert found["pos-AP", "a", 0.1] == 0.9  # at the learning rate chosen
+    assert report.shortfalls(found, "pos-AP", "a", 10.0) == pytest.approx(0.2)
+    rows = {line.split("|")[1].strip(): line for line in report.epsilon(results)["transfer"].splitlines()[2:]}
+    assert rows["pos-AP"].split("|")[2].strip() == "20.0"
+    assert rows["pos-AP relative"].split("|")[2].strip() == "0.0"
+
+
+def test_the_page_is_what_the_results_give() -> None:
+    """After new results: ``python -m examples.report``."""
+    page = report.PAGE.read_text(encoding="utf-8")
+    assert page == report.fill(page, report.stored())
+    for name in report.STUDIES:
+        assert f"<!-- {name} " in page
+        assert f"images/{name}.png" in page
+        assert (report.PAGE.parent / "images" / f"{name}.png").exists()
+
+
+# The programs.
+
+PROGRAMS = {
+    "synthetic_teacher": [],
+    "synthetic_noise": [],
+    "label_noise": ["--data", "{images}"],
+    "label_noise digits": ["--dataset", "digits", "--methods", "pos-AP", "x-ent"],
+    "detection_batches": ["--data", "{images}"],
+    "epsilon": [],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_runs(program: str, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "results.json"
+    options = [word.format(images=images) for word in PROGRAMS[program]]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        f"examples.{program.split(maxsplit=1)[0]}",
+        "--quick",
+        "--out",
+        str(out),
+        *options,
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert f"Results: {out}" in done.stdout
+    results = harness.read(out)
+    assert all(0 < outcome.test <= 1 for outcome in results.done.values())
+    assert out.with_suffix(".png").stat().st_size > 10_000
+    if program == "label_noise":
+        assert ("LibAUC AP" in results.methods()) == (find_spec("libauc") is not None)
