@@ -27,8 +27,8 @@ class Config(harness.Config):
     draws: int = 8
     finalists: int = 2
     tuning_seeds: int = 2
-    seeds: int = 8
-    passes: int = 20
+    seeds: int = 6
+    passes: int = 15
     noises: tuple[float, ...] = (0.0, 0.2)
     batches: tuple[int, ...] = (128, 512, 2048, 8192)
     sizes: tuple[int, int, int] = (16_384, 8_192, 8_192)
