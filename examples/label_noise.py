@@ -60,7 +60,7 @@ def main() -> None:
     if config.flips not in ("kind", "each"):
         raise SystemExit(f"--flips must be kind or each, got {config.flips}")
     results = harness.run(config, [(noise,) for noise in config.noises], fit)
-    report.show(f"label-noise-{config.dataset}", results, config.out)
+    report.show(f"label-noise-{config.dataset}{'-each' * (config.flips == 'each')}", results, config.out)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from bench.markdown import machine, table
 from bench.plots import COLOURS, DASHES, MARKERS, save
 from examples import harness
 from examples.harness import Results, Setting
-from examples.methods import METHODS
+from examples.methods import AP_SVM, METHODS, PAPER
 
 RESULTS = ROOT / "examples" / "results"
 PAGE = ROOT / "docs" / "experiments.md"
@@ -49,8 +49,8 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(fmean(values), float(half))
 
 
-def flips(setting: Setting) -> str:
-    return f"{setting[0]:.0%} flipped"
+def share(setting: Setting) -> str:
+    return f"{100 * float(setting[0]):g} %"
 
 
 def ap_table(results: Results, words: Words, part: str = "test") -> str:
@@ -131,10 +131,9 @@ def style(number: int) -> dict[str, str]:
     }
 
 
-def lines(results: Results, axes: Axes, settings: Sequence[Setting], x: Sequence[float]) -> None:
+def lines(results: Results, axes: Axes, names: Sequence[str], settings: Sequence[Setting], x: Sequence[float]) -> None:
     """A line a method, with intervals, a little apart so that none hides another."""
-    names = results.methods()
-    step = min((b - a for a, b in pairwise(x)), default=1.0) / (3 * len(names))
+    step = min((b - a for a, b in pairwise(x)), default=1.0) / (4 * len(names))
     for number, method in enumerate(names):
         found = [interval(results.values(setting, method)) for setting in settings]
         places = [place + (number - len(names) / 2) * step for place in x]
@@ -150,11 +149,23 @@ def legend(figure: Figure, axes: Axes) -> None:
 
 
 def noise_figure(results: Results, title: str) -> Figure:
-    figure, (axes,) = panels([title])
+    """The paper's methods to the left, others to the right, and ours in both."""
+    paper = [method for method in results.methods() if method in PAPER or method in AP_SVM]
+    others = [method for method in results.methods() if method not in paper]
+    groups = [paper, [OURS, *others]] if others else [paper]
+    figure, axes = panels([f"{title}: the paper's methods", "others"][: len(groups)], width=5.0 * len(groups))
     shares = [100 * float(setting[0]) for setting in results.settings()]
-    lines(results, axes, results.settings(), shares)
-    axes.set(xlabel="training and validation labels flipped (%)", ylabel="AP, clean test labels", xticks=shares)
-    legend(figure, axes)
+    for each, names in zip(axes, groups, strict=True):
+        lines(results, each, names, results.settings(), shares)
+        each.set(xlabel="training and validation labels that are wrong (%)", xticks=shares)
+    means = {
+        method: [interval(results.values(setting, method)).mean for setting in results.settings()]
+        for method in results.methods()
+    }
+    top, bottom = max(map(max, means.values())), min(means[OURS])
+    axes[0].set(ylabel="AP, clean test labels", ylim=(bottom - (top - bottom) - 0.05, top + 0.02))
+    for each in axes:
+        each.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4)
     return figure
 
 
@@ -197,15 +208,15 @@ def teacher_figure(results: Results) -> Figure:
 
 
 def batch_words(setting: Setting) -> str:
-    return f"{setting[0]:.0%}, {setting[1]:,}"
+    return f"{share(setting)}, {setting[1]:,}"
 
 
 def batches_figure(results: Results) -> Figure:
     noises = list(dict.fromkeys(setting[0] for setting in results.settings()))
-    figure, axes = panels([f"{noise:.0%} of the labels flipped" for noise in noises], width=9.0)
+    figure, axes = panels([f"{100 * float(noise):g} % of the labels moved" for noise in noises], width=9.0)
     for each, noise in zip(axes, noises, strict=True):
         settings = [setting for setting in results.settings() if setting[0] == noise]
-        lines(results, each, settings, range(len(settings)))
+        lines(results, each, results.methods(), settings, range(len(settings)))
         each.set(xlabel="items in a batch", xticks=range(len(settings)))
         each.set_xticklabels([f"{setting[1]:,}" for setting in settings])
     axes[0].set_ylabel("AP of rare kinds, clean test labels")
@@ -294,18 +305,17 @@ class Study(NamedTuple):
     draw: Callable[[Results], Figure]
 
 
+def of_noise(title: str) -> Study:
+    return Study(partial(by_setting, words=share), partial(noise_figure, title=title))
+
+
 STUDIES = {
     "synthetic-teacher": Study(teacher, teacher_figure),
-    "synthetic-noise": Study(
-        partial(by_setting, words=flips),
-        partial(noise_figure, title="Inside or outside of a shell, partly wrong labels"),
-    ),
-    "label-noise-fashion-mnist": Study(
-        partial(by_setting, words=flips), partial(noise_figure, title="Fashion-MNIST, partly wrong labels")
-    ),
-    "label-noise-digits": Study(
-        partial(by_setting, words=flips), partial(noise_figure, title="Digits, partly wrong labels")
-    ),
+    "synthetic-noise": of_noise("Inside or outside of a shell, partly wrong labels"),
+    "label-noise-fashion-mnist": of_noise("Fashion-MNIST, labels moved to another kind"),
+    "label-noise-fashion-mnist-each": of_noise("Fashion-MNIST, labels of each kind flipped"),
+    "label-noise-digits": of_noise("Digits, labels moved to another kind"),
+    "label-noise-digits-each": of_noise("Digits, labels of each kind flipped"),
     "detection-batches": Study(partial(by_setting, words=batch_words), batches_figure),
     "epsilon": Study(epsilon, epsilon_figure),
 }
@@ -330,7 +340,7 @@ def fill(page: str, results: dict[str, Results]) -> str:
 
 
 def stored() -> dict[str, Results]:
-    return {name: harness.read(RESULTS / f"{name}.json") for name in STUDIES}
+    return {name: harness.read(path) for name in STUDIES if (path := RESULTS / f"{name}.json").exists()}
 
 
 def main() -> None:
