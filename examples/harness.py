@@ -239,14 +239,16 @@ def execute(
     on_gpu = torch.device(config.device).type == "cuda"
     workers = min(config.workers or (1 if on_gpu else os.cpu_count() or 1), len(left))
     stored = time.monotonic()
-    with tqdm(total=len(trials), initial=len(trials) - len(left), desc=says, unit=" fits") as progress:
-        for trial, outcome in parallel(left, partial(one, config), workers):
-            done[trial] = outcome
-            progress.update()
-            if time.monotonic() - stored > SECONDS_BETWEEN_SAVES:
-                store()
-                stored = time.monotonic()
-    store()
+    try:
+        with tqdm(total=len(trials), initial=len(trials) - len(left), desc=says, unit=" fits") as progress:
+            for trial, outcome in parallel(left, partial(one, config), workers):
+                done[trial] = outcome
+                progress.update()
+                if time.monotonic() - stored > SECONDS_BETWEEN_SAVES:
+                    store()
+                    stored = time.monotonic()
+    finally:
+        store()
 
 
 def parallel(trials: Sequence[Trial], one: Callable[[Trial], Outcome], workers: int) -> Iterator[tuple[Trial, Outcome]]:

@@ -153,7 +153,7 @@ def noise_figure(results: Results, title: str) -> Figure:
     paper = [method for method in results.methods() if method in PAPER or method in AP_SVM]
     others = [method for method in results.methods() if method not in paper]
     groups = [paper, [OURS, *others]] if others else [paper]
-    figure, axes = panels([f"{title}: the paper's methods", "others"][: len(groups)], width=5.0 * len(groups))
+    figure, axes = panels([title, "beyond the paper"][: len(groups)], width=5.0 * len(groups))
     shares = [100 * float(setting[0]) for setting in results.settings()]
     for each, names in zip(axes, groups, strict=True):
         lines(results, each, names, results.settings(), shares)

@@ -19,7 +19,6 @@ from copy import deepcopy
 from functools import partial
 
 import torch
-from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -115,6 +114,8 @@ def run(seeds: int, steps: int, graphs: int = 200) -> dict[str, Tensor]:
 
 
 def main() -> None:
+    from tabulate import tabulate  # here, so that tests of the paths need PyTorch alone
+
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )

@@ -316,8 +316,7 @@ def failing_fit(config: Toy, trial: Trial) -> Outcome:
     return toy_fit(config, trial)
 
 
-def test_a_study_that_was_stopped_goes_on(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness, "SECONDS_BETWEEN_SAVES", 0.0)
+def test_a_study_that_was_stopped_goes_on(toy: Toy) -> None:
     with pytest.raises(RuntimeError, match="power"):
         harness.run(toy, [(0.0,)], failing_fit)
     assert len(json.loads(toy.out.read_text(encoding="utf-8"))["trials"]) == 5
