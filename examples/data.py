@@ -71,10 +71,18 @@ class Parts:
 
 
 def thirds(data: Part, size: int | None, generator: torch.Generator) -> Parts:
-    """Three disjoint random parts of the same size, of all the data or of ``3 * size`` of it."""
+    """Three disjoint random parts of the same size, of all the data or of ``3 * size`` of it.
+
+    Of few data, less than twice what is taken, the test third is always the same: drawn anew for every seed it would
+    consist of what other seeds have tuned with.
+    """
     size = min(size or len(data), len(data) // 3)
-    order = torch.randperm(len(data), generator=generator)[: 3 * size]
-    train, valid, test = (data[index] for index in order.split(size))
+    order = torch.randperm(len(data), generator=generator)
+    if len(data) < 6 * size:
+        held_out = torch.zeros(len(data), dtype=torch.bool)
+        held_out[torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:size]] = True
+        order = torch.cat([order[~held_out[order]][: 2 * size], held_out.nonzero()[:, 0]])
+    train, valid, test = (data[index] for index in order[: 3 * size].split(size))
     return Parts(train, valid, test)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -24,9 +25,9 @@ N_SOUGHT = 5
 @dataclass(frozen=True)
 class Config(harness.Config):
     methods: tuple[str, ...] = ("pos-AP", "neg-AP", "hinge-AP", "x-ent", "SmoothAP")
+    no_options: ClassVar[tuple[str, ...]] = ("steps",)  # passes say it
     draws: int = 8
     finalists: int = 2
-    tuning_seeds: int = 2
     seeds: int = 6
     passes: int = 15
     noises: tuple[float, ...] = (0.0, 0.2)

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from bench import environment
 from examples import detection_batches, harness, label_noise, methods, report, synthetic_noise, synthetic_teacher
 
 # Task -> its study, the study's configuration beyond the common part, and the setting in it.
@@ -35,7 +33,8 @@ TASKS: dict[str, tuple[Callable[[Any, harness.Trial], harness.Outcome], Any, har
 @dataclass(frozen=True)
 class Config(harness.Config):
     methods: tuple[str, ...] = ("pos-AP", "neg-AP", *methods.RELATIVE)
-    seeds: int = 2
+    no_options: ClassVar[tuple[str, ...]] = ("draws",)  # all of the grid
+    seeds: int = 4
     tasks: tuple[str, ...] = tuple(TASKS)
     epsilons: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
     lrs: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
@@ -61,9 +60,9 @@ def main() -> None:
             config.tasks, config.methods, config.epsilons, config.lrs, range(config.seeds)
         )
     ]
-    about, done = environment.about(config.device), harness.load(config)
-    harness.execute("grid", trials, config, fit, done, partial(harness.save, config, about, done))
-    report.show("epsilon", harness.Results(about, harness.settles(config), done), config.out)
+    results = harness.load(config)
+    harness.execute("grid", trials, config, fit, results)
+    report.show("epsilon", results, config.out)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """The experiments' common course: every method tuned by the same number of draws, then repeated from fresh seeds.
 
 A study is a set of settings (shares of wrong labels, batch sizes) and methods. For each pair of both, ``draws`` triples
-of learning rate, weight decay and the method's own parameter are tried on one seed, the best ``finalists`` of them on
-all ``tuning_seeds``; the triple with the best mean AP is run again on ``seeds`` other seeds, and these are the results.
-The triples are the points of one scrambled Sobol sequence, mapped to each method's ranges, so that all methods have the
-same chances. Trials run in parallel, each on one thread; what is done is kept in a JSON file, and a study that was
-stopped goes on from there.
+of learning rate, weight decay and the method's own parameter are tried on one seed. The best ``finalists`` of them, by
+validation AP, are trained again on each of ``seeds`` other seeds, where the one with the best validation AP counts: the
+results, and their spread, have the luck of that choice in them. The triples are the points of one scrambled Sobol
+sequence, mapped to each method's ranges, so that all methods have the same chances. Trials run in parallel, each on one
+thread; what is done is kept in a JSON file, and a study that was stopped goes on from there.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -23,8 +24,7 @@ from itertools import product
 from math import exp, isfinite, log
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from scipy.stats import qmc
@@ -39,7 +39,7 @@ from examples.methods import METHODS, Method, Problem
 Setting = tuple[float | str, ...]
 C = TypeVar("C", bound="Config")
 
-FIRST_TUNING_SEED = 1000  # far from those of the results
+TUNING_SEED = 1000  # far from those of the results
 SECONDS_BETWEEN_SAVES = 20.0
 OPTIONS = {
     "data": "folder of the images: the four IDX files of Fashion-MNIST, or VOCdevkit/VOC2012",
@@ -48,9 +48,10 @@ OPTIONS = {
     "weights": "state dict of torchvision's AlexNet from ImageNet; random weights without it",
     "freeze_features": "train the linear layers only",
     "methods": "those to compare",
-    "draws": "triples of learning rate, weight decay and own parameter for each method",
+    "draws": "triples of learning rate, weight decay and own parameter for each method, a power of two",
     "seeds": "repetitions with the chosen triple",
     "steps": "training steps",
+    "passes": "passes over the training part",
     "chunk": "items in memory at a time",
     "device": "where to train",
     "workers": "trainings at a time; 0: one a core, or one for a GPU",
@@ -64,21 +65,21 @@ class Config:
 
     methods: tuple[str, ...]
     draws: int = 16
-    finalists: int = 4
-    tuning_seeds: int = 3
+    finalists: int = 3
     seeds: int = 10
     steps: int = 300
     steps_per_check: int = 10
     patience: int = 100  # steps without a better AP, after which a training ends
     lr: tuple[float, float] = (3e-4, 3e-2)
     weight_decay: tuple[float, float] = (1e-4, 1.0)  # of AdamW
+    no_options: ClassVar[tuple[str, ...]] = ()  # fields that mean nothing in this study
     device: str = "cpu"
     workers: int = 0  # 0: one a core, or one for a GPU
     out: Path = Path("results.json")
 
 
 # What --quick changes: everything runs, nothing is learnt. In one process, for others take seconds to start.
-QUICK = {"draws": 1, "finalists": 1, "tuning_seeds": 1, "seeds": 2, "steps": 30, "workers": 1}
+QUICK = {"draws": 1, "finalists": 1, "seeds": 2, "steps": 30, "workers": 1}
 
 
 @dataclass(frozen=True)
@@ -112,41 +113,54 @@ Done = dict[Trial, Outcome]
 
 @dataclass(frozen=True)
 class Results:
-    """A study: where it ran, the configuration that settles its trials, and these."""
+    """A study: the runs it was made in, the configuration that settles its trials, and these."""
 
-    about: dict[str, Any]
+    runs: list[dict[str, Any]]  # each a :func:`bench.environment.about`
     config: dict[str, Any]
     done: Done
 
     @cached_property
     def repeats(self) -> Done:
-        """Those with the chosen triples and fresh seeds."""
-        return {trial: outcome for trial, outcome in self.done.items() if trial.seed < FIRST_TUNING_SEED}
+        """Of every setting, method and fresh seed the trial with the best validation AP."""
+        best: dict[tuple[Setting, str, int], Trial] = {}
+        for trial, outcome in self.done.items():
+            key = trial.setting, trial.method, trial.seed
+            if trial.seed != TUNING_SEED and (key not in best or outcome.valid > self.done[best[key]].valid):
+                best[key] = trial
+        return {trial: self.done[trial] for trial in best.values()}
 
     def settings(self) -> list[Setting]:
-        return list(dict.fromkeys(trial.setting for trial in self.repeats))
+        return sorted({trial.setting for trial in self.repeats})
 
     def methods(self) -> list[str]:
-        return list(dict.fromkeys(trial.method for trial in self.repeats))
+        """In the order of :data:`METHODS`."""
+        return sorted({trial.method for trial in self.repeats}, key=[*METHODS].index)
 
-    def values(self, setting: Setting, method: str, part: str = "test") -> list[float]:
-        """AP of every seed, in the order of the seeds."""
+    def values(self, setting: Setting, method: str, part: str = "test") -> dict[int, float]:
+        """Seed -> AP, in the order of the seeds."""
         found = [
             (t.seed, getattr(o, part)) for t, o in self.repeats.items() if (t.setting, t.method) == (setting, method)
         ]
-        return [value for _, value in sorted(found)]
+        return dict(sorted(found))
 
-    def draws(self, setting: Setting, method: str) -> list[float]:
-        """Test AP of every triple that was tried, on the first tuning seed."""
-        first = FIRST_TUNING_SEED
-        return [o.test for t, o in self.done.items() if (t.seed, t.setting, t.method) == (first, setting, method)]
+    def draws(self, setting: Setting, method: str) -> dict[Trial, float]:
+        """Test AP of every triple that was tried, on the tuning seed."""
+        return {
+            trial: outcome.test
+            for trial, outcome in self.done.items()
+            if (trial.seed, trial.setting, trial.method) == (TUNING_SEED, setting, method)
+        }
 
     def chosen(self, setting: Setting, method: str) -> Trial:
-        return next(trial for trial in self.repeats if (trial.setting, trial.method) == (setting, method))
+        """One with the triple that counts on most seeds."""
+        trials = [trial for trial in self.repeats if (trial.setting, trial.method) == (setting, method)]
+        return Counter(replace(trial, seed=TUNING_SEED) for trial in trials).most_common(1)[0][0]
 
 
 def triples(method: Method, config: Config) -> list[tuple[float, float, float]]:
     """Learning rate, weight decay and the method's own parameter, each uniform by its logarithm."""
+    if config.draws & (config.draws - 1):
+        raise SystemExit(f"--draws must be a power of two, where Sobol points are balanced, got {config.draws}")
     points = qmc.Sobol(3, seed=0).random(config.draws)
     ranges = (config.lr, config.weight_decay, (method.low, method.high))
     return [
@@ -207,48 +221,46 @@ def mean_ap(net: nn.Module, part: Part, problem: Problem) -> float:
 
 def run(config: Config, settings: Sequence[Setting], one: Fit) -> Results:
     """Tune, choose, repeat; ``one(config, trial)`` is a function of a module, for other processes call it too."""
-    about, done = environment.about(config.device), load(config)
-    go = partial(execute, config=config, one=one, done=done, store=partial(save, config, about, done))
+    stored = load(config)
     tuning = [
-        [Trial(setting, name, FIRST_TUNING_SEED, *triple) for triple in triples(METHODS[name], config)]
+        [Trial(setting, name, TUNING_SEED, *triple) for triple in triples(METHODS[name], config)]
         for setting, name in product(settings, config.methods)
     ]
-
-    def of_seeds(trial: Trial, seeds: Iterable[int]) -> list[Trial]:
-        return [replace(trial, seed=seed) for seed in seeds]
-
-    def best(trials: Sequence[Trial], n: int, seeds: Sequence[int]) -> list[Trial]:
-        """The ``n`` with the highest mean AP over these seeds."""
-        score = {trial: fmean(done[t].valid for t in of_seeds(trial, seeds)) for trial in trials}
-        return sorted(trials, key=score.__getitem__, reverse=True)[:n]
-
-    seeds = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + config.tuning_seeds)
-    go("first seed", [trial for trials in tuning for trial in trials])
-    finalists = [best(trials, config.finalists, seeds[:1]) for trials in tuning]
-    go("finalists", [t for trials in finalists for trial in trials for t in of_seeds(trial, seeds[1:])])
-    chosen = [best(trials, 1, seeds)[0] for trials in finalists]
-    go("repeats", [t for trial in chosen for t in of_seeds(trial, range(config.seeds))])
-    return Results(about, settles(config), done)
+    first = [trial for trials in tuning for trial in trials]
+    execute("tuning", first, config, one, stored)
+    repeats = [
+        replace(trial, seed=seed)
+        for trials in tuning
+        for trial in sorted(trials, key=lambda trial: stored.done[trial].valid, reverse=True)[: config.finalists]
+        for seed in range(config.seeds)
+    ]
+    # What an earlier run with another budget left behind must not mix with these.
+    pairs, counted = {(trial.setting, trial.method) for trial in first}, {*first, *repeats}
+    for trial in [t for t in stored.done if (t.setting, t.method) in pairs and t not in counted]:
+        del stored.done[trial]
+    execute("repeats", repeats, config, one, stored)
+    return read(config.out)
 
 
-def execute(
-    says: str, trials: Sequence[Trial], config: Config, one: Fit, done: Done, store: Callable[[], None]
-) -> None:
-    """Fill ``done`` with what is not there yet, and store it now and then."""
-    left = [trial for trial in trials if trial not in done]
+def execute(says: str, trials: Sequence[Trial], config: Config, one: Fit, results: Results) -> None:
+    """Add to the results what is not there yet, and store them now and then."""
+    left = [trial for trial in trials if trial not in results.done]
+    about = environment.about(config.device)
+    if left and not any(about == {**run, "date": about["date"]} for run in results.runs):
+        results.runs.append(about)
     on_gpu = torch.device(config.device).type == "cuda"
     workers = min(config.workers or (1 if on_gpu else os.cpu_count() or 1), len(left))
     stored = time.monotonic()
     try:
         with tqdm(total=len(trials), initial=len(trials) - len(left), desc=says, unit=" fits") as progress:
             for trial, outcome in parallel(left, partial(one, config), workers):
-                done[trial] = outcome
+                results.done[trial] = outcome
                 progress.update()
                 if time.monotonic() - stored > SECONDS_BETWEEN_SAVES:
-                    store()
+                    save(results, config.out)
                     stored = time.monotonic()
     finally:
-        store()
+        save(results, config.out)
 
 
 def parallel(trials: Sequence[Trial], one: Callable[[Trial], Outcome], workers: int) -> Iterator[tuple[Trial, Outcome]]:
@@ -278,45 +290,45 @@ def one_thread() -> Iterator[None]:
 
 def settles(config: Config) -> dict[str, Any]:
     """The part of a configuration on which the outcome of a trial depends."""
-    free = ("methods", "draws", "finalists", "tuning_seeds", "seeds", "device", "workers", "out", "data")
+    free = ("methods", "draws", "finalists", "seeds", "device", "workers", "out", "data")
     plain = {name: value for name, value in asdict(config).items() if name not in free}
     return json.loads(json.dumps(plain, default=str))
 
 
-def save(config: Config, about: dict[str, Any], done: Done) -> None:
+def save(results: Results, path: Path) -> None:
     """One line a trial, with the names of its numbers above; the file is whole at any time."""
-    head = {"about": about, "config": settles(config), "columns": [*COLUMNS[Trial], *COLUMNS[Outcome]]}
-    rows = ",\n".join(
-        json.dumps([*values(trial), *values(outcome)]).replace(", []]", "]") for trial, outcome in done.items()
-    )
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = config.out.with_suffix(".part")
+    head = {"runs": results.runs, "config": results.config, "columns": [*COLUMNS[Trial], *COLUMNS[Outcome]]}
+    rows = ",\n".join(json.dumps(row(trial, outcome)) for trial, outcome in results.done.items())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
     unfinished.write_text(f'{json.dumps(head, indent=1)[:-2]},\n "trials": [\n{rows}\n ]\n}}\n', encoding="utf-8")
-    unfinished.replace(config.out)
+    unfinished.replace(path)
+
+
+def row(trial: Trial, outcome: Outcome) -> list[Any]:
+    """The numbers of both; most studies have no AP of each ranking, and their rows end before it."""
+    numbers = [getattr(record, name) for record in (trial, outcome) for name in COLUMNS[type(record)]]
+    return numbers if outcome.each else numbers[:-1]
 
 
 def read(path: Path) -> Results:
     """A stored study."""
     stored = json.loads(path.read_text(encoding="utf-8"))
-    n = len(COLUMNS[Trial])
-    done = {Trial(tuple(row[0]), *row[1:n]): Outcome(*row[n : n + 5], tuple(*row[n + 5 :])) for row in stored["trials"]}
-    return Results(stored["about"], stored["config"], done)
+    n, m = len(COLUMNS[Trial]), len(COLUMNS[Trial]) + len(COLUMNS[Outcome]) - 1
+    done = {Trial(tuple(row[0]), *row[1:n]): Outcome(*row[n:m], *map(tuple, row[m:])) for row in stored["trials"]}
+    return Results(stored["runs"], stored["config"], done)
 
 
-def load(config: Config) -> Done:
-    """What an earlier run with this configuration has done."""
-    if not config.out.exists():
-        return {}
-    stored = read(config.out)
+def load(config: Config) -> Results:
+    """What earlier runs with this configuration have done."""
     ours = settles(config)
+    if not config.out.exists():
+        return Results([], ours, {})
+    stored = read(config.out)
     other = [name for name in {**stored.config, **ours} if stored.config.get(name) != ours.get(name)]
     if other:
         raise SystemExit(f"{config.out} holds results of another {', '.join(other)}: delete it or give another --out")
-    return stored.done
-
-
-def values(record: Trial | Outcome) -> list[Any]:
-    return [getattr(record, name) for name in COLUMNS[type(record)]]
+    return stored
 
 
 def parse(config: C, quick: dict[str, Any], text: str) -> C:
@@ -324,7 +336,7 @@ def parse(config: C, quick: dict[str, Any], text: str) -> C:
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a run of a few seconds, to see that all of it works")
     for name, says in OPTIONS.items():
-        if hasattr(config, name):
+        if hasattr(config, name) and name not in config.no_options:
             given = getattr(config, name)
             if isinstance(given, bool):
                 kind: dict[str, Any] = {"action": "store_true"}

@@ -1,7 +1,8 @@
 """What the experiments compare: each method's loss, its own parameter and, where it brings one, its optimiser.
 
 A network's scores are ``(n, classes)``, one ranking a column. The AP methods rank columns; the others choose a class,
-by :meth:`Problem.choices`. Every parameter's range lies around the values its authors use.
+by :meth:`Problem.choices`. The ranges of the methods' own parameters reach beyond what
+their authors use, for the spread of the scores here is another.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ def mixup(problem: Problem, alpha: float) -> Objective:
 
 
 def libauc_ap(problem: Problem, margin: float) -> Objective:
-    """LibAUC's ``APLoss``, one for each class, with its moving averages of every item.
+    """LibAUC's ``APLoss``, one for each class, with its moving averages of every item, at its default ``gamma``.
 
     Source: Qi, Luo, Xu, Ji, Yang, Stochastic Optimization of Areas Under Precision-Recall Curves with Provable
     Convergence, NeurIPS 2021.
@@ -195,12 +196,12 @@ PAPER: dict[str, Method] = {
     "per-01": choosing(fastap.cost_perceptron_loss),
     "x-ent": choosing(F.cross_entropy),
 }
-ROBUST: dict[str, Method] = {"MAE": choosing(mean_absolute_error), "mixup": Method(mixup, "alpha", 0.1, 4.0)}
+ROBUST: dict[str, Method] = {"MAE": choosing(mean_absolute_error), "mixup": Method(mixup, "alpha", 0.1, 32.0)}
 OTHER_AP: dict[str, Method] = {
     "SmoothAP": each_ranking(baselines.smooth_ap_loss, "temperature", 0.003, 1.0),
     "blackbox AP": each_ranking(baselines.blackbox_ap_loss, "strength", 10.0, 100_000.0),
     "AP-loss": each_ranking(baselines.error_driven_ap_loss, "delta", 0.1, 10.0),
-    **({"LibAUC AP": Method(libauc_ap, "margin", 0.1, 2.0, soap)} if find_spec("libauc") else {}),
+    **({"LibAUC AP": Method(libauc_ap, "margin", 0.1, 1.0, soap)} if find_spec("libauc") else {}),
 }
 RELATIVE: dict[str, Method] = {
     f"{sign}-AP {name}": ranking(loss, *EPSILON, update=update)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
@@ -42,66 +42,77 @@ class Interval(NamedTuple):
         return f"{self.mean:.3f} ± {self.half:.3f}"
 
 
-def interval(values: Sequence[float]) -> Interval:
+def interval(values: Iterable[float]) -> Interval:
     """Mean and half the width of the 95 % interval of the mean; that of one value is unknown."""
+    values = list(values)
     n = len(values)
     half = student.ppf(0.975, n - 1) * stdev(values) / n**0.5 if n > 1 else float("nan")
     return Interval(fmean(values), float(half))
+
+
+def mean_ap(results: Results, setting: Setting, method: str, part: str = "test") -> Interval:
+    return interval(results.values(setting, method, part).values())
 
 
 def share(setting: Setting) -> str:
     return f"{100 * float(setting[0]):g} %"
 
 
-def ap_table(results: Results, words: Words, part: str = "test") -> str:
+def ap_table(results: Results, words: Words) -> str:
     """Methods by settings; the best mean of a column is bold."""
     columns = []
     for setting in results.settings():
-        cells = {method: interval(results.values(setting, method, part)) for method in results.methods()}
-        best = max(cells.values())
-        columns.append([f"**{cell}**" if cell is best else str(cell) for cell in cells.values()])
+        cells = [mean_ap(results, setting, method) for method in results.methods()]
+        columns.append(bold_best(cells))
     return table([*zip(results.methods(), *columns, strict=True)], ["", *map(words, results.settings())])
 
 
-def lead_table(results: Results, words: Words, ours: str = OURS) -> str:
-    """How far ``ours`` is ahead of each of the others, in hundredths of AP; bold where 0 is outside the interval."""
-    others = [method for method in results.methods() if method != ours]
-    rows = []
-    for method in others:
-        row = [method]
-        for setting in results.settings():
-            lead = lead_over(results, setting, method, ours)
-            text = f"{100 * lead.mean:+.1f} ± {100 * lead.half:.1f}"
-            row.append(f"**{text}**" if abs(lead.mean) > lead.half else text)
-        rows.append(row)
-    return table(rows, [f"{ours} less", *map(words, results.settings())])
+def bold_best(cells: Sequence[Interval]) -> list[str]:
+    return [f"**{cell}**" if cell == max(cells) else str(cell) for cell in cells]
 
 
-def lead_over(results: Results, setting: Setting, method: str, ours: str = OURS) -> Interval:
-    pairs = zip(results.values(setting, ours), results.values(setting, method), strict=True)
-    return interval([mine - its for mine, its in pairs])
+def lead_table(results: Results, words: Words) -> str:
+    """How far ours is ahead of each of the others, in hundredths of AP; bold where 0 is outside the interval."""
+    others = [method for method in results.methods() if method != OURS]
+    rows = [[method, *(lead(results, setting, method) for setting in results.settings())] for method in others]
+    return table(rows, [f"{OURS} less", *map(words, results.settings())])
+
+
+def lead(results: Results, setting: Setting, method: str) -> str:
+    """Of the seeds that both have; seed by seed, as they share data and first weights."""
+    ours, its = (results.values(setting, name) for name in (OURS, method))
+    found = interval(100 * (ours[seed] - its[seed]) for seed in ours if seed in its)
+    text = f"{found.mean:+.1f} ± {found.half:.1f}"
+    return f"**{text}**" if abs(found.mean) > found.half else text
 
 
 def draws_table(results: Results, words: Words) -> str:
-    """How much a method depends on being tuned: test AP of all draws on the first seed, median and lower quartile."""
+    """How much a method depends on being tuned: test AP of all draws on the tuning seed, median and lower quartile."""
     rows = []
     for method in results.methods():
         row = [method]
         for setting in results.settings():
-            low, median = np.quantile(results.draws(setting, method), [0.25, 0.5])
+            low, median = np.quantile([*results.draws(setting, method).values()], [0.25, 0.5])
             row.append(f"{median:.3f} ({low:.3f})")
         rows.append(row)
     return table(rows, ["", *map(words, results.settings())])
 
 
 def chosen_table(results: Results, words: Words) -> str:
-    """Learning rate, weight decay, own parameter."""
+    """Learning rate, weight decay, own parameter; a star on the lowest and highest of all draws."""
     rows = []
     for method in results.methods():
-        chosen = [results.chosen(setting, method) for setting in results.settings()]
         own = METHODS[method].parameter
-        cells = [", ".join(f"{x:.3g}" for x in (t.lr, t.weight_decay, t.parameter)[: 3 if own else 2]) for t in chosen]
-        rows.append([method, own, *cells])
+        row = [method, own]
+        for setting in results.settings():
+            chosen, drawn = results.chosen(setting, method), results.draws(setting, method)
+            cells = []
+            for name in ("lr", "weight_decay", "parameter") if own else ("lr", "weight_decay"):
+                value, all_values = getattr(chosen, name), [getattr(trial, name) for trial in drawn]
+                at_an_end = value in (min(all_values), max(all_values))
+                cells.append(f"{value:.3g}{'*' * at_an_end}")
+            row.append(", ".join(cells))
+        rows.append(row)
     return table(rows, ["", "own parameter", *map(words, results.settings())], left=2)
 
 
@@ -109,7 +120,9 @@ def source(results: Results) -> str:
     """What was run, where, and how long it took."""
     seconds = sum(outcome.seconds for outcome in results.done.values())
     seeds = len({trial.seed for trial in results.repeats})
-    return f"{len(results.done):,} trainings, {seconds / 3600:.1f} core hours; {seeds} seeds. {machine(results.about)}."
+    commits = " and ".join(dict.fromkeys(run["commit"] for run in results.runs))
+    where = machine({**results.runs[-1], "commit": commits})
+    return f"{len(results.done):,} trainings, {seconds / 3600:.1f} core hours; {seeds} seeds. {where}."
 
 
 def panels(titles: Sequence[str], width: float = 7.0, height: float = 4.6) -> tuple[Figure, list[Axes]]:
@@ -135,7 +148,7 @@ def lines(results: Results, axes: Axes, names: Sequence[str], settings: Sequence
     """A line a method, with intervals, a little apart so that none hides another."""
     step = min((b - a for a, b in pairwise(x)), default=1.0) / (4 * len(names))
     for number, method in enumerate(names):
-        found = [interval(results.values(setting, method)) for setting in settings]
+        found = [mean_ap(results, setting, method) for setting in settings]
         places = [place + (number - len(names) / 2) * step for place in x]
         means, halves = zip(*found, strict=True)
         axes.errorbar(
@@ -150,29 +163,31 @@ def legend(figure: Figure, axes: Axes) -> None:
 
 def noise_figure(results: Results, title: str) -> Figure:
     """The paper's methods to the left, others to the right, and ours in both."""
-    paper = [method for method in results.methods() if method in PAPER or method in AP_SVM]
-    others = [method for method in results.methods() if method not in paper]
-    groups = [paper, [OURS, *others]] if others else [paper]
+    names = results.methods()
+    means = {method: [mean_ap(results, setting, method).mean for setting in results.settings()] for method in names}
+    top, low = max(map(max, means.values())), min(means.get(OURS, means[names[0]]))
+    bottom = low - (top - low) - 0.05
+    shown = [method for method in names if max(means[method]) > bottom]
+    paper = [method for method in shown if method in PAPER or method in AP_SVM]
+    others = [method for method in shown if method not in paper]
+    groups = [group for group in (paper, [OURS, *others] if OURS in paper and others else others) if group]
     figure, axes = panels([title, "beyond the paper"][: len(groups)], width=5.0 * len(groups))
     shares = [100 * float(setting[0]) for setting in results.settings()]
-    for each, names in zip(axes, groups, strict=True):
-        lines(results, each, names, results.settings(), shares)
+    for each, group in zip(axes, groups, strict=True):
+        lines(results, each, group, results.settings(), shares)
         each.set(xlabel="training and validation labels that are wrong (%)", xticks=shares)
-    means = {
-        method: [interval(results.values(setting, method)).mean for setting in results.settings()]
-        for method in results.methods()
-    }
-    top, bottom = max(map(max, means.values())), min(means[OURS])
-    axes[0].set(ylabel="AP, clean test labels", ylim=(bottom - (top - bottom) - 0.05, top + 0.02))
-    for each in axes:
         each.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4)
+    axes[0].set(ylabel="AP, clean test labels", ylim=(bottom, top + 0.02))
+    if hidden := ", ".join(method for method in names if method not in shown):
+        axes[0].text(0.02, 0.02, f"below: {hidden}", transform=axes[0].transAxes, fontsize=8)
     return figure
 
 
 def by_setting(results: Results, words: Words) -> Parts:
+    leads = {"lead": lead_table(results, words)} if OURS in results.methods() else {}
     return {
         "ap": ap_table(results, words),
-        "lead": lead_table(results, words),
+        **leads,
         "draws": draws_table(results, words),
         "chosen": chosen_table(results, words),
         "source": source(results),
@@ -181,13 +196,9 @@ def by_setting(results: Results, words: Words) -> Parts:
 
 def teacher(results: Results) -> Parts:
     """AP on both halves; nothing but the training half chooses."""
-    rows = []
-    cells = {m: [interval(results.values((), m, part)) for part in ("train", "test")] for m in results.methods()}
-    best = [max(column) for column in zip(*cells.values(), strict=True)]
-    for method, both in cells.items():
-        words = [f"**{cell}**" if cell is top else str(cell) for cell, top in zip(both, best, strict=True)]
-        lead = "" if method == OURS else f"{100 * (x := lead_over(results, (), method)).mean:+.1f} ± {100 * x.half:.1f}"
-        rows.append([method, *words, lead])
+    columns = [bold_best([mean_ap(results, (), m, part) for m in results.methods()]) for part in ("train", "test")]
+    leads = [lead(results, (), m) if OURS in results.methods() and m != OURS else "" for m in results.methods()]
+    rows = [*zip(results.methods(), *columns, leads, strict=True)]
     heads = ["", "AP, training half", "AP, test half", f"{OURS} less it, test"]
     return {"ap": table(rows, heads), "chosen": chosen_table(results, lambda _: "chosen"), "source": source(results)}
 
@@ -197,7 +208,7 @@ def teacher_figure(results: Results) -> Figure:
     names = results.methods()[::-1]
     for place, method in enumerate(names):
         for shift, part, colour in ((0.15, "train", COLOURS[0]), (-0.15, "test", COLOURS[1])):
-            values = results.values((), method, part)
+            values = results.values((), method, part).values()
             mean, half = interval(values)
             label = f"{'training' if part == 'train' else 'test'} half" if place == 0 else None
             axes.errorbar(mean, place + shift, xerr=half, color=colour, marker="o", capsize=3, label=label)
@@ -230,17 +241,11 @@ WAYS = ("absolute", "relative", "standardised")
 
 
 def grid(results: Results) -> Grid:
-    trials = {(t.method, str(t.setting[0]), t.parameter, t.lr) for t in results.done}
-    best: dict[tuple[str, str, float], tuple[float, float]] = {}
-    for method, task, epsilon, lr in trials:
-        found = [
-            o
-            for t, o in results.done.items()
-            if (t.method, t.setting[0], t.parameter, t.lr) == (method, task, epsilon, lr)
-        ]
-        pair = fmean(o.valid for o in found), fmean(o.test for o in found)
-        best[method, task, epsilon] = max(best.get((method, task, epsilon), (0.0, 0.0)), pair)
-    return {key: test for key, (_, test) in best.items()}
+    found: dict[tuple[str, str, float], dict[float, list[harness.Outcome]]] = {}
+    for t, outcome in results.done.items():
+        found.setdefault((t.method, str(t.setting[0]), t.parameter), {}).setdefault(t.lr, []).append(outcome)
+    chosen = {key: max(by_lr.values(), key=lambda each: fmean(o.valid for o in each)) for key, by_lr in found.items()}
+    return {key: fmean(outcome.test for outcome in each) for key, each in chosen.items()}
 
 
 def name_of(sign: str, way: str) -> str:
@@ -253,7 +258,7 @@ def shortfalls(found: Grid, method: str, task: str, epsilon: float) -> float:
 
 
 def epsilon(results: Results) -> Parts:
-    """Shortfalls of each epsilon on all tasks, and of the epsilon that is best on all others but one, on that one."""
+    """Shortfalls of each epsilon on all tasks, and of the epsilon that is best on all other data, on each task."""
     found = grid(results)
     tasks, epsilons = (sorted({key[k] for key in found}) for k in (1, 2))
     rows, transfers = [], []
@@ -262,18 +267,19 @@ def epsilon(results: Results) -> Parts:
         by_task = {task: [100 * shortfalls(found, method, task, e) for e in epsilons] for task in tasks}
         columns = list(zip(*by_task.values(), strict=True))
         rows.append([method, *(f"{fmean(column):.1f} ({max(column):.1f})" for column in columns)])
-        regrets = [regret_of_transfer(by_task, task) for task in tasks]
-        transfers.append([method, f"{fmean(regrets):.1f}", f"{max(regrets):.1f}"])
+        carried = [shortfall_of_transfer(by_task, task) for task in tasks]
+        transfers.append([method, *(f"{each:.1f}" for each in (*carried, fmean(carried)))])
     return {
         "grid": table(rows, ["", *(f"{e:g}" for e in epsilons)]),
-        "transfer": table(transfers, ["", "mean", "worst task"]),
+        "transfer": table(transfers, ["", *tasks, "mean"]),
         "source": source(results),
     }
 
 
-def regret_of_transfer(by_task: dict[str, list[float]], task: str) -> float:
-    """The shortfall on the task at the epsilon with the smallest mean shortfall on the others."""
-    others = [values for name, values in by_task.items() if name != task] or [by_task[task]]
+def shortfall_of_transfer(by_task: dict[str, list[float]], task: str) -> float:
+    """The shortfall on the task at the epsilon with the smallest mean shortfall on tasks of other data."""
+    data = task.split(",", maxsplit=1)[0]
+    others = [values for name, values in by_task.items() if name.split(",", maxsplit=1)[0] != data] or [by_task[task]]
     means = [fmean(column) for column in zip(*others, strict=True)]
     return by_task[task][means.index(min(means))]
 
@@ -334,6 +340,8 @@ def fill(page: str, results: dict[str, Results]) -> str:
     parts = {name: STUDIES[name].parts(of) for name, of in results.items()}
 
     def block(match: re.Match[str]) -> str:
+        if match[1] not in parts:  # not run yet
+            return match[0]
         return f"<!-- {match[1]} {match[2]} -->\n{parts[match[1]][match[2]]}\n<!-- / -->"
 
     return re.sub(r"<!-- ([\w-]+) ([\w-]+) -->\n.*?<!-- / -->", block, page, flags=re.S)
