@@ -333,7 +333,7 @@ def load(config: Config) -> Results:
 
 def parse(config: C, quick: dict[str, Any], text: str) -> C:
     """The configuration that the command line asks for: ``--quick`` changes it first, single options then."""
-    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a run of a few seconds, to see that all of it works")
     for name, says in OPTIONS.items():
         if hasattr(config, name) and name not in config.no_options:

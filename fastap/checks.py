@@ -77,15 +77,22 @@ def check_class_to_ignore(ignore_index: int | None) -> None:
 
 
 def check_cost_table(cost: Tensor) -> None:
-    """A square matrix of real numbers; finite, where asking costs nothing."""
+    """A square matrix of real numbers, which get no gradient."""
     if not isinstance(cost, Tensor):
         raise TypeError(f"cost must be a torch.Tensor or None, got {type(cost).__name__}")
     if cost.is_complex() or cost.dtype == torch.bool:
         raise TypeError(f"cost must have a floating or integer dtype, got {cost.dtype}")
     if cost.dim() != 2 or cost.shape[0] != cost.shape[1]:
         raise ValueError(f"cost must have the shape (classes, classes), got {tuple(cost.shape)}")
-    if has_values(cost) and cost.device.type == "cpu" and not bool(cost.isfinite().all()):
-        raise ValueError(f"cost must be finite, got {cost[~cost.isfinite()][0].item()}")
+    if cost.requires_grad:
+        raise ValueError("cost must not require a gradient, for it gets none; give cost.detach()")
+
+
+def check_finite(name: str, values: Tensor) -> Tensor:
+    """The values, which are finite, where asking costs nothing."""
+    if has_values(values) and values.device.type == "cpu" and not bool(values.isfinite().all()):
+        raise ValueError(f"{name} must be finite in {values.dtype}, got {values[~values.isfinite()][0].item()}")
+    return values
 
 
 def check_cost(cost: Tensor, logits: Tensor, dim: int) -> None:

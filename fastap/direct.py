@@ -8,7 +8,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from fastap.checks import check_class_tensors, check_cost, check_reduction, check_scale, check_update, wrong_classes
+from fastap.checks import (
+    check_class_tensors,
+    check_cost,
+    check_finite,
+    check_reduction,
+    check_scale,
+    check_update,
+    wrong_classes,
+)
 from fastap.problem import Objective, Reduction, Update, loss_dtype
 
 Solution = TypeVar("Solution")
@@ -51,7 +59,8 @@ def direct_loss(
     Args:
         score_fn: called with each of the two solutions; returns their scores ``F``, a floating tensor of any shape (one
             score for each problem of a batch), differentiable in whatever is trained.
-        y_standard: the solution without task loss, any object; or a solver: a callable that is given the weight of the
+        y_standard: the solution without task loss, any object, a constant to the gradient (tensors are detached; what
+            else holds tensors is to hold detached ones); or a solver: a callable that is given the weight of the
             task loss in the objective to be maximised, here ``0.0``, and returns the solution.
         y_direct: the loss-augmented solution, or a solver, which is given ``s * epsilon``. The same solver can be given
             twice. Solvers run without gradient, once each.
@@ -77,8 +86,10 @@ def direct_loss(
         if not (callable(given) or (given is None and name == "task_loss")):
             raise TypeError(f"{name} must be callable, got {type(given).__name__}")
     with torch.no_grad():
-        standard = y_standard(0.0) if callable(y_standard) else y_standard
-        direct = y_direct(objective.sign * objective.epsilon) if callable(y_direct) else y_direct
+        standard: Any = y_standard(0.0) if callable(y_standard) else y_standard
+        direct: Any = y_direct(objective.sign * objective.epsilon) if callable(y_direct) else y_direct
+    # Solutions are constants, also those that were computed with a graph.
+    standard, direct = (each.detach() if isinstance(each, Tensor) else each for each in (standard, direct))
 
     lower, upper = (_scores(score_fn, solution) for solution in (standard, direct))
     if upper.shape != lower.shape:
@@ -238,13 +249,17 @@ def _cost_loss(
     if ignored is not None:
         counts = counts.masked_fill(ignored, 0)
 
+    # The rows of the costs, not the table: of 4,000 classes and 32 targets that is 0.4 ms instead of 29.
+    costs = None
+    if cost is not None:
+        costs = check_finite("cost", cost[index.unsqueeze(dim)].to(dtype)).movedim(-1, dim).squeeze(dim + 1)
     direct = objective.loss == "direct"
     run: Any = _CostLoss.apply
     loss: Tensor = run(
         logits,
         index.unsqueeze(dim),
         counts.unsqueeze(dim),
-        cost,
+        costs,
         objective.sign * _within(objective.task_weight, dtype),
         _within(objective.epsilon, dtype) if direct else 1.0,
         direct,
@@ -281,14 +296,14 @@ class _CostLoss(torch.autograd.Function):
         logits: Tensor,  # of any float type; classes along dimension 1, or 0 of a single one
         index: Tensor,  # the true class, valid; like all that follows with one entry along that dimension
         counts: Tensor,  # what the row counts: 1, 0 or NaN; of the type of the loss
-        cost: Tensor | None,  # (classes, classes)
+        costs: Tensor | None,  # of every class, shaped like the logits; of the type of the loss
         weight: float,
         scale: float,
         direct: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         dim, dtype = _class_dim(logits), counts.dtype
         top = None
-        if cost is None:
+        if costs is None:
             # All but the true class cost the same, so the best of them stands for all.
             others = logits.scatter(dim, index, -torch.inf)
             rival, own = others.amax(dim, keepdim=True), logits.gather(dim, index)
@@ -308,7 +323,7 @@ class _CostLoss(torch.autograd.Function):
             best = logits.amax(dim, keepdim=True)
             gap = (best.to(dtype) - logits) / scale
             own_gap = gap.gather(dim, index)
-            value = (weight * cost.to(dtype))[index.squeeze(dim)].movedim(-1, dim) - gap
+            value = weight * costs - gap
             first = value.amax(dim, keepdim=True)
             chosen = value == first
             del gap, value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from fastap import direct, functional
@@ -10,6 +12,7 @@ from fastap.checks import (
     check_class_to_ignore,
     check_cost_table,
     check_dim,
+    check_finite,
     check_ignore_index,
     check_method,
     check_reduction,
@@ -117,11 +120,20 @@ class _CostLoss(nn.Module):
         super().__init__()
         if cost is not None:
             check_cost_table(cost)
+            check_finite("cost", cost)
         self.register_buffer("cost", cost, persistent=False)
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
         check_class_to_ignore(ignore_index)
         check_reduction(reduction)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _CostLoss:
+        """To another device, but not to another type: ``.half()`` is meant for weights, and would round costs."""
+        cost = self.cost
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if cost is not None and self.cost is not None:
+            self.cost = cost.to(self.cost.device)
+        return self
 
     def extra_repr(self) -> str:
         options = {name: getattr(self, name) for name in self._options}

@@ -683,3 +683,34 @@ def test_the_example_runs() -> None:
     for method in ("squared error", "direct, positive", "direct, negative"):
         assert method in done.stdout
     assert "nan" not in done.stdout
+
+
+def test_solutions_are_constants() -> None:
+    weights = torch.tensor([0.3, -0.2, 0.9], requires_grad=True)
+    soft = weights.softmax(0)  # carries a graph
+    loss = fastap.direct_loss(lambda y: (weights * y).sum(), soft, soft)
+    loss.backward()
+    assert weights.grad is not None
+    assert weights.grad.eq(0).all()
+
+
+def test_costs_have_no_gradient() -> None:
+    cost = torch.ones(3, 3, requires_grad=True)
+    call = partial(fastap.direct_cost_loss, torch.zeros(2, 3), torch.zeros(2).long(), cost)
+    refuses(ValueError, call, "cost must not require a gradient")
+
+
+def test_costs_must_fit_the_type_of_the_loss() -> None:
+    cost, targets = torch.full((3, 3), 1e300, dtype=torch.float64), torch.zeros(2).long()
+    assert fastap.direct_cost_loss(torch.zeros(2, 3).double(), targets, cost).item() == 1e300
+    call = partial(fastap.direct_cost_loss, torch.zeros(2, 3), targets, cost)
+    refuses(ValueError, call, "cost must be finite in torch.float32")
+
+
+def test_costs_keep_their_type() -> None:
+    """float16 would make 1e5 infinite."""
+    module = fastap.DirectCostLoss(torch.full((3, 3), 1e5)).half()
+    assert module.cost is not None
+    assert module.cost.dtype == torch.float32
+    assert module(torch.zeros(2, 3), torch.zeros(2).long()).item() == 1e5
+    assert module.to("meta").cost.device.type == "meta"

@@ -100,7 +100,7 @@ def test_nothing_to_train_and_nothing_to_save(case: str) -> None:
 def test_a_cost_moves_with_its_module() -> None:
     for module in (fastap.DirectCostLoss, fastap.CostHingeLoss):
         assert module(COST).to("meta").cost.device.type == "meta"
-        assert nn.Sequential(module(COST)).double()[0].cost.dtype == torch.float64
+        assert nn.Sequential(module(COST)).half()[0].cost.dtype == COST.dtype
         torch.testing.assert_close(module(COST).cost, COST, rtol=0, atol=0)
 
 
