@@ -101,8 +101,8 @@ class Outcome:
     train: float
     valid: float
     test: float
-    step: int
-    seconds: float
+    step: int = 0
+    seconds: float = 0.0
     each: tuple[float, ...] = ()  # test AP of every ranking, from a study that tells them
 
 
@@ -175,27 +175,39 @@ def triples(method: Method, config: Config) -> list[tuple[float, float, float]]:
 def fit(
     net: nn.Module, parts: Parts, problem: Problem, trial: Trial, config: Config, batch: int | None = None
 ) -> Outcome:
-    """Train by AdamW, or by the method's own optimiser, in batches drawn anew every pass; all of the part by default.
-
-    Ends early where AP has not risen for ``patience`` steps, or where scores are no longer finite.
-    """
-    start = time.perf_counter()
+    """Train by AdamW, or by the method's own optimiser, in batches drawn anew every pass; by default all at once."""
     method = METHODS[trial.method]
     objective = method.make(problem, trial.parameter)
     optimiser = (method.optimiser or adamw)(net.parameters(), trial.lr, trial.weight_decay)
     train, index = parts.train, batches(len(parts.train), batch, config.device)
-    best = Outcome(0.0, 0.0, 0.0, 0, 0.0)
-    for step in range(1, config.steps + 1):
+
+    def update() -> None:
         chosen = next(index)
         optimiser.zero_grad()
         objective(net, train.inputs[chosen], train.labels[chosen], chosen).backward()
         optimiser.step()
+
+    def look() -> Outcome:
+        return Outcome(*(mean_ap(net, part, problem) for part in (train, parts.valid, parts.test)))
+
+    return course(config, update, look)
+
+
+def course(config: Config, update: Callable[[], None], look: Callable[[], Outcome]) -> Outcome:
+    """Update by update; the best of what was found by looking, which is done every ``steps_per_check`` of them.
+
+    Ends early where validation AP has not risen for ``patience`` updates, or where scores are no longer finite.
+    """
+    start = time.perf_counter()
+    best = Outcome(0.0, 0.0, 0.0)
+    for step in range(1, config.steps + 1):
+        update()
         if step % config.steps_per_check == 0 or step == config.steps:
-            aps = [mean_ap(net, part, problem) for part in (train, parts.valid, parts.test)]
-            now = Outcome(*aps, step, 0.0)
-            if all(map(isfinite, aps)):
-                best = max(best, now, key=lambda outcome: outcome.valid)
-            if not all(map(isfinite, aps)) or step - best.step >= config.patience:
+            now = replace(look(), step=step)
+            finite = all(map(isfinite, (now.train, now.valid, now.test)))
+            if finite and now.valid > best.valid:
+                best = now
+            if not finite or step - best.step >= config.patience:
                 break
     return replace(best, seconds=round(time.perf_counter() - start, 2))
 

@@ -14,11 +14,9 @@ the devkit's interpolated one; AlexNet is the variant with published PyTorch wei
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -139,30 +137,26 @@ def aps(net: nn.Module, part: voc.People, chunk: int) -> list[float]:
 
 
 def fit(config: Config, trial: harness.Trial) -> harness.Outcome:
-    """Train by SGD with momentum; ends early as :func:`harness.fit` does."""
-    start = time.perf_counter()
+    """Train by SGD with momentum, the whole training third at once, in chunks."""
     net, parts = prepare(config, trial)
     train, own = parts[0], METHODS[trial.method].parameter
     options = {own: trial.parameter} if own else {}
     optimiser = torch.optim.SGD(parameter_groups(net, trial.lr, trial.weight_decay), momentum=MOMENTUM)
-    best = harness.Outcome(0.0, 0.0, 0.0, 0, 0.0, (0.0,) * len(ACTIONS))
 
     def loss(scores: Tensor) -> Tensor:
         return LOSSES[trial.method](scores, train.labels, **options)
 
-    for step in range(1, config.steps + 1):
+    def update() -> None:
         optimiser.zero_grad()
         backward_in_chunks(net, train.inputs, loss, config.chunk)
         optimiser.step()
-        if step % config.steps_per_check == 0 or step == config.steps:
-            each = [aps(net, part, config.chunk) for part in parts]
-            now = harness.Outcome(*(round(fmean(one), 5) for one in each), step, 0.0, tuple(each[-1]))
-            finite = all(map(isfinite, (now.train, now.valid, now.test)))
-            if finite:
-                best = max(best, now, key=lambda outcome: outcome.valid)
-            if not finite or step - best.step >= config.patience:
-                break
-    return replace(best, seconds=round(time.perf_counter() - start, 2))
+
+    def look() -> harness.Outcome:
+        each = [aps(net, part, config.chunk) for part in parts]
+        return harness.Outcome(*(round(fmean(one), 5) for one in each), each=tuple(each[-1]))
+
+    best = harness.course(config, update, look)
+    return best if best.each else replace(best, each=(0.0,) * len(ACTIONS))
 
 
 def ap_table(results: harness.Results, setting: harness.Setting) -> str:
