@@ -34,7 +34,7 @@ TASKS: dict[str, tuple[Callable[[Any, harness.Trial], harness.Outcome], Any, har
 class Config(harness.Config):
     methods: tuple[str, ...] = ("pos-AP", "neg-AP", *methods.RELATIVE)
     no_options: ClassVar[tuple[str, ...]] = ("draws",)  # all of the grid
-    seeds: int = 4
+    seeds: int = 2
     tasks: tuple[str, ...] = tuple(TASKS)
     epsilons: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
     lrs: tuple[float, ...] = (1e-3, 3e-3, 1e-2)

@@ -24,7 +24,6 @@ POSITIVE_SHARE = 0.2
 @dataclass(frozen=True)
 class Config(harness.Config):
     methods: tuple[str, ...] = tuple(methods.PAPER)
-    steps: int = 500
     points: int = N_POINTS
     width: int = 32
     out: Path = Path("results/synthetic-teacher.json")
