@@ -49,7 +49,7 @@ OPTIONS = {
     "freeze_features": "train the linear layers only",
     "methods": "those to compare",
     "draws": "triples of learning rate, weight decay and own parameter for each method, a power of two",
-    "seeds": "repetitions with the chosen triple",
+    "seeds": "repetitions, each with its own choice among the best triples",
     "steps": "training steps",
     "passes": "passes over the training part",
     "chunk": "items in memory at a time",
@@ -308,9 +308,9 @@ def settles(config: Config) -> dict[str, Any]:
 
 
 def save(results: Results, path: Path) -> None:
-    """One line a trial, with the names of its numbers above; the file is whole at any time."""
+    """One line a trial, in an order that does not depend on which ended first; the file is whole at any time."""
     head = {"runs": results.runs, "config": results.config, "columns": [*COLUMNS[Trial], *COLUMNS[Outcome]]}
-    rows = ",\n".join(json.dumps(row(trial, outcome)) for trial, outcome in results.done.items())
+    rows = ",\n".join(map(json.dumps, sorted(row(trial, outcome) for trial, outcome in results.done.items())))
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".part")
     unfinished.write_text(f'{json.dumps(head, indent=1)[:-2]},\n "trials": [\n{rows}\n ]\n}}\n', encoding="utf-8")
