@@ -166,7 +166,7 @@ def noise_figure(results: Results, title: str) -> Figure:
     names = results.methods()
     means = {method: [mean_ap(results, setting, method).mean for setting in results.settings()] for method in names}
     top, low = max(map(max, means.values())), min(means.get(OURS, means[names[0]]))
-    bottom = low - (top - low) - 0.05
+    bottom = max(low - (top - low) - 0.05, min(map(min, means.values())) - 0.06)
     shown = [method for method in names if max(means[method]) > bottom]
     paper = [method for method in shown if method in PAPER or method in AP_SVM]
     others = [method for method in shown if method not in paper]
@@ -204,7 +204,7 @@ def teacher(results: Results) -> Parts:
 
 
 def teacher_figure(results: Results) -> Figure:
-    figure, (axes,) = panels(["A student of four layers ranks as its teacher does"], height=3.8)
+    figure, (axes,) = panels(["How well a student of four layers ranks as its teacher does"], height=3.8)
     names = results.methods()[::-1]
     for place, method in enumerate(names):
         for shift, part, colour in ((0.15, "train", COLOURS[0]), (-0.15, "test", COLOURS[1])):

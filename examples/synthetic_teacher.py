@@ -1,8 +1,8 @@
 """The paper's synthetic experiment: a network learns the ranking of another one like it.
 
 A teacher of four layers with weights N(0, 1) scores 20,000 Gaussian points; the top 20 % are positive. Half of the
-points train a student of the same architecture, as one batch; the other half tests it. Every method has the same grid,
-its setting is the one with the best AP on the training half, and this is also what ends a training.
+points train a student of the same architecture, as one batch; the other half tests it. Every method has the same draws,
+its triple is the one with the best AP on the training half, and this is also what ends a training.
 
     python -m examples.synthetic_teacher
 """
