@@ -359,7 +359,7 @@ def parse(config: C, quick: dict[str, Any], text: str) -> C:
             parser.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=says, **kind)
     given = vars(parser.parse_args())
     if given.pop("quick"):
-        config = replace(config, **quick)
+        config = replace(config, out=config.out.with_stem(f"quick-{config.out.stem}"), **quick)
     if "methods" in given:
         given["methods"] = tuple(given["methods"])
         for name in given["methods"]:

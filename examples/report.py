@@ -327,11 +327,23 @@ STUDIES = {
 }
 
 
+TITLES = {
+    "ap": "AP, mean and half of the 95 % interval over the seeds",
+    "lead": f"{OURS} less each of the others, in hundredths of AP",
+    "draws": "Test AP of all draws on the tuning seed, median and (lower quartile)",
+    "chosen": "Chosen on most seeds: learning rate, weight decay, own parameter (* the lowest or highest of all draws)",
+    "grid": "Hundredths of AP below the best of the task, mean over the tasks and (worst task)",
+    "transfer": "The epsilon that is best on the tasks of all other data, used on each task; the same hundredths",
+    "source": "Source",
+}
+
+
 def show(name: str, results: Results, out: Path) -> None:
     """For the screen, and a picture beside the results."""
     picture = out.with_suffix(".png")
     save(STUDIES[name].draw(results), picture)
-    print("\n" + "\n\n".join(STUDIES[name].parts(results).values()))
+    for part, text in STUDIES[name].parts(results).items():
+        print(f"\n{TITLES[part]}:\n\n{text}")
     print(f"\nResults: {out}; the same as a figure: {picture}")
 
 

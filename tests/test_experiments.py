@@ -444,7 +444,7 @@ def test_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
         return harness.parse(Toy(), {"steps": 5, "seeds": 1}, "a toy")
 
     assert parse() == Toy()
-    assert parse("--quick") == Toy(steps=5, seeds=1)
+    assert parse("--quick") == Toy(steps=5, seeds=1, out=Path("quick-results.json"))
     assert parse("--quick", "--seeds", "4", "--methods", "MAE", "--out", "a.json") == Toy(
         steps=5, seeds=4, methods=("MAE",), out=Path("a.json")
     )
