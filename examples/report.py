@@ -50,8 +50,10 @@ def interval(values: Iterable[float]) -> Interval:
     return Interval(fmean(values), float(half))
 
 
-def mean_ap(results: Results, setting: Setting, method: str, part: str = "test") -> Interval:
-    return interval(results.values(setting, method, part).values())
+def mean_ap(results: Results, setting: Setting, method: str, part: str = "test") -> Interval | None:
+    """None where the method was not run."""
+    values = results.values(setting, method, part).values()
+    return interval(values) if values else None
 
 
 def share(setting: Setting) -> str:
@@ -67,8 +69,9 @@ def ap_table(results: Results, words: Words) -> str:
     return table([*zip(results.methods(), *columns, strict=True)], ["", *map(words, results.settings())])
 
 
-def bold_best(cells: Sequence[Interval]) -> list[str]:
-    return [f"**{cell}**" if cell == max(cells) else str(cell) for cell in cells]
+def bold_best(cells: Sequence[Interval | None]) -> list[str]:
+    best = max(cell for cell in cells if cell is not None)
+    return ["" if cell is None else f"**{cell}**" if cell == best else str(cell) for cell in cells]
 
 
 def lead_table(results: Results, words: Words) -> str:
@@ -81,6 +84,8 @@ def lead_table(results: Results, words: Words) -> str:
 def lead(results: Results, setting: Setting, method: str) -> str:
     """Of the seeds that both have; seed by seed, as they share data and first weights."""
     ours, its = (results.values(setting, name) for name in (OURS, method))
+    if not (ours and its):
+        return ""
     found = interval(100 * (ours[seed] - its[seed]) for seed in ours if seed in its)
     text = f"{found.mean:+.1f} ± {found.half:.1f}"
     return f"**{text}**" if abs(found.mean) > found.half else text
@@ -92,8 +97,8 @@ def draws_table(results: Results, words: Words) -> str:
     for method in results.methods():
         row = [method]
         for setting in results.settings():
-            low, median = np.quantile([*results.draws(setting, method).values()], [0.25, 0.5])
-            row.append(f"{median:.3f} ({low:.3f})")
+            drawn = [*results.draws(setting, method).values()]
+            row.append("{1:.3f} ({0:.3f})".format(*np.quantile(drawn, [0.25, 0.5])) if drawn else "")
         rows.append(row)
     return table(rows, ["", *map(words, results.settings())])
 
@@ -105,8 +110,11 @@ def chosen_table(results: Results, words: Words) -> str:
         own = METHODS[method].parameter
         row = [method, own]
         for setting in results.settings():
-            chosen, drawn = results.chosen(setting, method), results.draws(setting, method)
-            cells = []
+            cells: list[str] = []
+            if not (drawn := results.draws(setting, method)):
+                row.append("")
+                continue
+            chosen = results.chosen(setting, method)
             for name in ("lr", "weight_decay", "parameter") if own else ("lr", "weight_decay"):
                 value, all_values = getattr(chosen, name), [getattr(trial, name) for trial in drawn]
                 at_an_end = value in (min(all_values), max(all_values))
@@ -148,9 +156,10 @@ def lines(results: Results, axes: Axes, names: Sequence[str], settings: Sequence
     """A line a method, with intervals, a little apart so that none hides another."""
     step = min((b - a for a, b in pairwise(x)), default=1.0) / (4 * len(names))
     for number, method in enumerate(names):
-        found = [mean_ap(results, setting, method) for setting in settings]
-        places = [place + (number - len(names) / 2) * step for place in x]
-        means, halves = zip(*found, strict=True)
+        found = [(place, mean_ap(results, setting, method)) for place, setting in zip(x, settings, strict=True)]
+        shift = (number - len(names) / 2) * step
+        points = [(place + shift, *ap) for place, ap in found if ap is not None]
+        places, means, halves = zip(*points, strict=True)
         axes.errorbar(
             places, means, halves, label=method, linewidth=2.6 if method == OURS else 1.2, markersize=5, capsize=2,
             zorder=3 if method == OURS else 2, **style(number),
@@ -164,7 +173,8 @@ def legend(figure: Figure, axes: Axes) -> None:
 def noise_figure(results: Results, title: str) -> Figure:
     """The paper's methods to the left, others to the right, and ours in both."""
     names = results.methods()
-    means = {method: [mean_ap(results, setting, method).mean for setting in results.settings()] for method in names}
+    found = {method: [mean_ap(results, setting, method) for setting in results.settings()] for method in names}
+    means = {method: [ap.mean for ap in aps if ap is not None] for method, aps in found.items()}
     top, low = max(map(max, means.values())), min(means.get(OURS, means[names[0]]))
     bottom = max(low - (top - low) - 0.05, min(map(min, means.values())) - 0.06)
     shown = [method for method in names if max(means[method]) > bottom]

@@ -511,6 +511,17 @@ def test_epsilon_that_serves_all_tasks() -> None:
     assert [cell.strip() for cell in rows["pos-AP relative"][2:5]] == ["0.0", "0.0", "0.0"]
 
 
+def test_a_method_may_lack_a_setting() -> None:
+    both, one = made({"pos-AP": [0.8, 0.9], "x-ent": [0.7, 0.8]}), made({"pos-AP": [0.8, 0.7]}, (0.4,))
+    results = replace(both, done={**both.done, **one.done})
+    study = report.STUDIES["label-noise-digits"]
+    for name in ("ap", "lead", "draws", "chosen"):
+        row = next(line for line in study.parts(results)[name].splitlines() if line.startswith("| x-ent"))
+        assert row.split("|")[-3].strip() != ""
+        assert row.split("|")[-2].strip() == ""
+    assert study.draw(results).axes
+
+
 def test_a_study_without_ours_is_told_too() -> None:
     results = made({"MAE": [0.8, 0.9], "x-ent": [0.7, 0.8]})
     study = report.STUDIES["label-noise-digits"]
