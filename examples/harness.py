@@ -188,7 +188,7 @@ def fit(
         optimiser.step()
 
     def look() -> Outcome:
-        return Outcome(*(mean_ap(net, part, problem) for part in (train, parts.valid, parts.test)))
+        return Outcome(*(mean_ap(net, part, problem, method) for part in (train, parts.valid, parts.test)))
 
     return course(config, update, look)
 
@@ -226,8 +226,9 @@ def batches(n: int, size: int | None, device: str) -> Iterator[torch.Tensor]:
 
 
 @torch.no_grad()
-def mean_ap(net: nn.Module, part: Part, problem: Problem) -> float:
-    aps = fastap.average_precision(net(part.inputs), problem.targets(part.labels), dim=0)
+def mean_ap(net: nn.Module, part: Part, problem: Problem, method: Method) -> float:
+    scores = problem.log_odds(net(part.inputs)) if method.chooses else net(part.inputs)
+    aps = fastap.average_precision(scores, problem.targets(part.labels), dim=0)
     return round(float(aps.mean()), 5)
 
 

@@ -53,6 +53,18 @@ class Problem:
             scores, labels = scores.reshape(-1, 1), labels.reshape(-1)
         return (F.pad(scores, (1, 0)) if self.background or self.one_vs_rest else scores), labels
 
+    def log_odds(self, scores: Tensor) -> Tensor:
+        """What ranks items by the probability of each class, ``log p / (1 - p)`` of the softmax, without its rounding.
+
+        A softmax does not change if all logits of an item are raised, so that those of two items do not compare.
+        """
+        if self.one_vs_rest:
+            return scores
+        logits = F.pad(scores, (1, 0)) if self.background else scores
+        own = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
+        others = logits[:, None, :].masked_fill(own, -torch.inf).logsumexp(2)
+        return (logits - others)[:, int(self.background) :]
+
 
 @dataclass(frozen=True)
 class Method:
@@ -63,6 +75,7 @@ class Method:
     low: float = 1.0
     high: float = 1.0  # the range of the parameter, searched by its logarithm
     optimiser: Callable[[Iterable[nn.Parameter], float, float], torch.optim.Optimizer] | None = None
+    chooses: bool = False  # learns to choose a class, and ranks by its log-odds
 
 
 def of_scores(loss: Loss) -> Objective:
@@ -90,7 +103,7 @@ def choosing(
         options = {**fixed, parameter: value} if parameter else fixed
         return of_scores(lambda scores, labels: loss(*problem.choices(scores, labels), **options))
 
-    return Method(make, parameter, low, high)
+    return Method(make, parameter, low, high, chooses=True)
 
 
 def each_ranking(loss: Callable[..., Tensor], parameter: str, low: float, high: float) -> Method:
@@ -196,7 +209,10 @@ PAPER: dict[str, Method] = {
     "per-01": choosing(fastap.cost_perceptron_loss),
     "x-ent": choosing(F.cross_entropy),
 }
-ROBUST: dict[str, Method] = {"MAE": choosing(mean_absolute_error), "mixup": Method(mixup, "alpha", 0.1, 32.0)}
+ROBUST: dict[str, Method] = {
+    "MAE": choosing(mean_absolute_error),
+    "mixup": Method(mixup, "alpha", 0.1, 32.0, chooses=True),
+}
 OTHER_AP: dict[str, Method] = {
     "SmoothAP": each_ranking(baselines.smooth_ap_loss, "temperature", 0.003, 1.0),
     "blackbox AP": each_ranking(baselines.blackbox_ap_loss, "strength", 10.0, 100_000.0),

@@ -200,7 +200,7 @@ def test_a_method_learns(name: str, kind: str) -> None:
     if name == "pos-01":
         assert losses[-1] < losses[0] - 0.05
     else:
-        assert harness.mean_ap(net, part, problem) > 0.9
+        assert harness.mean_ap(net, part, problem, method) > 0.9
 
 
 def test_targets_and_choices() -> None:
@@ -219,6 +219,16 @@ def test_targets_and_choices() -> None:
     assert right.tolist() == [1, 0, 0, 0, 0, 1, 0, 1, 0]
     expected = F.binary_cross_entropy_with_logits(scores, F.one_hot(labels, 3).float())
     torch.testing.assert_close(F.cross_entropy(logits, right), expected)
+
+
+def test_classes_are_ranked_by_their_probability() -> None:
+    scores = torch.randn(40, 3, generator=seeded(), dtype=torch.float64) + 3 * torch.randn(40, 1, dtype=torch.float64)
+    p = scores.softmax(1)
+    torch.testing.assert_close(Problem(40, 3).log_odds(scores), (p / (1 - p)).log())
+    p = F.pad(scores, (1, 0)).softmax(1)[:, 1:]
+    torch.testing.assert_close(Problem(40, 3, background=True).log_odds(scores), (p / (1 - p)).log())
+    assert Problem(40, 3, one_vs_rest=True).log_odds(scores).equal(scores)
+    assert Problem(40, 1, background=True).log_odds(scores[:, :1]).equal(scores[:, :1])
 
 
 def test_mean_absolute_error() -> None:
