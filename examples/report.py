@@ -162,7 +162,7 @@ def lines(results: Results, axes: Axes, names: Sequence[str], settings: Sequence
         places, means, halves = zip(*points, strict=True)
         axes.errorbar(
             places, means, halves, label=method, linewidth=2.6 if method == OURS else 1.2, markersize=5, capsize=2,
-            zorder=3 if method == OURS else 2, **style(number),
+            zorder=3 if method == OURS else 2, **style([*METHODS].index(method)),
         )  # fmt: skip
 
 
@@ -214,7 +214,7 @@ def teacher(results: Results) -> Parts:
 
 
 def teacher_figure(results: Results) -> Figure:
-    figure, (axes,) = panels(["How well a student of four layers ranks as its teacher does"], height=3.8)
+    figure, (axes,) = panels(["How well a four-layer student ranks as its teacher does"], height=3.8)
     names = results.methods()[::-1]
     for place, method in enumerate(names):
         for shift, part, colour in ((0.15, "train", COLOURS[0]), (-0.15, "test", COLOURS[1])):
@@ -309,7 +309,7 @@ def epsilon_figure(results: Results) -> Figure:
         each.grid(True, color="#dddddd", linewidth=0.7)
         each.spines[["top", "right"]].set_visible(False)
     figure.supxlabel("epsilon", fontsize=10)
-    figure.supylabel("hundredths of AP below the best of the task", fontsize=10)
+    figure.supylabel("hundredths of AP below the best of the task (cut at 20)", fontsize=10)
     legend(figure, axes[0][0])
     return figure
 
