@@ -86,8 +86,11 @@ LOSSES: dict[str, Loss] = {"cross-entropy": F.cross_entropy, "AP hinge": ap_hing
 
 
 @torch.no_grad()
-def mean_ap(net: nn.Module, part: Part) -> float:
-    return fastap.average_precision(net(part.images), one_hot(part.labels), dim=0).mean().item()
+def mean_ap(net: nn.Module, loss: Loss, part: Part) -> float:
+    """Cross-entropy ranks by probability: a softmax leaves the logits of two images incomparable."""
+    scores = net(part.images).double()
+    scores = scores.log_softmax(1) if loss is F.cross_entropy else scores
+    return fastap.average_precision(scores, one_hot(part.labels), dim=0).mean().item()
 
 
 def fit(loss: Loss, lr: float, seed: int, parts: tuple[Part, Part, Part], config: Config) -> tuple[float, float]:
@@ -102,7 +105,7 @@ def fit(loss: Loss, lr: float, seed: int, parts: tuple[Part, Part, Part], config
         loss(net(train.images), train.labels).backward()
         optimiser.step()
         if step % config.steps_per_check == 0 or step == config.steps:
-            checks.append((mean_ap(net, valid), mean_ap(net, test)))
+            checks.append((mean_ap(net, loss, valid), mean_ap(net, loss, test)))
     return max(checks, key=lambda check: check[0])
 
 
