@@ -145,10 +145,12 @@ def panels(titles: Sequence[str], width: float = 7.0, height: float = 4.6) -> tu
 
 
 def style(number: int) -> dict[str, str]:
+    """The first colour is that of the first alone, which is ours."""
+    turn, colour = divmod(number - 1, len(COLOURS) - 1) if number else (0, -1)
     return {
-        "color": COLOURS[number % len(COLOURS)],
+        "color": COLOURS[1 + colour],
         "marker": MARKERS[number % len(MARKERS)],
-        "linestyle": DASHES[number // len(COLOURS) % len(DASHES)],
+        "linestyle": DASHES[turn % len(DASHES)],
     }
 
 
