@@ -217,11 +217,13 @@ OTHER_AP: dict[str, Method] = {
     "SmoothAP": each_ranking(baselines.smooth_ap_loss, "temperature", 0.003, 1.0),
     "blackbox AP": each_ranking(baselines.blackbox_ap_loss, "strength", 10.0, 100_000.0),
     "AP-loss": each_ranking(baselines.error_driven_ap_loss, "delta", 0.1, 10.0),
-    **({"LibAUC AP": Method(libauc_ap, "margin", 0.1, 1.0, soap)} if find_spec("libauc") else {}),
 }
+LIBAUC: dict[str, Method] = {"LibAUC AP": Method(libauc_ap, "margin", 0.1, 1.0, soap)}
+if find_spec("libauc"):
+    OTHER_AP |= LIBAUC
 RELATIVE: dict[str, Method] = {
     f"{sign}-AP {name}": ranking(loss, *EPSILON, update=update)
     for name, loss in (("relative", relative_direct_ap), ("standardised", standardised_direct_ap))
     for sign, update in (("pos", "positive"), ("neg", "negative"))
 }
-METHODS = {**PAPER, **AP_SVM, **ROBUST, **OTHER_AP, **RELATIVE}
+METHODS = {**PAPER, **AP_SVM, **ROBUST, **OTHER_AP, **LIBAUC, **RELATIVE}
