@@ -69,9 +69,6 @@ def versions_of(about: dict[str, Any]) -> str:
 
 def machine(about: dict[str, Any]) -> str:
     """``AMD EPYC, 2 threads, python 3.11.7, ..., commit 82c82a0, 2025-01-31``."""
-    threads = (
-        f", {about['threads']} thread{'s' * (about['threads'] != 1)}"
-        if about["type"] == "cpu" and "threads" in about
-        else ""
-    )
+    count = about.get("threads") if about["type"] == "cpu" else None
+    threads = f", {count} thread{'s' * (count != 1)}" if count else ""
     return f"{about['device']}{threads}, {versions_of(about)}, commit {about['commit']}, {about['date'][:10]}"

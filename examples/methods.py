@@ -50,8 +50,12 @@ class Problem:
     def choices(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits ``(choices, classes to choose from)`` and the right ones."""
         if self.one_vs_rest:
-            scores, labels = scores.reshape(-1, 1), labels.reshape(-1)
-        return (F.pad(scores, (1, 0)) if self.background or self.one_vs_rest else scores), labels
+            return F.pad(scores.reshape(-1, 1), (1, 0)), labels.reshape(-1)
+        return self.logits(scores), labels
+
+    def logits(self, scores: Tensor) -> Tensor:
+        """Of the kinds that exclude each other, the background first."""
+        return F.pad(scores, (1, 0)) if self.background else scores
 
     def log_odds(self, scores: Tensor) -> Tensor:
         """What ranks items by the probability of each class, ``log p / (1 - p)`` of the softmax, without its rounding.
@@ -60,7 +64,7 @@ class Problem:
         """
         if self.one_vs_rest:
             return scores
-        logits = F.pad(scores, (1, 0)) if self.background else scores
+        logits = self.logits(scores)
         own = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
         others = logits[:, None, :].masked_fill(own, -torch.inf).logsumexp(2)
         return (logits - others)[:, int(self.background) :]
@@ -121,16 +125,16 @@ def each_ranking(loss: Callable[..., Tensor], parameter: str, low: float, high: 
     return Method(make, parameter, low, high)
 
 
-def relative_direct_ap(scores: Tensor, targets: Tensor, *, dim: int, epsilon: float, update: Any) -> Tensor:
+def relative_direct_ap(scores: Tensor, targets: Tensor, *, dim: int, **options: Any) -> Tensor:
     """``epsilon`` in units of each ranking's standard deviation, which is a constant to the gradient."""
     spread = scores.detach().std(dim, keepdim=True).clamp(min=1e-6)
-    return fastap.direct_ap_loss(scores / spread, targets, dim=dim, epsilon=epsilon, update=update)
+    return fastap.direct_ap_loss(scores / spread, targets, dim=dim, **options)
 
 
-def standardised_direct_ap(scores: Tensor, targets: Tensor, *, dim: int, epsilon: float, update: Any) -> Tensor:
+def standardised_direct_ap(scores: Tensor, targets: Tensor, *, dim: int, **options: Any) -> Tensor:
     """Of scores divided by their standard deviation, gradient and all: to shrink them gains nothing."""
     spread = scores.std(dim, keepdim=True).clamp(min=1e-6)
-    return fastap.direct_ap_loss(scores / spread, targets, dim=dim, epsilon=epsilon, update=update)
+    return fastap.direct_ap_loss(scores / spread, targets, dim=dim, **options)
 
 
 def mean_absolute_error(logits: Tensor, labels: Tensor) -> Tensor:

@@ -137,11 +137,15 @@ def panels(titles: Sequence[str], width: float = 7.0, height: float = 4.6) -> tu
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = list(figure.subplots(1, len(titles), sharey=True, squeeze=False)[0])
     for each, title in zip(axes, titles, strict=True):
-        each.set_title(title, fontsize=11, loc="left")
-        each.grid(True, color="#dddddd", linewidth=0.7)
-        each.set_axisbelow(True)
-        each.spines[["top", "right"]].set_visible(False)
+        prepare(each, title)
     return figure, axes
+
+
+def prepare(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=11, loc="left")
+    axes.grid(True, color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def style(number: int) -> dict[str, str]:
@@ -307,9 +311,7 @@ def epsilon_figure(results: Results) -> Figure:
             values = [100 * shortfalls(found, name_of(sign, way), task, e) for e in epsilons]
             each.plot(epsilons, values, label=task, linewidth=1.5, markersize=4, **style(number))
         each.set(xscale="log", ylim=(20, -0.5))
-        each.set_title(f"{'positive' if sign == 'pos' else 'negative'} update, {way}", fontsize=10, loc="left")
-        each.grid(True, color="#dddddd", linewidth=0.7)
-        each.spines[["top", "right"]].set_visible(False)
+        prepare(each, f"{'positive' if sign == 'pos' else 'negative'} update, {way}")
     figure.supxlabel("epsilon", fontsize=10)
     figure.supylabel("hundredths of AP below the best of the task (cut at 20)", fontsize=10)
     legend(figure, axes[0][0])
