@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,8 +23,20 @@ from fastap.checks import (
 from fastap.problem import Method, Reduction, Update
 
 
-class _APLoss(nn.Module):
+class _Loss(nn.Module):
     """Options are kept as attributes of the same names and are the keyword arguments of the function."""
+
+    _options: tuple[str, ...] = ()
+
+    def _given(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._options}
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={option!r}" for name, option in self._given().items())
+
+
+class _APLoss(_Loss):
+    """What all rankings have."""
 
     _options: tuple[str, ...] = ("dim", "ignore_index", "reduction", "backend")
 
@@ -37,9 +50,6 @@ class _APLoss(nn.Module):
         check_ignore_index(ignore_index)
         check_reduction(reduction)
         check_backend(backend)
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self._options)
 
 
 class DirectAPLoss(_APLoss):
@@ -66,7 +76,7 @@ class DirectAPLoss(_APLoss):
         self.method: Method = method
 
     def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return functional.direct_ap_loss(scores, targets, **{name: getattr(self, name) for name in self._options})
+        return functional.direct_ap_loss(scores, targets, **self._given())
 
 
 class APHingeLoss(_APLoss):
@@ -90,7 +100,7 @@ class APHingeLoss(_APLoss):
         self.method: Method = method
 
     def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return functional.ap_hinge_loss(scores, targets, **{name: getattr(self, name) for name in self._options})
+        return functional.ap_hinge_loss(scores, targets, **self._given())
 
 
 class APPerceptronLoss(_APLoss):
@@ -107,11 +117,11 @@ class APPerceptronLoss(_APLoss):
         super().__init__(dim, ignore_index, reduction, backend)
 
     def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return functional.ap_perceptron_loss(scores, targets, **{name: getattr(self, name) for name in self._options})
+        return functional.ap_perceptron_loss(scores, targets, **self._given())
 
 
-class _CostLoss(nn.Module):
-    """As above; a matrix of costs is a buffer, which moves with the module and is not saved with it."""
+class _CostLoss(_Loss):
+    """A matrix of costs is a buffer, which moves with the module and is not saved with it."""
 
     _options: tuple[str, ...] = ("ignore_index", "reduction")
     cost: Tensor | None
@@ -136,7 +146,7 @@ class _CostLoss(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        options = {name: getattr(self, name) for name in self._options}
+        options = self._given()
         if self.cost is not None:
             options["cost"] = tuple(self.cost.shape)
         return ", ".join(f"{name}={option!r}" for name, option in options.items())
@@ -162,7 +172,7 @@ class DirectCostLoss(_CostLoss):
         self.update: Update = update
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return direct.direct_cost_loss(logits, targets, **{name: getattr(self, name) for name in self._options})
+        return direct.direct_cost_loss(logits, targets, **self._given())
 
 
 class CostHingeLoss(_CostLoss):
@@ -182,7 +192,7 @@ class CostHingeLoss(_CostLoss):
         self.margin = check_scale("margin", margin)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return direct.cost_hinge_loss(logits, targets, **{name: getattr(self, name) for name in self._options})
+        return direct.cost_hinge_loss(logits, targets, **self._given())
 
 
 class CostPerceptronLoss(_CostLoss):
@@ -192,4 +202,4 @@ class CostPerceptronLoss(_CostLoss):
         super().__init__(None, ignore_index, reduction)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return direct.cost_perceptron_loss(logits, targets, **{name: getattr(self, name) for name in self._options})
+        return direct.cost_perceptron_loss(logits, targets, **self._given())
