@@ -6,10 +6,11 @@ import sys
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastap.backends import HAS_TRITON, INTERPRETS_TRITON
-from fastap.problem import BACKENDS, METHODS, REDUCTIONS, UPDATES
+from fastap.problem import BACKENDS, METHODS, REDUCTIONS, SHARDED, UPDATES
 
 # Below lie the subnormal numbers, whose inverse is infinite.
 _SMALLEST = sys.float_info.min
@@ -24,6 +25,8 @@ def check_tensors(scores: Tensor, targets: Tensor, dim: int, ignore_index: int |
         raise TypeError(f"scores must have a floating dtype, got {scores.dtype}")
     if targets.is_complex():
         raise TypeError(f"targets must be bool, integer or floating, got {targets.dtype}")
+    if targets.is_nested:
+        raise TypeError("targets must be a dense tensor, as scores is, got a nested one")
     if scores.dim() == 0:
         raise ValueError("scores must have at least one dimension, got a 0-dimensional tensor")
     if scores.shape != targets.shape:
@@ -40,6 +43,88 @@ def check_tensors(scores: Tensor, targets: Tensor, dim: int, ignore_index: int |
             f"dim must be in [{-scores.dim()}, {scores.dim() - 1}] for scores of {scores.dim()} dimensions, got {dim}"
         )
     return dim % scores.dim()
+
+
+def check_nested(scores: Tensor, targets: Tensor, dim: int, groups: Tensor | None, offsets: Tensor | None) -> None:
+    """Nested tensors of jagged layout with one axis that differs, the one that is ranked."""
+    if not (isinstance(targets, Tensor) and targets.is_nested):
+        raise TypeError(f"targets must be a nested tensor, as scores is, got {type(targets).__name__}")
+    for name, given in (("scores", scores), ("targets", targets)):
+        if given.layout != torch.jagged:
+            raise ValueError(f"{name} must have the layout torch.jagged if nested, got {given.layout}")
+        if given.dim() != 2:
+            raise ValueError(f"{name} must have the shape (rankings, items) if nested, got {given.dim()} dimensions")
+    if scores.shape[0] != targets.shape[0]:
+        raise ValueError(f"targets must have as many rankings as scores, {scores.shape[0]}, got {targets.shape[0]}")
+    if groups is not None or offsets is not None:
+        raise ValueError("groups and offsets must be None where scores are nested, which have their own offsets")
+    check_dim(dim)
+    if dim not in (1, -1):
+        raise ValueError(f"dim must be 1 or -1 where scores are nested, got {dim}")
+
+
+def check_ragged(scores: Tensor, groups: Tensor | None, offsets: Tensor | None) -> None:
+    """Types and shapes of ``groups`` or ``offsets``, of which there is at most one."""
+    if groups is None and offsets is None:
+        return
+    if groups is not None and offsets is not None:
+        raise ValueError("groups and offsets must not be given together")
+    name, given = ("groups", groups) if groups is not None else ("offsets", offsets)
+    if not isinstance(given, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor or None, got {type(given).__name__}")
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        raise TypeError(f"{name} must have an integer dtype, got {given.dtype}")
+    if scores.dim() != 1:
+        raise ValueError(f"scores must be one-dimensional with {name}, got shape {tuple(scores.shape)}")
+    if name == "groups" and given.shape != scores.shape:
+        raise ValueError(f"groups must have the shape of scores, {tuple(scores.shape)}, got {tuple(given.shape)}")
+    if name == "offsets" and (given.dim() != 1 or given.shape[0] == 0):
+        raise ValueError(f"offsets must have the shape (rankings + 1,), got {tuple(given.shape)}")
+    if given.device != scores.device:
+        raise ValueError(f"{name} must be on the device of scores, {scores.device}, got {given.device}")
+
+
+def check_weight(weight: Tensor, scores: Tensor, dim: int, groups: Tensor | None, offsets: Tensor | None) -> None:
+    """Type and shape of one weight a ranking; how many groups there are shows later."""
+    _check_weights("weight", weight, scores)
+    if groups is not None:
+        if weight.dim() != 1:
+            raise ValueError(f"weight must have one dimension with groups, got shape {tuple(weight.shape)}")
+        return
+    shape = scores.shape[:dim] + scores.shape[dim + 1 :] if offsets is None else offsets[1:].shape
+    fits = weight.dim() <= len(shape) and all(
+        given in (1, wanted) for given, wanted in zip(reversed(weight.shape), reversed(shape), strict=False)
+    )
+    if not fits or (offsets is not None and weight.shape != shape):
+        wanted = "broadcast to the shape of scores without dim" if offsets is None else "have the shape (rankings,)"
+        raise ValueError(f"weight must {wanted}, {tuple(shape)}, got {tuple(weight.shape)}")
+
+
+def check_sample_weight(weight: Tensor, scores: Tensor) -> Tensor:
+    """Weights of items: shaped like the scores, and finite and not negative where asking costs nothing."""
+    if isinstance(weight, Tensor) and weight.is_nested and weight.layout == torch.jagged:
+        weight = weight.values()
+    _check_weights("sample_weight", weight, scores)
+    if weight.shape != scores.shape:
+        raise ValueError(
+            f"sample_weight must have the shape of scores, {tuple(scores.shape)}, got {tuple(weight.shape)}"
+        )
+    if has_values(weight) and weight.device.type == "cpu":
+        check_finite("sample_weight", weight)
+        if bool((weight < 0).any()):
+            raise ValueError(f"sample_weight must not be negative, got {weight[weight < 0][0].item()}")
+    return weight
+
+
+def _check_weights(name: str, weight: Tensor, scores: Tensor) -> None:
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor or None, got {type(weight).__name__}")
+    if weight.is_complex() or weight.dtype == torch.bool:
+        raise TypeError(f"{name} must have a floating or integer dtype, got {weight.dtype}")
+    if weight.requires_grad:
+        raise ValueError(f"{name} must not require a gradient, for it gets none; give {name}.detach()")
+    if weight.device != scores.device:
+        raise ValueError(f"{name} must be on the device of scores, {scores.device}, got {weight.device}")
 
 
 def check_class_tensors(logits: Tensor, targets: Tensor, ignore_index: int | None) -> int:
@@ -155,6 +240,26 @@ def check_reduction(reduction: str) -> str:
     return check_choice("reduction", reduction, REDUCTIONS)
 
 
+def check_sharded(sharded: str) -> str:
+    """``"items"`` or ``"rankings"``."""
+    return check_choice("sharded", sharded, SHARDED)
+
+
+def check_process_group(process_group: object) -> str:
+    """The name of a group that this process is in, by which an operator can find it."""
+    if not dist.is_available():
+        raise RuntimeError("process_group needs a PyTorch built with torch.distributed, which this one is not")
+    if process_group is dist.GroupMember.NON_GROUP_MEMBER:
+        raise ValueError("process_group must be a group that this process is in, got one that it is not in")
+    if not isinstance(process_group, dist.ProcessGroup):
+        raise TypeError(
+            "process_group must be a torch.distributed.ProcessGroup or None, "
+            f"got {type(process_group).__name__}; the group of all ranks is torch.distributed.group.WORLD"
+        )
+    name: str = process_group.group_name
+    return name
+
+
 def check_backend(backend: str, device: torch.device | None = None) -> str:
     """A backend that is there, for tensors of that device, if there are any yet."""
     check_choice("backend", backend, BACKENDS)
@@ -184,15 +289,20 @@ def wrong_targets(targets: Tensor, taken: Tensor, ignore_index: int | None) -> T
 
     On an accelerator the error would stall the stream: there the result marks the rankings (lines) with such a target.
     """
-    allowed = taken
-    if ignore_index is not None and can_hold(targets.dtype, ignore_index):
-        allowed = taken | (targets == ignore_index)
+    allowed = allowed_targets(targets, taken, ignore_index)
     if targets.device.type != "cpu":
         return ~allowed.all(-1)
     if not bool(allowed.all()):
         wanted = "0 or 1" if ignore_index is None else f"0, 1 or ignore_index = {ignore_index}"
         raise ValueError(f"targets must be {wanted}, got {targets[~allowed][0].item()}")
     return None
+
+
+def allowed_targets(targets: Tensor, taken: Tensor, ignore_index: int | None) -> Tensor:
+    """Which targets are 0, 1 or ``ignore_index``; ``taken`` marks the zeros and ones."""
+    if ignore_index is not None and can_hold(targets.dtype, ignore_index):
+        return taken | (targets == ignore_index)
+    return taken
 
 
 def wrong_classes(targets: Tensor, ignored: Tensor | None, classes: int) -> Tensor | None:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
-from fastap import ops
+from fastap import ops, ragged
 from fastap.checks import (
     check_backend,
     check_method,
+    check_nested,
+    check_process_group,
+    check_ragged,
     check_reduction,
+    check_sample_weight,
     check_scale,
+    check_sharded,
     check_tensors,
     check_update,
+    check_weight,
     has_values,
 )
-from fastap.problem import AugmentedRanking, Method, Reduction, Update
+from fastap.problem import AugmentedRanking, Method, Reduction, Sharded, Update
 
 
 def direct_ap_loss(
@@ -27,9 +35,14 @@ def direct_ap_loss(
     update: Update = "positive",
     method: Method = "auto",
     dim: int = -1,
+    groups: Tensor | None = None,
+    offsets: Tensor | None = None,
+    weight: Tensor | None = None,
     ignore_index: int | None = None,
     reduction: Reduction = "mean",
     backend: str = "auto",
+    process_group: ProcessGroup | None = None,
+    sharded: Sharded = "items",
 ) -> Tensor:
     r"""Direct loss minimisation for average precision.
 
@@ -43,7 +56,8 @@ def direct_ap_loss(
     a positive and a negative count as half above, half below, so permuting the items permutes the gradient.
 
     Args:
-        scores: floating tensor of any shape; higher is better.
+        scores: floating tensor of any shape; higher is better. Or a nested tensor of jagged layout, (rankings, items),
+            each row a ranking.
         targets: bool, integer or floating tensor of the same shape, 1 for positives and 0 for negatives.
         epsilon: weight of the task loss against the scores, in units of the scores; finite and positive.
         update: ``"positive"`` moves away from a worse ranking, ``"negative"`` towards a better one.
@@ -52,27 +66,47 @@ def direct_ap_loss(
             ``"dp"`` is the paper's dynamic program over all ``P x (N + 1)`` cells, in ``O(P + N)`` memory: for
             comparing, and for certainty that needs no other argument.
         dim: the axis along which items are ranked; every other axis counts rankings.
+        groups: integers, one an item of flat (one-dimensional) scores: items of one id are a ranking, in whatever order
+            they come (the ``indexes`` of TorchMetrics). Results are in ascending order of id.
+        offsets: integers, (rankings + 1,): ranking ``r`` of flat scores has the items from ``offsets[r]`` to before
+            ``offsets[r + 1]``; they begin with 0 and end with the number of items (``nn.EmbeddingBag`` with
+            ``include_last_offset=True``, ``offsets()`` of a nested tensor). Rankings may be empty.
+        weight: what each ranking counts, not negative; (rankings,) of ragged ones, else a shape that broadcasts to the
+            shape of ``scores`` without ``dim``. It gets no gradient.
         ignore_index: items with this target take no part.
-        reduction: ``"mean"`` over the rankings that take part, ``"sum"`` or ``"none"`` (the shape of ``scores``
-            without ``dim``).
+        reduction: ``"mean"`` over the rankings that take part, weighted; ``"sum"``, of ``weight * loss``; or ``"none"``
+            (the shape of ``scores`` without ``dim``; ragged, (rankings,)), ``weight * loss`` too.
         backend: ``"auto"`` (``"triton"`` for CUDA tensors, ``"native"`` on the CPU, ``"torch"`` elsewhere and where
             these are missing), ``"native"``, ``"torch"``, ``"triton"`` or ``"reference"`` (slow, for checking; the
             dynamic program by either method).
+        process_group: the processes of ``torch.distributed`` among which the batch is spread; every one of them makes
+            the same call. The loss is that of the whole batch, the same on every rank, and the gradient is multiplied
+            by their number, so that gradients averaged over ranks (DDP, FSDP) are those of one process.
+        sharded: what is spread. ``"items"``: each rank has some items of every ranking along ``dim``, or none, and with
+            ``offsets`` its part of every ranking; items stand in the order of the ranks, and each ranking is solved on
+            one rank. ``"rankings"``: each rank has whole rankings, or none; with ``"none"`` their losses stay there.
 
     Returns:
         The loss, float64 for float64 scores and float32 for all others. All arithmetic is float64. Rankings without a
-        positive or without a negative take no part: loss 0, gradient 0. A ranking with a NaN or infinite score has
-        loss NaN and gradient NaN; the gradients of the others are untouched.
+        positive or without a negative take no part: loss 0, gradient 0; so is the mean where none takes part or all
+        weights are 0. A ranking with a NaN or infinite score has loss NaN and gradient NaN; the gradients of the others
+        are untouched.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was given and what is wanted. On CUDA a wrong
-            target value is no error, which would stall the stream: loss and gradient of its ranking are NaN.
+        TypeError, ValueError: naming the argument, what was given and what is wanted. On CUDA a wrong target, weight or
+            offset is no error, which would stall the stream: loss and gradient are NaN, of its ranking or, of offsets
+            and weights of a mean, of all. There only ``reduction="none"`` with ``groups`` waits for the device, to
+            learn how many there are.
+        RuntimeError: on a second derivative with respect to the scores: the gradient is constant but for jumps.
 
     Source: Song, Schwing, Zemel, Urtasun, Training Deep Neural Networks via Direct Loss Minimization, ICML 2016.
     """
     return _ap_loss(
         scores,
         targets,
+        groups,
+        offsets,
+        weight,
         "direct",
         check_scale("epsilon", epsilon),
         update,
@@ -81,6 +115,8 @@ def direct_ap_loss(
         ignore_index,
         reduction,
         backend,
+        process_group,
+        sharded,
     )
 
 
@@ -91,9 +127,14 @@ def ap_hinge_loss(
     margin: float = 1.0,
     method: Method = "auto",
     dim: int = -1,
+    groups: Tensor | None = None,
+    offsets: Tensor | None = None,
+    weight: Tensor | None = None,
     ignore_index: int | None = None,
     reduction: Reduction = "mean",
     backend: str = "auto",
+    process_group: ProcessGroup | None = None,
+    sharded: Sharded = "items",
 ) -> Tensor:
     """AP-SVM with margin rescaling: ``max(F + margin L) - F(y*)``, ``y*`` with every positive above every negative.
 
@@ -105,6 +146,9 @@ def ap_hinge_loss(
     return _ap_loss(
         scores,
         targets,
+        groups,
+        offsets,
+        weight,
         "hinge",
         check_scale("margin", margin),
         "positive",
@@ -113,6 +157,8 @@ def ap_hinge_loss(
         ignore_index,
         reduction,
         backend,
+        process_group,
+        sharded,
     )
 
 
@@ -121,29 +167,66 @@ def ap_perceptron_loss(
     targets: Tensor,
     *,
     dim: int = -1,
+    groups: Tensor | None = None,
+    offsets: Tensor | None = None,
+    weight: Tensor | None = None,
     ignore_index: int | None = None,
     reduction: Reduction = "mean",
     backend: str = "auto",
+    process_group: ProcessGroup | None = None,
+    sharded: Sharded = "items",
 ) -> Tensor:
     """The ranking perceptron: ``max F - F(y*)``, that is ``2/(P N) * sum over pairs of relu(n_j - p_i)``.
 
     The subgradient at equal scores is half of either side. All arguments, results and errors are those of
     :func:`direct_ap_loss`.
     """
-    return _ap_loss(scores, targets, "perceptron", 1.0, "positive", "auto", dim, ignore_index, reduction, backend)
+    return _ap_loss(
+        scores,
+        targets,
+        groups,
+        offsets,
+        weight,
+        "perceptron",
+        1.0,
+        "positive",
+        "auto",
+        dim,
+        ignore_index,
+        reduction,
+        backend,
+        process_group,
+        sharded,
+    )
 
 
-def average_precision(scores: Tensor, targets: Tensor, *, dim: int = -1, ignore_index: int | None = None) -> Tensor:
+def average_precision(
+    scores: Tensor,
+    targets: Tensor,
+    *,
+    dim: int = -1,
+    groups: Tensor | None = None,
+    offsets: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    ignore_index: int | None = None,
+) -> Tensor:
     """``sum over thresholds of (recall_k - recall_{k-1}) * precision_k``, exact, for every ranking; no gradient.
 
     Equal scores form one threshold, as in ``sklearn.metrics.average_precision_score``; only the order of the scores
-    matters, so any real score and infinities are welcome. Arguments are those of :func:`direct_ap_loss`.
+    matters, so any real score and infinities are welcome. ``sample_weight`` has one weight an item, finite and not
+    negative, of the shape of ``scores``: an item of weight 2 counts as two. Other arguments are those of
+    :func:`direct_ap_loss`; with ``groups`` the host waits for CUDA to learn how many there are.
 
     Returns:
-        float64, the shape of ``scores`` without ``dim``; NaN where a ranking has no positive or a NaN score.
+        float64, the shape of ``scores`` without ``dim``, ragged (rankings,); NaN where a ranking has no positive (of any
+        weight) or a NaN score.
     """
+    scores, targets, dim, offsets = _flat(scores, targets, dim, groups, offsets)
     dim = check_tensors(scores, targets, dim, ignore_index)
-    result: Tensor = ops.average_precision(scores.detach(), targets, dim, ignore_index)
+    check_ragged(scores, groups, offsets)
+    if sample_weight is not None:
+        sample_weight = check_sample_weight(sample_weight, scores)
+    result: Tensor = ops.average_precision(scores.detach(), targets, groups, offsets, sample_weight, dim, ignore_index)
     return result
 
 
@@ -155,6 +238,8 @@ def loss_augmented_ranking(
     update: Update = "positive",
     method: Method = "auto",
     dim: int = -1,
+    groups: Tensor | None = None,
+    offsets: Tensor | None = None,
     ignore_index: int | None = None,
     backend: str = "auto",
 ) -> AugmentedRanking:
@@ -163,16 +248,21 @@ def loss_augmented_ranking(
     Arguments are those of :func:`direct_ap_loss`. No gradient.
 
     Returns:
-        ``(ranks, value)``. ``ranks``: int64, shaped like ``scores``, the place of each item, 0 for the first, -1 for
-        ignored items; equal scores of one class stand in the order of the input. ``value``: float64, the shape of
-        ``scores`` without ``dim``, ``max F + s epsilon L`` in units of the scores. A ranking without a positive or
-        without a negative is ranked by score and has value NaN; one with a NaN or infinite score has value NaN and
-        ranks of no meaning.
+        ``(ranks, value)``. ``ranks``: int64, shaped like ``scores``, the place of each item in its ranking, 0 for the
+        first, -1 for ignored items; equal scores of one class stand in the order of the input. ``value``: float64, the
+        shape of ``scores`` without ``dim``, ragged (rankings,), ``max F + s epsilon L`` in units of the scores. A
+        ranking without a positive or without a negative is ranked by score and has value NaN; one with a NaN or
+        infinite score has value NaN and ranks of no meaning.
     """
+    nested = scores
+    scores, targets, dim, offsets = _flat(scores, targets, dim, groups, offsets)
     dim = check_tensors(scores, targets, dim, ignore_index)
+    check_ragged(scores, groups, offsets)
     ranks, value = ops.loss_augmented_ranking(
         scores.detach(),
         targets,
+        groups,
+        offsets,
         check_scale("epsilon", epsilon),
         check_update(update),
         check_method(method),
@@ -180,12 +270,18 @@ def loss_augmented_ranking(
         ignore_index,
         check_backend(backend, scores.device),
     )
+    if nested is not scores:
+        assert offsets is not None
+        return AugmentedRanking(torch.nested.nested_tensor_from_jagged(ranks, offsets), value)
     return AugmentedRanking(ranks.movedim(-1, dim), value)
 
 
 def _ap_loss(
     scores: Tensor,
     targets: Tensor,
+    groups: Tensor | None,
+    offsets: Tensor | None,
+    weight: Tensor | None,
     loss: str,
     epsilon: float,
     update: str,
@@ -194,12 +290,22 @@ def _ap_loss(
     ignore_index: int | None,
     reduction: str,
     backend: str,
+    process_group: ProcessGroup | None,
+    sharded: str,
 ) -> Tensor:
+    scores, targets, dim, offsets = _flat(scores, targets, dim, groups, offsets)
     dim = check_tensors(scores, targets, dim, ignore_index)
-    run: Any = ops.EagerAPLoss.apply if has_values(scores) and has_values(targets) else ops.ap_loss
+    check_ragged(scores, groups, offsets)
+    if weight is not None:
+        check_weight(weight, scores, dim, groups, offsets)
+    eager = all(each is None or has_values(each) for each in (scores, targets, groups, offsets, weight))
+    run: Any = ops.EagerAPLoss.apply if eager else ops.ap_loss
     value: Tensor = run(
         scores,
         targets,
+        groups,
+        offsets,
+        weight,
         loss,
         epsilon,
         check_update(update),
@@ -208,5 +314,21 @@ def _ap_loss(
         ignore_index,
         check_reduction(reduction),
         check_backend(backend, scores.device),
+        None if process_group is None else check_process_group(process_group),
+        check_sharded(sharded),
     )[0]
     return value
+
+
+def _flat(
+    scores: Tensor, targets: Tensor, dim: int, groups: Tensor | None, offsets: Tensor | None
+) -> tuple[Tensor, Tensor, int, Tensor | None]:
+    """The items of nested tensors, their one axis and their offsets; all else as it is."""
+    if not (isinstance(scores, Tensor) and scores.is_nested):
+        return scores, targets, dim, offsets
+    check_nested(scores, targets, dim, groups, offsets)
+    (scores, offsets), (targets, others) = ragged.items_of(scores), ragged.items_of(targets)
+    if others is not offsets:
+        # Offsets that differ are wrong, which shows when somebody looks at them.
+        offsets = torch.where((offsets == others).all(), offsets, -1)
+    return scores, targets, 0, offsets

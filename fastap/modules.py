@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from fastap import direct, functional
 from fastap.checks import (
@@ -16,11 +17,13 @@ from fastap.checks import (
     check_finite,
     check_ignore_index,
     check_method,
+    check_process_group,
     check_reduction,
     check_scale,
+    check_sharded,
     check_update,
 )
-from fastap.problem import Method, Reduction, Update
+from fastap.problem import Method, Reduction, Sharded, Update
 
 
 class _Loss(nn.Module):
@@ -31,30 +34,64 @@ class _Loss(nn.Module):
     def _given(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._options}
 
+    def _shown(self) -> dict[str, Any]:
+        """The options as they are printed."""
+        return self._given()
+
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={option!r}" for name, option in self._given().items())
+        return ", ".join(f"{name}={option!r}" for name, option in self._shown().items())
 
 
 class _APLoss(_Loss):
-    """What all rankings have."""
+    """What all rankings have. What differs from batch to batch, groups, offsets and weight, is given with the batch."""
 
-    _options: tuple[str, ...] = ("dim", "ignore_index", "reduction", "backend")
+    _options: tuple[str, ...] = ("dim", "ignore_index", "reduction", "backend", "process_group", "sharded")
+    _function: Callable[..., Tensor]
 
-    def __init__(self, dim: int, ignore_index: int | None, reduction: Reduction, backend: str) -> None:
+    def __init__(
+        self,
+        dim: int,
+        ignore_index: int | None,
+        reduction: Reduction,
+        backend: str,
+        process_group: ProcessGroup | None,
+        sharded: Sharded,
+    ) -> None:
         super().__init__()
         self.dim = dim
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
         self.backend = backend
+        self.process_group = process_group
+        self.sharded: Sharded = sharded
         check_dim(dim)
         check_ignore_index(ignore_index)
         check_reduction(reduction)
         check_backend(backend)
+        if process_group is not None:
+            check_process_group(process_group)
+        check_sharded(sharded)
+
+    def forward(
+        self,
+        scores: Tensor,
+        targets: Tensor,
+        *,
+        groups: Tensor | None = None,
+        offsets: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        return type(self)._function(scores, targets, groups=groups, offsets=offsets, weight=weight, **self._given())
+
+    def _shown(self) -> dict[str, Any]:
+        hidden = ("process_group", "sharded") if self.process_group is None else ()
+        return {name: option for name, option in self._given().items() if name not in hidden}
 
 
 class DirectAPLoss(_APLoss):
     """:func:`fastap.direct_ap_loss` as a module."""
 
+    _function = staticmethod(functional.direct_ap_loss)
     _options = ("epsilon", "update", "method", *_APLoss._options)
 
     def __init__(
@@ -67,21 +104,21 @@ class DirectAPLoss(_APLoss):
         ignore_index: int | None = None,
         reduction: Reduction = "mean",
         backend: str = "auto",
+        process_group: ProcessGroup | None = None,
+        sharded: Sharded = "items",
     ) -> None:
-        super().__init__(dim, ignore_index, reduction, backend)
+        super().__init__(dim, ignore_index, reduction, backend, process_group, sharded)
         self.epsilon = check_scale("epsilon", epsilon)
         check_update(update)
         check_method(method)
         self.update: Update = update
         self.method: Method = method
 
-    def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return functional.direct_ap_loss(scores, targets, **self._given())
-
 
 class APHingeLoss(_APLoss):
     """:func:`fastap.ap_hinge_loss` as a module."""
 
+    _function = staticmethod(functional.ap_hinge_loss)
     _options = ("margin", "method", *_APLoss._options)
 
     def __init__(
@@ -93,18 +130,19 @@ class APHingeLoss(_APLoss):
         ignore_index: int | None = None,
         reduction: Reduction = "mean",
         backend: str = "auto",
+        process_group: ProcessGroup | None = None,
+        sharded: Sharded = "items",
     ) -> None:
-        super().__init__(dim, ignore_index, reduction, backend)
+        super().__init__(dim, ignore_index, reduction, backend, process_group, sharded)
         self.margin = check_scale("margin", margin)
         check_method(method)
         self.method: Method = method
 
-    def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return functional.ap_hinge_loss(scores, targets, **self._given())
-
 
 class APPerceptronLoss(_APLoss):
     """:func:`fastap.ap_perceptron_loss` as a module."""
+
+    _function = staticmethod(functional.ap_perceptron_loss)
 
     def __init__(
         self,
@@ -113,11 +151,10 @@ class APPerceptronLoss(_APLoss):
         ignore_index: int | None = None,
         reduction: Reduction = "mean",
         backend: str = "auto",
+        process_group: ProcessGroup | None = None,
+        sharded: Sharded = "items",
     ) -> None:
-        super().__init__(dim, ignore_index, reduction, backend)
-
-    def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return functional.ap_perceptron_loss(scores, targets, **self._given())
+        super().__init__(dim, ignore_index, reduction, backend, process_group, sharded)
 
 
 class _CostLoss(_Loss):
@@ -145,11 +182,11 @@ class _CostLoss(_Loss):
             self.cost = cost.to(self.cost.device)
         return self
 
-    def extra_repr(self) -> str:
+    def _shown(self) -> dict[str, Any]:
         options = self._given()
         if self.cost is not None:
             options["cost"] = tuple(self.cost.shape)
-        return ", ".join(f"{name}={option!r}" for name, option in options.items())
+        return options
 
 
 class DirectCostLoss(_CostLoss):

@@ -6,17 +6,21 @@ axis last is made inside, where compilers do not look.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
 
-from fastap import backends
-from fastap.problem import Batch, Objective, loss_dtype
+from fastap import backends, exchange, ragged
+from fastap.backends import masked
+from fastap.problem import Batch, Losses, Objective, loss_dtype
+from fastap.ragged import Ragged
 
 
-def _batch(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None) -> Batch:
+def _batch(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None, rankings: Ragged | None) -> Batch:
     scores = scores.detach()
+    if rankings is not None:
+        return rankings.batch(scores, targets, ignore_index)
     if dim != scores.dim() - 1:
         scores, targets = scores.movedim(dim, -1), targets.movedim(dim, -1)
     return Batch(scores, targets, ignore_index)
@@ -26,13 +30,23 @@ def _moved_shape(scores: Tensor, dim: int) -> list[int]:
     return [*scores.shape[:dim], *scores.shape[dim + 1 :], scores.shape[dim]]
 
 
-def _loss_shape(scores: Tensor, dim: int, reduction: str) -> list[int]:
-    return [*scores.shape[:dim], *scores.shape[dim + 1 :]] if reduction == "none" else []
+def _rankings_shape(scores: Tensor, dim: int) -> list[int]:
+    return [*scores.shape[:dim], *scores.shape[dim + 1 :]]
+
+
+def _fake_rankings_shape(scores: Tensor, groups: Tensor | None, offsets: Tensor | None, dim: int) -> list[Any]:
+    """As far as shapes tell; how many groups there are only their values do."""
+    if groups is not None:
+        return [torch.library.get_ctx().new_dynamic_size()]
+    return _rankings_shape(scores, dim) if offsets is None else [offsets.shape[0] - 1]
 
 
 def _ap_loss(
     scores: Tensor,
     targets: Tensor,
+    groups: Tensor | None,
+    offsets: Tensor | None,
+    weight: Tensor | None,
     loss: str,
     epsilon: float,
     update: str,
@@ -41,23 +55,69 @@ def _ap_loss(
     ignore_index: int | None,
     reduction: str,
     backend: str,
-) -> tuple[Tensor, Tensor]:
-    """The reduced loss and its gradient; the gradient has the ranked axis last."""
-    shape, dtype = _moved_shape(scores, dim), loss_dtype(scores)
-    if scores.numel() == 0:
-        return scores.new_zeros(_loss_shape(scores, dim, reduction), dtype=dtype), scores.new_zeros(shape, dtype=dtype)
-    batch = _batch(scores, targets, dim, ignore_index)
+    process_group: str | None,
+    sharded: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The reduced loss, its gradient, with the ranked axis last, and which of the losses each item counts in.
+
+    The last is empty but for ragged rankings that are not reduced.
+    """
     objective = Objective(cast(Any, loss), epsilon, cast(Any, update), cast(Any, method))
+    if process_group is not None:
+        return exchange.losses_across(
+            scores, targets, groups, offsets, weight,
+            dim, ignore_index, objective, reduction, backend,
+            process_group, sharded,
+        )  # fmt: skip
+    shape, dtype = _moved_shape(scores, dim), loss_dtype(scores)
+    rankings = ragged.of(scores, groups, offsets)
+    number = scores.new_empty(0, dtype=torch.int64)
+    if rankings is not None and reduction == "none":
+        number = rankings.rankings_of_items()
+    batch = _batch(scores, targets, dim, ignore_index, rankings)
+    weight = None if weight is None else _weight(weight, scores, dim, batch.rankings, rankings)
+    if scores.numel() == 0:
+        none = _rankings_shape(scores, dim) if rankings is None else [batch.rankings]
+        value = scores.new_zeros(none if reduction == "none" else [], dtype=dtype)
+        return value, scores.new_zeros(shape, dtype=dtype), number
     engine = backends.get(backend, scores.device)
-    reduces = reduction != "none" and batch.rankings > 1
-    losses = engine.losses(batch, objective, torch.float64 if reduces else dtype)
-    gradient = losses.gradient.view(shape)
-    if not reduces:
-        return losses.loss.view(_loss_shape(scores, dim, reduction)), gradient
-    total, share = engine.reduce(losses, dtype, mean=reduction == "mean")
+    reduces = reduction != "none" and (batch.rankings > 1 or weight is not None)
+    losses = engine.losses(batch, objective, torch.float64 if reduces or weight is not None else dtype)
+    losses = _mark_wrong(losses, rankings)
+    gradient, share = losses.gradient, weight
+    if reduces:
+        value, share = engine.reduce(losses, dtype, mean=reduction == "mean", weight=weight)
+    else:
+        value = losses.loss if weight is None else (losses.loss * weight).to(dtype)
+        if reduction != "none":
+            value = value.view(())
+        else:
+            value = value.view(_rankings_shape(scores, dim)) if rankings is None else rankings.without_padding(value)
     if share is not None:
-        gradient *= share
-    return total, gradient
+        gradient *= _for_items(share, rankings).to(dtype)
+    if rankings is not None:
+        gradient = rankings.to_items(gradient)
+    return value, gradient.view(shape), number
+
+
+def _weight(weight: Tensor, scores: Tensor, dim: int, rankings: int, layout: Ragged | None) -> Tensor:
+    if layout is None:
+        weight = weight.expand(_rankings_shape(scores, dim)).reshape(-1)
+    return ragged.weight_of_rankings(weight, rankings, layout)
+
+
+def _for_items(share: Tensor, rankings: Ragged | None) -> Tensor:
+    """What each item's gradient counts, to be multiplied with (rankings, items), ragged (items,)."""
+    if share.shape[0] == 1:
+        return share
+    return share[:, None] if rankings is None else rankings.by_place(share)
+
+
+def _mark_wrong(losses: Losses, rankings: Ragged | None) -> Losses:
+    if rankings is None or rankings.wrong is None:
+        return losses
+    loss, gradient = (values.masked_fill(rankings.wrong, torch.nan) for values in losses[:2])
+    return Losses(loss, gradient, losses.takes_part | rankings.wrong)
 
 
 ap_loss = torch.library.custom_op("fastap::ap_loss", _ap_loss, mutates_args=())
@@ -67,6 +127,9 @@ ap_loss = torch.library.custom_op("fastap::ap_loss", _ap_loss, mutates_args=())
 def _(
     scores: Tensor,
     targets: Tensor,
+    groups: Tensor | None,
+    offsets: Tensor | None,
+    weight: Tensor | None,
     loss: str,
     epsilon: float,
     update: str,
@@ -75,30 +138,56 @@ def _(
     ignore_index: int | None,
     reduction: str,
     backend: str,
-) -> tuple[Tensor, Tensor]:
+    process_group: str | None,
+    sharded: str,
+) -> tuple[Tensor, Tensor, Tensor]:
     dtype = loss_dtype(scores)
-    value = scores.new_empty(_loss_shape(scores, dim, reduction), dtype=dtype)
-    return value, scores.new_empty(_moved_shape(scores, dim), dtype=dtype)
+    unreduced = reduction == "none"
+    shape = _fake_rankings_shape(scores, groups, offsets, dim) if unreduced else []
+    is_ragged = groups is not None or offsets is not None
+    number = scores.new_empty(scores.shape[0] if is_ragged and unreduced else 0, dtype=torch.int64)
+    return scores.new_empty(shape, dtype=dtype), scores.new_empty(_moved_shape(scores, dim), dtype=dtype), number
 
 
-def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    scores, dim, reduction = inputs[0], inputs[6], inputs[8]
-    ctx.save_for_backward(output[1])
-    ctx.mark_non_differentiable(output[1])
+# Of the arguments above.
+_DIM, _REDUCTION, _PROCESS_GROUP, _ARGUMENTS = 9, 11, 13, 15
+
+
+def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*output[1:])
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
-    ctx.dim, ctx.dtype, ctx.reduction = dim, scores.dtype, reduction
+    ctx.dim, ctx.reduction = inputs[_DIM], inputs[_REDUCTION]
+    ctx.scores = inputs[0]
 
 
-def _scale_gradient(ctx: Any, incoming: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    nothing = (None,) * 9
+def _scale_gradient(ctx: Any, incoming: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    nothing = (None,) * (_ARGUMENTS - 1)
     if incoming is None:
         return None, *nothing
-    (gradient,) = ctx.saved_tensors
+    gradient, number = ctx.saved_tensors
+    if torch.is_grad_enabled():  # create_graph=True
+        gradient = cast(Any, _NotTwice).apply(gradient, ctx.scores)
     if ctx.reduction == "none":
-        incoming = incoming.unsqueeze(-1)
+        incoming = incoming[number] if number.shape[0] else incoming.unsqueeze(-1)
     # Cast last: a scaled float16 gradient is not rounded before it is scaled.
-    gradient = (gradient * incoming).to(ctx.dtype)
+    gradient = (gradient * incoming).to(ctx.scores.dtype)
     return gradient if ctx.dim == gradient.dim() - 1 else gradient.movedim(-1, ctx.dim), *nothing
+
+
+class _NotTwice(torch.autograd.Function):
+    """The gradient, which is constant between kinks: no derivative of it says anything."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, scores: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> NoReturn:
+        raise RuntimeError(
+            "an AP loss has no second derivative with respect to the scores: it is piecewise linear, so that its "
+            "gradient is constant but for jumps; take a gradient penalty or a Hessian of another term"
+        )
 
 
 ap_loss.register_autograd(_scale_gradient, setup_context=_save_gradient)
@@ -112,7 +201,7 @@ class EagerAPLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
         output = _ap_loss(*inputs)
         _save_gradient(ctx, inputs, output)
         return output
@@ -120,25 +209,92 @@ class EagerAPLoss(torch.autograd.Function):
     backward = staticmethod(_scale_gradient)
 
 
+@ap_loss.register_vmap
+def _(
+    info: Any, in_dims: tuple[int | None, ...], *inputs: Any
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, ...]]:
+    """All rankings at once, each sample's losses then reduced by themselves."""
+    if inputs[_PROCESS_GROUP] is not None:
+        raise NotImplementedError(
+            "torch.func.vmap does not map a loss with a process_group; leave the axis in the scores"
+        )
+    options = _mapped_first(info, in_dims, inputs, _DIM)
+    reduction, options[_REDUCTION] = options[_REDUCTION], "none"
+    loss, gradient, number = ap_loss(*options)
+    number = number.expand(info.batch_size, 0)
+    if reduction == "none":
+        return (loss, gradient, number), (0, 0, 0)
+    targets, dim = options[1], options[_DIM]
+    takes_part = ((targets == 1).any(dim) & (targets == 0).any(dim)) | loss.isnan()
+    each, takes_part = loss.reshape(info.batch_size, -1), takes_part.reshape(info.batch_size, -1)
+    value, share = masked.reduce(Losses(each.double(), gradient, takes_part), loss.dtype, mean=reduction == "mean")
+    if share is not None:
+        gradient = gradient * share.view(-1, *[1] * (gradient.dim() - 1))
+    return (value, gradient, number), (0, 0, 0)
+
+
+def _mapped_first(info: Any, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...], dim: int) -> list[Any]:
+    """The arguments of an operator, the mapped axis of scores and targets in front, and ``dim`` counted with it."""
+    mapped = list(inputs)
+    if any(isinstance(each, Tensor) for each in inputs[2:]):
+        raise NotImplementedError("torch.func.vmap maps scores and targets alone, without groups, offsets or weights")
+    for place in (0, 1):
+        tensor, at = inputs[place], in_dims[place]
+        mapped[place] = tensor.expand(info.batch_size, *tensor.shape) if at is None else tensor.movedim(at, 0)
+    mapped[dim] += 1
+    return mapped
+
+
 @torch.library.custom_op("fastap::average_precision", mutates_args=())
-def average_precision(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None) -> Tensor:
+def average_precision(
+    scores: Tensor,
+    targets: Tensor,
+    groups: Tensor | None,
+    offsets: Tensor | None,
+    sample_weight: Tensor | None,
+    dim: int,
+    ignore_index: int | None,
+) -> Tensor:
     """AP of every ranking, float64."""
-    shape = _loss_shape(scores, dim, "none")
+    rankings = ragged.of(scores, groups, offsets)
+    batch = _batch(scores, targets, dim, ignore_index, rankings)
     if scores.numel() == 0:
-        return scores.new_full(shape, torch.nan, dtype=torch.float64)
-    engine = backends.get("auto", scores.device)
-    return engine.average_precision(_batch(scores, targets, dim, ignore_index)).view(shape)
+        result = scores.new_full((batch.rankings,), torch.nan, dtype=torch.float64)
+    elif sample_weight is None:
+        result = backends.get("auto", scores.device).average_precision(batch)
+    else:
+        result = masked.weighted_precision(batch, _batch(sample_weight, targets, dim, None, rankings).scores)
+    if rankings is None:
+        return result.view(_rankings_shape(scores, dim))
+    if rankings.wrong is not None:
+        result = result.masked_fill(rankings.wrong, torch.nan)
+    return rankings.without_padding(result)
 
 
 @average_precision.register_fake
-def _(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None) -> Tensor:
-    return scores.new_empty(_loss_shape(scores, dim, "none"), dtype=torch.float64)
+def _(
+    scores: Tensor,
+    targets: Tensor,
+    groups: Tensor | None,
+    offsets: Tensor | None,
+    sample_weight: Tensor | None,
+    dim: int,
+    ignore_index: int | None,
+) -> Tensor:
+    return scores.new_empty(_fake_rankings_shape(scores, groups, offsets, dim), dtype=torch.float64)
+
+
+@average_precision.register_vmap
+def _(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+    return average_precision(*_mapped_first(info, in_dims, inputs, 5)), 0
 
 
 @torch.library.custom_op("fastap::loss_augmented_ranking", mutates_args=())
 def loss_augmented_ranking(
     scores: Tensor,
     targets: Tensor,
+    groups: Tensor | None,
+    offsets: Tensor | None,
     epsilon: float,
     update: str,
     method: str,
@@ -147,18 +303,27 @@ def loss_augmented_ranking(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """Ranks, with the ranked axis last, and ``max F + s epsilon L``."""
-    shape, value_shape = _moved_shape(scores, dim), _loss_shape(scores, dim, "none")
+    rankings = ragged.of(scores, groups, offsets)
+    batch = _batch(scores, targets, dim, ignore_index, rankings)
     if scores.numel() == 0:
-        return scores.new_empty(shape, dtype=torch.int64), scores.new_full(value_shape, torch.nan, dtype=torch.float64)
-    objective = Objective("direct", epsilon, cast(Any, update), cast(Any, method))
-    ranks, value = backends.get(backend, scores.device).ranking(_batch(scores, targets, dim, ignore_index), objective)
-    return ranks.view(shape), value.view(value_shape)
+        ranks = scores.new_empty(0, dtype=torch.int64)
+        value = scores.new_full((batch.rankings,), torch.nan, dtype=torch.float64)
+    else:
+        objective = Objective("direct", epsilon, cast(Any, update), cast(Any, method))
+        ranks, value = backends.get(backend, scores.device).ranking(batch, objective)
+    if rankings is None:
+        return ranks.view(_moved_shape(scores, dim)), value.view(_rankings_shape(scores, dim))
+    if rankings.wrong is not None:
+        value = value.masked_fill(rankings.wrong, torch.nan)
+    return rankings.to_items(ranks), rankings.without_padding(value)
 
 
 @loss_augmented_ranking.register_fake
 def _(
     scores: Tensor,
     targets: Tensor,
+    groups: Tensor | None,
+    offsets: Tensor | None,
     epsilon: float,
     update: str,
     method: str,
@@ -167,4 +332,9 @@ def _(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     ranks = scores.new_empty(_moved_shape(scores, dim), dtype=torch.int64)
-    return ranks, scores.new_empty(_loss_shape(scores, dim, "none"), dtype=torch.float64)
+    return ranks, scores.new_empty(_fake_rankings_shape(scores, groups, offsets, dim), dtype=torch.float64)
+
+
+@loss_augmented_ranking.register_vmap
+def _(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+    return loss_augmented_ranking(*_mapped_first(info, in_dims, inputs, 7)), (0, 0)

@@ -12,10 +12,12 @@ from torch import Tensor
 Update = Literal["positive", "negative"]
 Method = Literal["auto", "dp"]
 Reduction = Literal["mean", "sum", "none"]
+Sharded = Literal["items", "rankings"]
 
 UPDATES = ("positive", "negative")
 METHODS = ("auto", "dp")
 REDUCTIONS = ("mean", "sum", "none")
+SHARDED = ("items", "rankings")
 BACKENDS = ("auto", "native", "torch", "reference", "triton")
 
 
@@ -23,20 +25,28 @@ BACKENDS = ("auto", "native", "torch", "reference", "triton")
 class Batch:
     """A batch of rankings as the user gave it, the ranked axis moved last; views, of any strides, never empty.
 
-    A target is 1, 0 or ``ignore_index``.
+    A target is 1, 0 or ``ignore_index``. Ragged, with ``offsets``, scores and targets are (items,) and contiguous, and
+    ranking ``r`` has the items from ``offsets[r]`` to before ``offsets[r + 1]``, perhaps none.
     """
 
     scores: Tensor  # (..., items), detached
     targets: Tensor  # the same shape
     ignore_index: int | None
+    offsets: Tensor | None = None  # (rankings + 1,) int64, from 0 to the number of items, never falling
 
     @property
     def rankings(self) -> int:
-        return self.scores.shape[:-1].numel()
+        return self.scores.shape[:-1].numel() if self.offsets is None else self.offsets.shape[0] - 1
 
     @property
     def items(self) -> int:
+        """In a ranking; of ragged ones in all."""
         return self.scores.shape[-1]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rankings, items), ragged (items,): of what there is one of an item."""
+        return (self.rankings, self.items) if self.offsets is None else (self.items,)
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,7 @@ class Losses(NamedTuple):
     """One loss a ranking and its gradient, before any reduction."""
 
     loss: Tensor  # (rankings,) float64; 0 where the ranking takes no part, NaN where a score is not finite
-    gradient: Tensor  # (rankings, items) float32, float64 for float64 scores
+    gradient: Tensor  # (rankings, items), ragged (items,); float32, float64 for float64 scores
     takes_part: Tensor  # (rankings,) bool: has a positive and a negative
 
 

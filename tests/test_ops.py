@@ -15,6 +15,8 @@ from fastap import ops
 from tests.losses import LOSSES, Loss, random_batch
 
 DIRECT = ("direct", 0.7, "positive", "auto")
+EVEN = (None, None, None)  # no groups, offsets or weight
+ALONE = (None, "items")  # no process group
 # loss, epsilon, update, method of `ops.ap_loss`, by the names of LOSSES
 OBJECTIVES = {
     "positive": DIRECT,
@@ -53,7 +55,7 @@ def test_opcheck_ap_loss(
     dtype: torch.dtype, ignored: float, objective: str, dim: int, reduction: str, backend: str
 ) -> None:
     index = -1 if ignored else None
-    arguments = (*tensors(dtype, ignored), *OBJECTIVES[objective], dim, index, reduction, backend)
+    arguments = (*tensors(dtype, ignored), *EVEN, *OBJECTIVES[objective], dim, index, reduction, backend, *ALONE)
     torch.library.opcheck(ops.ap_loss, arguments)
 
 
@@ -63,7 +65,7 @@ def test_opcheck_ap_loss_of_other_shapes(shape: tuple[int, ...]) -> None:
     scores = torch.randn(shape, generator=torch.Generator().manual_seed(2)).requires_grad_()
     targets = torch.arange(scores.numel()).view(shape) % 3 == 0
     for dim in range(len(shape)):
-        torch.library.opcheck(ops.ap_loss, (scores, targets, *DIRECT, dim, None, "none", "auto"))
+        torch.library.opcheck(ops.ap_loss, (scores, targets, *EVEN, *DIRECT, dim, None, "none", "auto", *ALONE))
 
 
 @ignores_warnings
@@ -73,9 +75,9 @@ def test_opcheck_of_the_others(dtype: torch.dtype, dim: int) -> None:
     scores = tensors(dtype, rankings=5)[0].detach()
     # Both classes along either axis: opcheck takes NaN for a difference.
     targets = torch.tensor([1, 0, 0, -1])[(torch.arange(5)[:, None] + torch.arange(9)) % 4]
-    torch.library.opcheck(ops.average_precision, (scores, targets, dim, -1))
-    torch.library.opcheck(ops.loss_augmented_ranking, (scores, targets, 0.7, "negative", "auto", dim, -1, "auto"))
-    torch.library.opcheck(ops.loss_augmented_ranking, (scores, targets, 0.7, "positive", "dp", dim, -1, "reference"))
+    torch.library.opcheck(ops.average_precision, (scores, targets, *EVEN, dim, -1))
+    for options in ((0.7, "negative", "auto", dim, -1, "auto"), (0.7, "positive", "dp", dim, -1, "reference")):
+        torch.library.opcheck(ops.loss_augmented_ranking, (scores, targets, None, None, *options))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -87,10 +89,25 @@ def test_gradcheck(dim: int, reduction: str, loss: Loss, path: str) -> None:
         assert torch.autograd.gradcheck(lambda at: loss(at, targets, **options), scores)  # noqa: B023
 
 
-def test_gradients_are_constant_between_ties(loss: Loss) -> None:
+@pytest.mark.parametrize("operator", [False, True])
+def test_second_derivatives(operator: bool) -> None:
+    """With respect to the scores they say nothing, and are an error; what comes in from above is differentiated."""
     scores, targets = tensors()
-    weight = torch.rand(3, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).requires_grad_()
-    assert torch.autograd.gradgradcheck(lambda at, by: by * loss(at, targets, reduction="none"), (scores, weight))
+    by = torch.rand(3, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    if operator:
+        value = ops.ap_loss(scores, targets, *EVEN, *DIRECT, 1, None, "none", "auto", *ALONE)[0]
+    else:
+        value = fastap.direct_ap_loss(scores, targets, epsilon=0.7, reduction="none")
+    (plain,) = torch.autograd.grad(value.sum(), scores, retain_graph=True)
+    for total in (value.sum(), value.square().sum(), (by * value).sum()):
+        (gradient,) = torch.autograd.grad(total, scores, create_graph=True)
+        with pytest.raises(RuntimeError, match="no second derivative with respect to the scores"):
+            torch.autograd.grad(gradient.square().sum(), scores, retain_graph=True)
+        with pytest.raises(RuntimeError, match="no second derivative"):
+            gradient.square().sum().backward(retain_graph=True)
+    torch.testing.assert_close(gradient, by[:, None] * plain, rtol=1e-15, atol=0)
+    (mixed,) = torch.autograd.grad((gradient * scores.detach()).sum(), by)
+    torch.testing.assert_close(mixed, (plain * scores.detach()).sum(1), rtol=1e-13, atol=1e-15)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
@@ -99,7 +116,7 @@ def test_gradcheck_of_the_operator(objective: str, reduction: str) -> None:
     scores, targets = tensors(ignored=0.2, rankings=5)
 
     def value(at: Tensor) -> Tensor:
-        return ops.ap_loss(at, targets, *OBJECTIVES[objective], 1, -1, reduction, "auto")[0]
+        return ops.ap_loss(at, targets, *EVEN, *OBJECTIVES[objective], 1, -1, reduction, "auto", *ALONE)[0]
 
     assert torch.autograd.gradcheck(value, scores)
 
@@ -112,7 +129,7 @@ def test_the_operator_is_the_eager_function(objective: str) -> None:
     for dtype in (torch.float16, torch.float32, torch.float64):
         scores, targets = tensors(dtype, ignored=0.2, rankings=5)
         values = (
-            ops.ap_loss(scores, targets, *OBJECTIVES[objective], 0, -1, "mean", "auto")[0],
+            ops.ap_loss(scores, targets, *EVEN, *OBJECTIVES[objective], 0, -1, "mean", "auto", *ALONE)[0],
             loss(scores, targets, weight=weight, dim=0, ignore_index=-1, **options),
         )
         results = [(value.detach(), torch.autograd.grad(value, scores)[0]) for value in values]

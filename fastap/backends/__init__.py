@@ -21,8 +21,14 @@ class Backend(Protocol):
     def losses(self, batch: Batch, objective: Objective, dtype: dtype) -> Losses:
         """Loss of every ranking, of that type, and gradient."""
 
-    def reduce(self, losses: Losses, dtype: dtype, *, mean: bool) -> tuple[Tensor, Tensor | None]:
-        """The sum of the losses or their mean over those that take part, 0-dimensional; of a mean the share of each."""
+    def reduce(
+        self, losses: Losses, dtype: dtype, *, mean: bool, weight: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The sum of the losses, weighted, or their mean over those that take part, 0-dimensional; the share of each.
+
+        The share is what the gradient of a ranking is to be multiplied with: one for all, or with weights, which are
+        float64, one a ranking; None for a sum without weights.
+        """
 
     def ranking(self, batch: Batch, objective: Objective) -> AugmentedRanking:
         """Ranks in the loss-augmented ranking, and what it attains."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor
 
 from fastap.backends import reference
 from fastap.backends import torch as torch_backend
-from fastap.checks import wrong_targets
-from fastap.problem import AugmentedRanking, Batch, Losses, Objective, Problem
+from fastap.checks import allowed_targets, wrong_targets
+from fastap.problem import AugmentedRanking, Batch, Losses, Objective, Problem, loss_dtype
+
+_PADDING = -1
 
 
 def to_problem(batch: Batch) -> tuple[Problem, Tensor | None]:
@@ -24,13 +27,42 @@ def to_problem(batch: Batch) -> tuple[Problem, Tensor | None]:
     return Problem(scores, positive, negative), wrong
 
 
-def reduce(losses: Losses, dtype: torch.dtype, *, mean: bool) -> tuple[Tensor, Tensor | None]:
-    """The sum of the losses or their mean over those that take part; of a mean the share of each."""
-    total = losses.loss.sum()
-    if not mean:
-        return total.to(dtype), None
-    share = 1.0 / losses.takes_part.sum().clamp_(min=1).to(torch.float64)
-    return (total * share).to(dtype), share.to(dtype)
+def by_length(batch: Batch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Ragged rankings as matrices, those together whose lengths differ by less than a factor of two.
+
+    Yields the rankings of a matrix, the place of each of its items in the batch, (rankings, items), and which of these
+    are padding. At most 32 matrices, less than half of any is padding, and empty rankings are in none; the device is
+    waited for.
+    """
+    assert batch.offsets is not None
+    lengths = batch.offsets.diff()
+    doublings = torch.frexp(lengths.double()).exponent  # of 1: 1, of 2 and 3: 2, ...; of 0: 0
+    for doubling in doublings[lengths > 0].unique().tolist():
+        rankings = (doublings == doubling).nonzero().view(-1)
+        length = lengths[rankings, None]
+        item = torch.arange(int(length.max()), device=lengths.device)
+        padding = item >= length
+        yield rankings, (batch.offsets[rankings, None] + item).masked_fill_(padding, 0), padding
+
+
+def reduce(
+    losses: Losses, dtype: torch.dtype, *, mean: bool, weight: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """The weighted sum of the losses over the last axis, or their mean over those that take part; the share of each.
+
+    The share is what the gradient of a ranking is to be multiplied with, one for all where there are no weights.
+    """
+    if weight is None:
+        total, count = losses.loss.sum(-1), losses.takes_part.sum(-1, keepdim=True)
+        if not mean:
+            return total.to(dtype), None
+        share = 1.0 / count.clamp_(min=1).to(torch.float64)
+        return (total * share[..., 0]).to(dtype), share.to(dtype)
+    share = losses.takes_part * weight
+    if mean:
+        whole = share.sum(-1, keepdim=True)
+        share = share / torch.where(whole == 0.0, 1.0, whole)
+    return (losses.loss * share).sum(-1).to(dtype), share.to(dtype)
 
 
 class Masked:
@@ -40,6 +72,8 @@ class Masked:
         self.engine = engine
 
     def losses(self, batch: Batch, objective: Objective, dtype: torch.dtype) -> Losses:
+        if batch.offsets is not None:
+            return self._ragged_losses(batch, objective, dtype)
         problem, wrong = to_problem(batch)
         loss, gradient, takes_part = self.engine.losses(problem, objective)
         if wrong is not None:
@@ -47,19 +81,75 @@ class Masked:
             gradient = gradient.masked_fill(wrong[:, None], torch.nan)
         return Losses(loss.to(dtype), gradient, takes_part)
 
-    def reduce(self, losses: Losses, dtype: torch.dtype, *, mean: bool) -> tuple[Tensor, Tensor | None]:
-        return reduce(losses, dtype, mean=mean)
+    def _ragged_losses(self, batch: Batch, objective: Objective, dtype: torch.dtype) -> Losses:
+        loss = batch.scores.new_zeros(batch.rankings, dtype=dtype)
+        takes_part = torch.zeros_like(loss, dtype=torch.bool)
+        gradient = torch.empty_like(batch.scores, dtype=loss_dtype(batch.scores))
+        for rankings, part, place, padding in _matrices(batch):
+            each = self.losses(part, objective, dtype)
+            loss[rankings], takes_part[rankings] = each.loss, each.takes_part
+            gradient[place[~padding]] = each.gradient[~padding]
+        return Losses(loss, gradient, takes_part)
+
+    def reduce(
+        self, losses: Losses, dtype: torch.dtype, *, mean: bool, weight: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        return reduce(losses, dtype, mean=mean, weight=weight)
 
     def ranking(self, batch: Batch, objective: Objective) -> AugmentedRanking:
+        if batch.offsets is not None:
+            ranks = torch.empty_like(batch.scores, dtype=torch.int64)
+            value = batch.scores.new_full((batch.rankings,), torch.nan, dtype=torch.float64)
+            for rankings, part, place, padding in _matrices(batch):
+                each = self.ranking(part, objective)
+                ranks[place[~padding]] = each.ranks[~padding]
+                value[rankings] = each.value
+            return AugmentedRanking(ranks, value)
         problem, wrong = to_problem(batch)
         ranks, value = self.engine.ranking(problem, objective)
         return AugmentedRanking(ranks, value if wrong is None else value.masked_fill(wrong, torch.nan))
 
     def average_precision(self, batch: Batch) -> Tensor:
         # The oracle has no metric of its own: that of the torch backend needs none of its approximations or choices.
-        problem, wrong = to_problem(batch)
-        result = torch_backend.average_precision(problem)
-        return result if wrong is None else result.masked_fill(wrong, torch.nan)
+        return _precision(batch, lambda problem, _: torch_backend.average_precision(problem))
+
+
+def weighted_precision(batch: Batch, weight: Tensor) -> Tensor:
+    """AP of every ranking with a weight an item, float64; NaN where it has no positive of any weight."""
+
+    def of_matrix(problem: Problem, place: Tensor | None) -> Tensor:
+        matrix = weight.reshape(problem.scores.shape) if place is None else weight[place]
+        return torch_backend.weighted_precision(problem.scores, problem.positive, problem.negative, matrix)
+
+    return _precision(batch, of_matrix)
+
+
+def _precision(batch: Batch, of_matrix: Callable[[Problem, Tensor | None], Tensor]) -> Tensor:
+    if batch.offsets is None:
+        return _masked(batch, None, of_matrix)
+    result = batch.scores.new_full((batch.rankings,), torch.nan, dtype=torch.float64)
+    for rankings, part, place, _ in _matrices(batch):
+        result[rankings] = _masked(part, place, of_matrix)
+    return result
+
+
+def _masked(batch: Batch, place: Tensor | None, of_matrix: Callable[[Problem, Tensor | None], Tensor]) -> Tensor:
+    problem, wrong = to_problem(batch)
+    result = of_matrix(problem, place)
+    return result if wrong is None else result.masked_fill(wrong, torch.nan)
+
+
+def _matrices(batch: Batch) -> Iterator[tuple[Tensor, Batch, Tensor, Tensor]]:
+    """:func:`by_length`, with what is in each matrix: padding has a target that is ignored."""
+    targets = batch.targets
+    positive, negative = targets == 1, targets == 0
+    allowed = allowed_targets(targets, positive | negative, batch.ignore_index)
+    wrong_targets(targets, positive | negative, batch.ignore_index)  # an error, where it can be one
+    classes = torch.where(allowed, _PADDING, _PADDING - 1).to(torch.int8)
+    classes.masked_fill_(positive, 1).masked_fill_(negative, 0)
+    for rankings, place, padding in by_length(batch):
+        part = Batch(batch.scores[place], classes[place].masked_fill_(padding, _PADDING), _PADDING)
+        yield rankings, part, place, padding
 
 
 TORCH = Masked(torch_backend)

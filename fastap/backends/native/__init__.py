@@ -56,7 +56,7 @@ def ranking(batch: Batch, objective: Objective) -> AugmentedRanking:
     """Ranks in the loss-augmented ranking, and what it attains."""
     if batch.items > _MOST_ITEMS:
         return TORCH.ranking(batch, objective)
-    ranks = torch.empty((batch.rankings, batch.items), dtype=torch.int64, device="cpu")
+    ranks = torch.empty(batch.shape, dtype=torch.int64, device="cpu")
     value = torch.empty(batch.rankings, dtype=torch.float64, device="cpu")
     _solve(batch, objective, (0, 0, 0, 0, 0, ranks.data_ptr(), value.data_ptr(), 0))
     return AugmentedRanking(ranks, value)
@@ -72,7 +72,7 @@ def average_precision(batch: Batch) -> Tensor:
 
 
 def _losses(batch: Batch, objective: Objective, dtype: torch.dtype, seconds: int) -> Losses:
-    gradient = torch.empty((batch.rankings, batch.items), dtype=loss_dtype(batch.scores), device="cpu")
+    gradient = torch.empty(batch.shape, dtype=loss_dtype(batch.scores), device="cpu")
     loss = torch.empty(batch.rankings, dtype=dtype, device="cpu")
     takes_part = torch.empty(batch.rankings, dtype=torch.bool, device="cpu")
     is_wide = dtype == torch.float64
@@ -82,7 +82,7 @@ def _losses(batch: Batch, objective: Objective, dtype: torch.dtype, seconds: int
 
 
 def _solve(batch: Batch, objective: Objective, addresses: tuple[int, ...]) -> None:
-    scores, targets, ignored = batch.scores, batch.targets, batch.ignore_index
+    scores, targets, ignored, offsets = batch.scores, batch.targets, batch.ignore_index, batch.offsets
     if scores.dtype != torch.float64:
         scores = scores.float()
     if targets.dtype not in _TYPES:
@@ -98,6 +98,7 @@ def _solve(batch: Batch, objective: Objective, addresses: tuple[int, ...]) -> No
         ignored,
         batch.rankings,
         batch.items,
+        0 if offsets is None else offsets.data_ptr(),
         torch.get_num_threads(),
         objective.sign,
         objective.method == "dp",

@@ -33,9 +33,9 @@ static int reserve(Ranking *ranking, size_t size)
 }
 
 #define CLASSIFY(name, type)                                                                                          \
-    static void name(const Batch *batch, int64_t line, int64_t from, int64_t to, unsigned char *class)                \
+    static void name(const Batch *batch, int64_t start, int64_t from, int64_t to, unsigned char *class)               \
     {                                                                                                                 \
-        const type *target = (const type *)batch->targets + line * batch->items;                                      \
+        const type *target = (const type *)batch->targets + start;                                                    \
         const type none = (type)batch->ignored;                                                                       \
         const int ignores = batch->ignores;                                                                           \
         for (int64_t item = from; item < to; item++) {                                                                \
@@ -52,9 +52,9 @@ CLASSIFY(classify_i64, int64_t)
 CLASSIFY(classify_float, float)
 CLASSIFY(classify_double, double)
 
-static void classify_bool(const Batch *batch, int64_t line, int64_t from, int64_t to, unsigned char *class)
+static void classify_bool(const Batch *batch, int64_t start, int64_t from, int64_t to, unsigned char *class)
 {
-    const unsigned char *target = (const unsigned char *)batch->targets + line * batch->items;
+    const unsigned char *target = (const unsigned char *)batch->targets + start;
     for (int64_t item = from; item < to; item++)
         class[item] = target[item] ? POSITIVE : NEGATIVE;
 }
@@ -67,8 +67,7 @@ static void (*const classifiers[])(const Batch *, int64_t, int64_t, int64_t, uns
 /* How many of every class a part has, and then where its next record of that class goes. */
 typedef struct {
     const Batch *batch;
-    int64_t line;
-    unsigned char *class;
+    const Ranking *ranking;
     void *records;
     int64_t places[MOST_PARTS][CLASSES];
 } Split;
@@ -76,14 +75,15 @@ typedef struct {
 static void classify(void *work, int part, int parts)
 {
     Split *split = work;
-    const int64_t from = part_start(split->batch->items, part, parts);
-    const int64_t to = part_start(split->batch->items, part + 1, parts);
-    classifiers[split->batch->type](split->batch, split->line, from, to, split->class);
+    const int64_t items = split->ranking->items;
+    const int64_t from = part_start(items, part, parts), to = part_start(items, part + 1, parts);
+    unsigned char *class = split->ranking->class;
+    classifiers[split->batch->type](split->batch, split->ranking->start, from, to, class);
     uint32_t positives = 0, negatives = 0, wrong = 0; /* sums of comparisons, which compilers turn into vectors */
     for (int64_t item = from; item < to; item++) {
-        positives += split->class[item] == POSITIVE;
-        negatives += split->class[item] == NEGATIVE;
-        wrong += split->class[item] == WRONG;
+        positives += class[item] == POSITIVE;
+        negatives += class[item] == NEGATIVE;
+        wrong += class[item] == WRONG;
     }
     split->places[part][POSITIVE] = positives;
     split->places[part][NEGATIVE] = negatives;
@@ -94,12 +94,13 @@ static void classify(void *work, int part, int parts)
     static void name(void *work, int part, int parts)                                                                 \
     {                                                                                                                 \
         Split *split = work;                                                                                          \
-        const Score *score = (const Score *)split->batch->scores + split->line * split->batch->items;                 \
-        const int64_t to = part_start(split->batch->items, part + 1, parts);                                          \
+        const Ranking *ranking = split->ranking;                                                                      \
+        const Score *score = (const Score *)split->batch->scores + ranking->start;                                    \
+        const int64_t to = part_start(ranking->items, part + 1, parts);                                               \
         Record *records = split->records;                                                                             \
         int64_t *place = split->places[part];                                                                         \
-        for (int64_t item = part_start(split->batch->items, part, parts); item < to; item++) {                        \
-            unsigned char class = split->class[item];                                                                 \
+        for (int64_t item = part_start(ranking->items, part, parts); item < to; item++) {                             \
+            unsigned char class = ranking->class[item];                                                               \
             if (class != IGNORED)                                                                                     \
                 records[place[class]++] = record_of(score[item], item);                                               \
         }                                                                                                             \
@@ -117,10 +118,10 @@ static Sorted sort_class(char *records, char *spare, int64_t count, int wide, in
     return (Sorted){sorted, (int32_t)count, wide};
 }
 
-int sort_ranking(const Batch *batch, int64_t line, Ranking *ranking)
+int sort_ranking(const Batch *batch, Ranking *ranking)
 {
-    Split split = {.batch = batch, .line = line, .class = ranking->class};
-    const int threads = ranking->threads, parts = parts_for(batch->items, threads);
+    Split split = {.batch = batch, .ranking = ranking};
+    const int threads = ranking->threads, parts = parts_for(ranking->items, threads);
     in_parts(threads, parts, classify, &split);
     int64_t total[CLASSES] = {0};
     for (int part = 0; part < parts; part++)

@@ -4,14 +4,14 @@
 
 #include "ranking.h"
 
-/* solve(scores, wide, targets, type, ignored or None, rankings, items, threads,
+/* solve(scores, wide, targets, type, ignored or None, rankings, items, offsets, threads,
  *       sign, full, epsilon, gain, task_weight, ceiling, chosen_weight, standard_weight,
  *       loss, loss_wide, gradient, takes_part, precision, ranks, value, seconds) -> status; addresses may be 0 */
 static PyObject *solve(PyObject *self, PyObject *const *given, Py_ssize_t count)
 {
     (void)self;
-    if (count != 24) {
-        PyErr_Format(PyExc_TypeError, "solve takes 24 arguments, got %zd", count);
+    if (count != 25) {
+        PyErr_Format(PyExc_TypeError, "solve takes 25 arguments, got %zd", count);
         return NULL;
     }
     PyObject *const *next = given;
@@ -27,6 +27,7 @@ static PyObject *solve(PyObject *self, PyObject *const *given, Py_ssize_t count)
     batch.ignored = batch.ignores ? WHOLE() : (next++, 0);
     batch.rankings = WHOLE();
     batch.items = WHOLE();
+    batch.offsets = ADDRESS();
     batch.threads = (int)WHOLE();
     Objective objective = {0};
     objective.sign = (int)WHOLE();

@@ -235,7 +235,7 @@ static void fill_negatives(void *work, int part, int parts)
 
 static void fill_constant(const Batch *batch, const Ranking *ranking, double taken, void *gradient)
 {
-    for (int64_t item = 0; item < batch->items; item++) {
+    for (int64_t item = 0; item < ranking->items; item++) {
         double each = ranking->class[item] == IGNORED ? 0.0 : taken;
         if (batch->wide)
             ((double *)gradient)[item] = each;
@@ -248,15 +248,15 @@ int write_losses(const Batch *batch, const Objective *objective, const Outcome *
                  Ranking *ranking, Watch *watch)
 {
     const size_t size = batch->wide ? sizeof(double) : sizeof(float);
-    void *gradient = (char *)outcome->gradient + size * (size_t)(line * batch->items);
+    void *gradient = (char *)outcome->gradient + size * (size_t)ranking->start;
     Terms terms;
     int solved;
     if (infer(ranking, objective, &terms, &solved, watch))
         return NO_MEMORY;
     const double loss = solved ? loss_of(ranking, &terms, objective) : takes_part(ranking) ? NAN : 0.0;
     if (solved && !isnan(loss)) {
-        if (terms.rows + (int64_t)terms.negatives.count < batch->items)
-            memset(gradient, 0, size * (size_t)batch->items);
+        if (terms.rows + (int64_t)terms.negatives.count < ranking->items)
+            memset(gradient, 0, size * (size_t)ranking->items);
         Filling filling = {ranking, objective->chosen_weight, objective->standard_weight,
                            objective->gain / ((double)terms.rows * terms.negatives.count), gradient};
         share(ranking, terms.rows, fill_positives, &filling);
@@ -288,17 +288,16 @@ static double value_of(const Ranking *ranking, const Terms *terms, const Objecti
 }
 
 /* That value and the place of every item. A ranking that lacks a class is ranked by score. */
-int write_ranks(const Batch *batch, const Objective *objective, const Outcome *outcome, int64_t line,
-                Ranking *ranking, Watch *watch)
+int write_ranks(const Objective *objective, const Outcome *outcome, int64_t line, Ranking *ranking, Watch *watch)
 {
-    int64_t *ranks = outcome->ranks + line * batch->items;
+    int64_t *ranks = outcome->ranks + ranking->start;
     const int32_t rows = ranking->positives.count, columns = ranking->negatives.count;
     Terms terms;
     int solved;
     memset(ranking->a, 0, sizeof *ranking->a * (size_t)rows);
     if (infer(ranking, objective, &terms, &solved, watch))
         return NO_MEMORY;
-    for (int64_t item = 0; item < batch->items; item++)
+    for (int64_t item = 0; item < ranking->items; item++)
         ranks[item] = -1;
     int32_t place = 0;
     for (int32_t row = 0; row < rows; row++) {

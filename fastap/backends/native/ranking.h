@@ -146,7 +146,7 @@ int positive_update(const Terms *terms, int32_t *a, Watch *watch);
 int negative_update(const Terms *terms, int32_t *a, Watch *watch);
 int full_program(const Terms *terms, int32_t *a, Watch *watch);
 
-/* batch.c: a batch of rankings, `items` each, one after another, and what is asked of it */
+/* batch.c: a batch of rankings, one after another, and what is asked of it */
 typedef struct {
     const void *scores;
     int wide; /* double, or else float */
@@ -154,7 +154,8 @@ typedef struct {
     int type; /* of the targets, see layout.c */
     int ignores;
     int64_t ignored; /* the target of items that take no part, where `ignores` */
-    int64_t rankings, items;
+    int64_t rankings, items; /* items of each, where there are no offsets */
+    const int64_t *offsets;  /* [rankings + 1] where each begins, and the end; or null */
     int threads;
 } Batch;
 
@@ -183,6 +184,7 @@ int solve_batch(const Batch *batch, const Objective *objective, const Outcome *o
 enum { NEGATIVE, POSITIVE, IGNORED, WRONG, CLASSES };
 
 typedef struct {
+    int64_t start, items; /* where it begins in the batch, and its length */
     unsigned char *class; /* [items] */
     char *memory;         /* of all that follows */
     size_t size;
@@ -192,13 +194,12 @@ typedef struct {
     int32_t *lo, *hi, *a; /* [positives] */
 } Ranking;
 
-int sort_ranking(const Batch *batch, int64_t line, Ranking *ranking); /* p and all but sum, lo, hi and a */
+int sort_ranking(const Batch *batch, Ranking *ranking); /* p and all but sum, lo, hi and a */
 
 /* outcome.c: of one sorted ranking */
 int write_losses(const Batch *batch, const Objective *objective, const Outcome *outcome, int64_t line,
                  Ranking *ranking, Watch *watch);
-int write_ranks(const Batch *batch, const Objective *objective, const Outcome *outcome, int64_t line,
-                Ranking *ranking, Watch *watch);
+int write_ranks(const Objective *objective, const Outcome *outcome, int64_t line, Ranking *ranking, Watch *watch);
 int write_precision(const Outcome *outcome, int64_t line, Ranking *ranking);
 
 #endif

@@ -5,5 +5,6 @@ Memory: proportional to the number of scores.
 """
 
 from fastap.backends.torch.outcome import average_precision, losses, ranking
+from fastap.backends.torch.weighted import weighted_precision
 
-__all__ = ["average_precision", "losses", "ranking"]
+__all__ = ["average_precision", "losses", "ranking", "weighted_precision"]

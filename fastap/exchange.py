@@ -1,0 +1,470 @@
+"""Rankings spread over the processes of ``torch.distributed``: what ranks tell one another within a loss.
+
+::
+
+    sharded="items":     the owner of a ranking gets every rank's items of it, end to end in the order of the ranks,
+                         takes the loss, and sends every rank the gradient of its items back
+    sharded="rankings":  every rank takes the losses of its own rankings
+    both:                every rank gets all losses and reduces them, in the same order
+
+All of it happens in the forward pass; the backward pass is local. The gradient is multiplied by the number of ranks,
+for DDP and FSDP divide by it. The host waits for the device once, for the header, which says how much is to come; with
+``groups`` once more, for how many there are. No sum depends on which message comes first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fastap import backends, ragged
+from fastap.backends import masked
+from fastap.checks import allowed_targets, wrong_targets
+from fastap.problem import Batch, Losses, Objective, loss_dtype
+from fastap.ragged import Ragged
+
+_TEXT = 1024  # bytes that a rank has to describe its error or its call, sent only when there is something wrong
+# In what is sent a target is a class: 1, 0 or this; one less is a wrong target, where that is no error.
+_IGNORED = -1
+
+T = TypeVar("T")
+
+
+class Exchanged(NamedTuple):
+    """What :func:`losses_across` returns."""
+
+    value: Tensor  # reduced, 0-dimensional; else one a ranking, of all where items are sharded, or of this rank's own
+    gradient: Tensor  # of this rank's items, the ranked axis last
+    number: Tensor  # of ragged rankings that are not reduced, which of the values each item counts in; else empty
+
+
+@dataclass(frozen=True)
+class Link:
+    """A process group, and the device on which its backend takes tensors of a device."""
+
+    group: dist.ProcessGroup
+    size: int
+    rank: int
+    device: torch.device
+
+    def agree(self, call: str, prepare: Callable[[], tuple[T, Sequence[int] | Tensor]]) -> tuple[T, list[list[int]]]:
+        """What ``prepare`` returns, and the numbers of every rank, at most one more than there are ranks.
+
+        An error on one rank is an error on all, as is a call that differs: nobody waits for one who will not come.
+        """
+        problem, mine, numbers = None, None, torch.zeros(self.size + 1, dtype=torch.int64, device=self.device)
+        try:
+            mine, own = prepare()
+            numbers[: len(own)] = torch.as_tensor(own, device=self.device)
+        except Exception as error:
+            problem = error
+        digest = hashlib.blake2b(call.encode(), digest_size=8).digest()
+        head = [int(problem is not None), int.from_bytes(digest, "little", signed=True)]
+        header = torch.cat([torch.tensor(head, device=self.device), numbers])
+        headers: list[list[int]] = self.from_all(header, "learn what the others have").tolist()
+        failed = [rank for rank, (status, *_) in enumerate(headers) if status]
+        if not failed and len({header[1] for header in headers}) == 1:
+            return mine, [header[2:] for header in headers]  # type: ignore[return-value]
+        text = (call if problem is None else str(problem)).encode()[:_TEXT]
+        texts = self.from_all(
+            torch.tensor([*text, *bytes(_TEXT - len(text))], dtype=torch.uint8, device=self.device), "tell of an error"
+        )
+        said = [bytes(each).rstrip(b"\0").decode(errors="ignore") for each in texts.tolist()]
+        if failed:
+            raise ValueError("; ".join(f"rank {rank} of process_group: {said[rank]}" for rank in failed)) from problem
+        other = next(rank for rank in range(self.size) if headers[rank][1] != headers[0][1])
+        raise ValueError(
+            "the ranks of process_group must make the same call, "
+            f"got on rank 0: {said[0]}; on rank {other}: {said[other]}"
+        )
+
+    def from_all(self, values: Tensor, purpose: str) -> Tensor:
+        """The values of every rank, of one shape, stacked in the order of the ranks."""
+        sent = values.to(self.device).contiguous()
+        got = sent.new_empty((self.size, *values.shape))
+        if got.numel():
+            # The name since PyTorch 2.13, which warns of the other.
+            gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+            self._run(purpose, gather, got.view(-1), sent.view(-1))
+        return got.to(values.device)
+
+    def concatenated(self, values: Tensor, lengths: Sequence[int], purpose: str) -> Tensor:
+        """The values of every rank end to end along the first axis, of which every rank has its own length."""
+        longest, rest = max(lengths), values.shape[1:]
+        padded = values
+        if values.shape[0] != longest:
+            padded = values.new_empty((longest, *rest))
+            padded[: values.shape[0]] = values
+        got = self.from_all(padded.contiguous().view(-1).view(torch.uint8), purpose)
+        whole = got.view(values.dtype).view(self.size, longest, *rest)
+        if min(lengths) == longest:
+            return whole.flatten(0, 1)
+        return torch.cat([part[:length] for part, length in zip(whole, lengths, strict=True)])
+
+    def exchange(self, values: Tensor, send: Sequence[int], receive: Sequence[int], purpose: str) -> Tensor:
+        """Consecutive parts of flat values, one for each rank; what the ranks send this one, in their order."""
+        # As bytes, which every backend takes.
+        width = values.element_size()
+        sent = values.to(self.device).contiguous()
+        got = sent.new_empty(sum(receive))
+        self._run(
+            purpose,
+            dist.all_to_all_single,
+            got.view(torch.uint8),
+            sent.view(torch.uint8),
+            [width * length for length in receive],
+            [width * length for length in send],
+        )
+        return got.to(values.device)
+
+    def _run(self, purpose: str, collective: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            collective(*arguments, group=self.group)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"rank {self.rank} of the {self.size} of process_group could not {purpose}: another rank has died, has "
+                "raised an error, or has not made the same call within the timeout of the group, which cannot be used "
+                f"any more ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+            ) from error
+
+
+def connect(name: str, device: torch.device) -> Link:
+    """The group of that name, for tensors of that device."""
+    from torch.distributed import distributed_c10d
+
+    # As the functional collectives of PyTorch do.
+    find: Callable[[Any], dist.ProcessGroup] = distributed_c10d._resolve_process_group  # type: ignore[attr-defined]
+    try:
+        group = find(name)
+        # Such as "cpu:gloo,cuda:nccl".
+        kinds = dict(kind.split(":") for kind in dist.get_backend_config(group).split(","))
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"process_group must be a group that has not been destroyed, got {name!r}") from error
+    kind = kinds.get(device.type)
+    if kind is None:
+        raise ValueError(f"process_group must have a backend for tensors on {device}, got {', '.join(kinds.values())}")
+    # Gloo has no all_to_all for tensors of a GPU.
+    return Link(group, group.size(), group.rank(), torch.device("cpu") if kind == "gloo" else device)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One rank's part of a call; the ranked axis is last."""
+
+    scores: Tensor
+    targets: Tensor
+    groups: Tensor | None
+    offsets: Tensor | None
+    weight: Tensor | None  # one a ranking
+    ignore_index: int | None
+    objective: Objective
+    reduction: str
+    backend: str
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of one value a ranking, where the rankings are not ragged."""
+        return self.scores.shape[:-1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return loss_dtype(self.scores)
+
+    def layout(self) -> Ragged | None:
+        return _known(ragged.of(self.scores, self.groups, self.offsets))
+
+
+def losses_across(
+    scores: Tensor,
+    targets: Tensor,
+    groups: Tensor | None,
+    offsets: Tensor | None,
+    weight: Tensor | None,
+    dim: int,
+    ignore_index: int | None,
+    objective: Objective,
+    reduction: str,
+    backend: str,
+    group_name: str,
+    sharded: str,
+) -> Exchanged:
+    """The losses of the rankings of all ranks, and the gradient of this rank's items times the number of ranks.
+
+    Arguments are those of the operator, checked as far as types and shapes tell. All ranks must make the same call,
+    also one without items. A wrong value on one of them, or a call unlike the others', is a ``ValueError`` on all.
+    """
+    link = connect(group_name, scores.device)
+    scores = scores.detach()
+    kind = "groups" if groups is not None else "offsets" if offsets is not None else f"dim={dim}"
+    if groups is None and offsets is None:
+        scores, targets = scores.movedim(dim, -1), targets.movedim(dim, -1)
+        weight = None if weight is None else weight.expand(scores.shape[:-1]).reshape(-1)
+    call = _Call(scores, targets, groups, offsets, weight, ignore_index, objective, reduction, backend)
+    weighted = "weight" if weight is not None else "no weight"
+    words = f"{objective}, {reduction=}, {sharded=}, {ignore_index=}, {kind}, {weighted}, {scores.dtype}"
+    return _by_ranking(link, call, words) if sharded == "rankings" else _by_item(link, call, words)
+
+
+def _by_ranking(link: Link, call: _Call, words: str) -> Exchanged:
+    """Every rank has rankings of its own, in any number."""
+
+    def prepare() -> tuple[tuple[Ragged | None, Losses, Tensor | None], list[int]]:
+        layout = call.layout()
+        if layout is None:
+            batch = Batch(call.scores, call.targets, call.ignore_index)
+        else:
+            batch = layout.batch(call.scores, call.targets, call.ignore_index)
+        weight = None if call.weight is None else _checked_weight(call.weight, batch.rankings, layout)
+        return (layout, _solve(batch, call), weight), [batch.rankings]
+
+    (layout, losses, weight), numbers = link.agree(words, prepare)
+    counts = [number[0] for number in numbers]
+    if call.reduction == "none":
+        value, share = _unreduced(losses.loss, weight, call.dtype)
+        value = value.view(call.shape if layout is None else -1)
+    else:
+        columns = [_bits(losses.loss), losses.takes_part, *([] if weight is None else [_bits(weight)])]
+        loss, takes_part, *rest = link.concatenated(_table(columns), counts, "gather the losses").unbind(1)
+        value, share = _reduce(_floats(loss), takes_part, _floats(rest[0]) if rest else None, call)
+        share = _part(share, sum(counts[: link.rank]), counts[link.rank])
+    gradient = losses.gradient.mul_(_for_items(share * link.size, layout).to(call.dtype))
+    return Exchanged(value, _in_place(gradient, layout).view(call.scores.shape), _numbers(call, layout))
+
+
+def _by_item(link: Link, call: _Call, words: str) -> Exchanged:
+    """Every rank has some items, perhaps none, of every ranking, and owns some of the rankings."""
+    if call.groups is not None:
+        words += "" if call.weight is None else f" of {call.weight.shape[0]}"
+    elif call.offsets is not None:
+        words += f", {call.offsets.shape[0] - 1} rankings"
+    else:
+        words += f", shape ({', '.join(map(str, call.shape))}{', ' if call.shape else ''}*) with the ranked axis last"
+
+    def prepare() -> tuple[_Sent, Tensor]:
+        sent = _pack(link, call)
+        return sent, torch.cat([sent.lengths.to(link.device), _checksum(call.weight).to(link.device)])
+
+    sent, numbers = link.agree(words, prepare)
+    if len({number[link.size] for number in numbers}) > 1:
+        raise ValueError("weight must be the same on every rank of process_group where items are sharded")
+    send, receive = numbers[link.rank][: link.size], [number[link.rank] for number in numbers]
+    purpose = "exchange scores and targets"
+    scores, classes = (link.exchange(each, send, receive, purpose) for each in (sent.scores, sent.classes))
+    whole = _assemble(link, call, sent, scores, classes, send, receive)
+
+    losses = _solve(whole.batch, call)
+    columns = [_bits(losses.loss), losses.takes_part, *([] if whole.ids is None else [whole.ids])]
+    loss, takes_part, *ids = link.concatenated(_table(columns), whole.counts, "gather the losses").unbind(1)
+    own = torch.arange(sum(whole.counts[: link.rank]), sum(whole.counts[: link.rank + 1]), device=loss.device)
+    if ids:  # in ascending order, not by owner
+        order = ids[0].argsort()
+        loss, takes_part, own = loss[order], takes_part[order], order.argsort()[own]
+    weight = None if call.weight is None else _checked_weight(call.weight, loss.shape[0], whole.layout)
+    if call.reduction == "none":
+        value, share = _unreduced(_floats(loss), weight, call.dtype)
+        value = value.view(-1 if sent.layout is not None or ids else call.shape)
+    else:
+        value, share = _reduce(_floats(loss), takes_part, weight, call)
+    share = share if share.shape[0] == 1 else share[own]
+    gradient = losses.gradient.mul_(_for_items(share * link.size, whole.layout).to(call.dtype))
+    back = link.exchange(whole.give_back(gradient), receive, send, "return the gradient")
+    number = _numbers(call, sent.layout)
+    if ids and call.groups is not None and call.reduction == "none":
+        number = torch.searchsorted(ids[0][order], call.groups.to(torch.int64))
+    if sent.order is not None:
+        back = torch.empty_like(back).index_copy_(0, sent.order, back)
+    return Exchanged(value, back.view(call.scores.shape), number)
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """One rank's items in the order of their rankings' owners."""
+
+    scores: Tensor  # (items,)
+    classes: Tensor  # (items,) int8: 1, 0, ignored or wrong
+    lengths: Tensor  # (ranks,) int64, how many items each owner gets
+    order: Tensor | None  # (items,), which item each is, where they were not in that order
+    layout: Ragged | None  # of offsets
+    ids: Tensor | None  # (items,) int64, of groups
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """The rankings that one rank owns."""
+
+    batch: Batch
+    layout: Ragged | None
+    counts: list[int]  # of the rankings that each rank owns
+    ids: Tensor | None  # of the rankings, of groups
+    give_back: Callable[[Tensor], Tensor]  # values of the batch's items, in the order the items came in
+
+
+def _pack(link: Link, call: _Call) -> _Sent:
+    scores, classes = call.scores.reshape(-1), _classes(call).reshape(-1)
+    scores = scores.resolve_neg()
+    if call.groups is not None:
+        ids = call.groups.to(torch.int64)
+        owner = _owners(ids, link.size)
+        order = owner.argsort(stable=True)
+        ends = torch.searchsorted(owner[order], torch.arange(link.size + 1, device=ids.device))
+        return _Sent(scores[order], classes[order], ends.diff(), order, None, ids[order])
+    layout = call.layout()
+    if layout is not None:
+        bounds = torch.tensor(_bounds(layout.offsets.shape[0] - 1, link.size), device=scores.device)
+        return _Sent(scores, classes, layout.offsets[bounds].diff(), None, layout, None)
+    bounds = torch.tensor(_bounds(call.shape.numel(), link.size), device=scores.device)
+    return _Sent(scores, classes, bounds.diff() * call.scores.shape[-1], None, None, None)
+
+
+def _assemble(
+    link: Link, call: _Call, sent: _Sent, scores: Tensor, classes: Tensor, send: list[int], receive: list[int]
+) -> _Whole:
+    if sent.ids is not None:
+        ids = link.exchange(sent.ids, send, receive, "exchange groups")
+        layout = _known(ragged.from_groups(ids))
+        assert layout is not None
+        batch = layout.batch(scores, classes, _IGNORED)
+        owned = ids if layout.order is None else ids[layout.order]
+        count = torch.tensor([batch.rankings], device=scores.device)
+        counts = link.from_all(count, "count the groups").view(-1).tolist()
+        return _Whole(batch, layout, counts, owned[layout.offsets[:-1]], layout.to_items)
+
+    rankings = call.shape.numel() if sent.layout is None else sent.layout.offsets.shape[0] - 1
+    bounds = _bounds(rankings, link.size)
+    counts = [end - start for start, end in pairwise(bounds)]
+    owned = counts[link.rank]
+    if sent.layout is None:
+        widths = [length // max(owned, 1) for length in receive]
+
+        def side_by_side(values: Tensor) -> Tensor:
+            parts = zip(values.split(receive), widths, strict=True)
+            return torch.cat([part.view(owned, width) for part, width in parts], 1)
+
+        def apart(values: Tensor) -> Tensor:
+            return torch.cat([part.reshape(-1) for part in values.view(owned, sum(widths)).split(widths, 1)])
+
+        return _Whole(Batch(side_by_side(scores), side_by_side(classes), _IGNORED), None, counts, None, apart)
+
+    told = link.exchange(sent.layout.offsets.diff(), counts, [owned] * link.size, "exchange lengths")
+    lengths = told.view(link.size, owned)
+    offsets = torch.nn.functional.pad(lengths.sum(0).cumsum(0), (1, 0))
+    ranking = torch.arange(owned, device=scores.device).repeat(link.size)
+    order = ranking.repeat_interleave(told, output_size=sum(receive)).argsort(stable=True)
+    layout = Ragged(sum(receive), offsets, order, None, None)
+    return _Whole(layout.batch(scores, classes, _IGNORED), layout, counts, None, layout.to_items)
+
+
+def _bounds(rankings: int, ranks: int) -> list[int]:
+    """Rank k owns the rankings from the k-th of these to before the next."""
+    return [rankings * rank // ranks for rank in range(ranks + 1)]
+
+
+def _owners(ids: Tensor, ranks: int) -> Tensor:
+    """The same on every rank, and even for ids that are all multiples of something (Fibonacci hashing)."""
+    folded = (ids ^ (ids >> 31)) & 0x7FFFFFFF
+    return (((folded * 0x61C88647) & 0xFFFFFFFF) >> 16) * ranks >> 16
+
+
+def _classes(call: _Call) -> Tensor:
+    """The targets as they are sent, int8."""
+    targets = call.targets
+    if targets.dtype == torch.bool:
+        return targets.to(torch.int8)
+    positive = targets == 1
+    taken = positive | (targets == 0)
+    classes = positive.to(torch.int8) - (~taken).to(torch.int8)
+    if wrong_targets(targets, taken, call.ignore_index) is not None:  # raises on the CPU
+        classes -= (~allowed_targets(targets, taken, call.ignore_index)).to(torch.int8)
+    return classes
+
+
+def _checksum(weight: Tensor | None) -> Tensor:
+    """(1,) int64, to tell other weights by."""
+    if weight is None:
+        return torch.zeros(1, dtype=torch.int64, device="cpu")
+    bits = _bits(weight.detach().to(torch.float64))
+    # A prime below 2**31 keeps sums within 64 bits.
+    halves = (bits & 0x7FFFFFFF) ^ (bits >> 31)
+    places = torch.arange(1, weight.shape[0] + 1, device=weight.device) % 65521
+    return ((halves % 2147483647) * places % 2147483647).sum().view(1)
+
+
+def _solve(batch: Batch, call: _Call) -> Losses:
+    shape = batch.scores.shape if batch.offsets is not None else (batch.rankings, batch.items)
+    if batch.scores.numel() == 0:
+        loss = batch.scores.new_zeros(batch.rankings, dtype=torch.float64)
+        gradient = batch.scores.new_zeros(shape, dtype=call.dtype)
+        return Losses(loss, gradient, torch.zeros_like(loss, dtype=torch.bool))
+    losses = backends.get(call.backend, batch.scores.device).losses(batch, call.objective, torch.float64)
+    return Losses(losses.loss, losses.gradient.view(shape), losses.takes_part)
+
+
+def _reduce(loss: Tensor, takes_part: Tensor, weight: Tensor | None, call: _Call) -> tuple[Tensor, Tensor]:
+    losses = Losses(loss, loss, takes_part == 1)
+    value, share = masked.reduce(losses, call.dtype, mean=call.reduction == "mean", weight=weight)
+    return value, torch.ones(1, dtype=call.dtype, device=loss.device) if share is None else share.view(-1)
+
+
+def _unreduced(loss: Tensor, weight: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    if weight is None:
+        return loss.to(dtype), torch.ones(1, dtype=dtype, device=loss.device)
+    return (loss * weight).to(dtype), weight
+
+
+def _part(share: Tensor, start: int, count: int) -> Tensor:
+    return share if share.shape[0] == 1 else share[start : start + count]
+
+
+def _for_items(share: Tensor, layout: Ragged | None) -> Tensor:
+    """What the gradient of each item is multiplied with, from one for all or one a ranking."""
+    if share.shape[0] == 1:
+        return share
+    return share[:, None] if layout is None else layout.by_place(share)
+
+
+def _in_place(values: Tensor, layout: Ragged | None) -> Tensor:
+    return values if layout is None else layout.to_items(values)
+
+
+def _numbers(call: _Call, layout: Ragged | None) -> Tensor:
+    if layout is None or call.reduction != "none":
+        return call.scores.new_empty(0, dtype=torch.int64)
+    return layout.rankings_of_items()
+
+
+def _known(layout: Ragged | None) -> Ragged | None:
+    """The layout with no more rankings than there are, and an error where the offsets are wrong: the host waits."""
+    if layout is None:
+        return None
+    if layout.wrong is not None and bool(layout.wrong):
+        raise ValueError("offsets must begin with 0, end with the number of items and not fall")
+    if layout.count is None:
+        return layout
+    return replace(layout, offsets=layout.offsets[: int(layout.count) + 1], count=None)
+
+
+def _checked_weight(weight: Tensor, rankings: int, layout: Ragged | None) -> Tensor:
+    if weight.shape[0] != rankings:
+        raise ValueError(f"weight must have one entry for each of the {rankings} rankings, got {weight.shape[0]}")
+    return ragged.weight_of_rankings(weight, rankings, layout)
+
+
+def _bits(values: Tensor) -> Tensor:
+    return values.contiguous().view(torch.int64)
+
+
+def _floats(bits: Tensor) -> Tensor:
+    return bits.contiguous().view(torch.float64)
+
+
+def _table(columns: list[Tensor]) -> Tensor:
+    return torch.stack([column.to(torch.int64) for column in columns], 1)
