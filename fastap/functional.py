@@ -298,8 +298,11 @@ def _ap_loss(
     check_ragged(scores, groups, offsets)
     if weight is not None:
         check_weight(weight, scores, dim, groups, offsets)
-    eager = all(each is None or has_values(each) for each in (scores, targets, groups, offsets, weight))
-    run: Any = ops.EagerAPLoss.apply if eager else ops.ap_loss
+    run: Any = ops.ap_loss
+    if torch._C._are_functorch_transforms_active():
+        run = ops.TransformedAPLoss.apply
+    elif all(each is None or has_values(each) for each in (scores, targets, groups, offsets, weight)):
+        run = ops.EagerAPLoss.apply
     value: Tensor = run(
         scores,
         targets,

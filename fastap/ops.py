@@ -178,9 +178,15 @@ def _scale_gradient(ctx: Any, incoming: Tensor | None, *_: None) -> tuple[Tensor
 class _NotTwice(torch.autograd.Function):
     """The gradient, which is constant between kinks: no derivative of it says anything."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, scores: Tensor) -> Tensor:
+    def forward(gradient: Tensor, scores: Tensor) -> Tensor:
         return gradient.view_as(gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """Nothing is kept."""
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> NoReturn:
@@ -209,8 +215,19 @@ class EagerAPLoss(torch.autograd.Function):
     backward = staticmethod(_scale_gradient)
 
 
-@ap_loss.register_vmap
-def _(
+def _mapped_first(info: Any, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...], dim: int) -> list[Any]:
+    """The arguments of an operator, the mapped axis of scores and targets in front, and ``dim`` counted with it."""
+    mapped = list(inputs)
+    if any(isinstance(each, Tensor) for each in inputs[2:]):
+        raise NotImplementedError("torch.func.vmap maps scores and targets alone, without groups, offsets or weights")
+    for place in (0, 1):
+        tensor, at = inputs[place], in_dims[place]
+        mapped[place] = tensor.expand(info.batch_size, *tensor.shape) if at is None else tensor.movedim(at, 0)
+    mapped[dim] += 1
+    return mapped
+
+
+def _map_ap_loss(
     info: Any, in_dims: tuple[int | None, ...], *inputs: Any
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, ...]]:
     """All rankings at once, each sample's losses then reduced by themselves."""
@@ -233,16 +250,20 @@ def _(
     return (value, gradient, number), (0, 0, 0)
 
 
-def _mapped_first(info: Any, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...], dim: int) -> list[Any]:
-    """The arguments of an operator, the mapped axis of scores and targets in front, and ``dim`` counted with it."""
-    mapped = list(inputs)
-    if any(isinstance(each, Tensor) for each in inputs[2:]):
-        raise NotImplementedError("torch.func.vmap maps scores and targets alone, without groups, offsets or weights")
-    for place in (0, 1):
-        tensor, at = inputs[place], in_dims[place]
-        mapped[place] = tensor.expand(info.batch_size, *tensor.shape) if at is None else tensor.movedim(at, 0)
-    mapped[dim] += 1
-    return mapped
+ap_loss.register_vmap(_map_ap_loss)
+
+
+class TransformedAPLoss(torch.autograd.Function):
+    """The operator for ``torch.func.grad`` and its kin, which do not take those of ``torch.library``."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        output: tuple[Tensor, Tensor, Tensor] = ap_loss(*inputs)
+        return output
+
+    setup_context = staticmethod(_save_gradient)
+    backward = staticmethod(_scale_gradient)
+    vmap = staticmethod(_map_ap_loss)
 
 
 @torch.library.custom_op("fastap::average_precision", mutates_args=())
