@@ -68,6 +68,9 @@ SHAPE = ("rankings", "P", "N")
 SECTIONS = (
     Section("balance", "Share of positives", "From few positives to as many as negatives, at as many scores", SHAPE),
     Section("batches", "Batches", "Many rankings in one call", ("batch", *SHAPE)),
+    Section(
+        "ragged", "Layouts", "Many short queries: as rows, by offsets, or mixed with an id an item", ("layout", *SHAPE)
+    ),
     Section("distributions", "Distributions", "Scores that are hard to rank, a line for each kind of them", ("kind",)),
     Section("epsilon", "Epsilon", "How much `epsilon`, the weight of AP against the scores, matters", ("epsilon",)),
     Section(

@@ -1,0 +1,377 @@
+"""Exact average precision of a whole epoch: ``torchmetrics`` metrics, to be reset and synchronised as any other.
+
+Needs the extra ``fastap[metrics]``; nothing else of fastap imports this. Two metrics with the names, options and
+defaults of TorchMetrics (those of ``thresholds=None``), and three differences. Scores are only ever compared: no
+sigmoid, no softmax, and a score of 0 or less is one like any other. Equal scores form one threshold, as in
+scikit-learn, so that no result depends on the order of the items. And a NaN score makes the average precision of its
+class or query NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from fastap.checks import can_hold, check_choice, check_class_to_ignore
+from fastap.functional import average_precision
+
+try:
+    from torchmetrics import Metric
+    from torchmetrics.utilities import rank_zero_warn
+except ModuleNotFoundError as error:
+    if error.name != "torchmetrics":
+        raise
+    raise ImportError(
+        "fastap.metrics needs torchmetrics, which is not installed: pip install 'fastap[metrics]'"
+    ) from error
+
+__all__ = ["AveragePrecision", "RetrievalMAP"]
+
+Task = Literal["binary", "multiclass", "multilabel"]
+Average = Literal["macro", "micro", "weighted", "none"]
+Aggregation = Literal["mean", "median", "min", "max"] | Callable[[Tensor], Tensor]
+
+
+class _Items(Metric):
+    """Keeps all items as they were given, ignored ones too, until they are asked for.
+
+    Metrics of a ``MetricCollection`` whose states agree after the first batch share them from then on: states must not
+    depend on options.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
+
+    # Of each state the shape of one item and the type that holds any it may have, for processes to agree on.
+    _kept: dict[str, tuple[tuple[int, ...], torch.dtype]]
+
+    def __init__(self, kept: dict[str, tuple[tuple[int, ...], torch.dtype]], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._kept = kept
+        for name in kept:
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def _keep(self, **items: Tensor) -> None:
+        for name, given in items.items():
+            getattr(self, name).append(given.detach())
+
+    def _all(self, name: str) -> Tensor:
+        """All items of a state, in order."""
+        state = getattr(self, name)
+        if isinstance(state, Tensor):  # as synchronising leaves it
+            return state
+        shape, dtype = self._kept[name]
+        return torch.cat(state) if state else torch.empty(0, *shape, dtype=dtype, device=self.device)
+
+    def _value(self, value: Tensor) -> Tensor:
+        return value.to(torch.promote_types(self.dtype, torch.float32))
+
+    def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
+        # TorchMetrics gathers what has one type and one number of dimensions everywhere; a process without any items
+        # has neither. The local state is put back afterwards.
+        for name, (_, dtype) in self._kept.items():
+            setattr(self, name, [self._all(name).to(dtype)])
+        super()._sync_dist(*args, **kwargs)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> torch.nn.Module:
+        # States move with the metric and keep their types: scores rounded to fewer bits tie, and ids are no floats.
+        this = super()._apply(fn, exclude_state=[*exclude_state, *self._kept])
+        for name in self._kept:
+            state = getattr(self, name)
+            moved = state.to(self.device) if isinstance(state, Tensor) else [each.to(self.device) for each in state]
+            setattr(self, name, moved)
+        return this
+
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
+        """The value, or those given, drawn with matplotlib; returns figure and axes."""
+        return self._plot(val, ax)
+
+
+class AveragePrecision(_Items):
+    """``fastap.average_precision`` of all items of all updates, for every class or label.
+
+    =============  ================  =============  ===========================================================
+    task           preds             target         ranked
+    =============  ================  =============  ===========================================================
+    "binary"       ``(N, ...)``      as ``preds``   all items, by one score; 1 for positives, 0 for negatives
+    "multiclass"   ``(N, C, ...)``   ``(N, ...)``   for every class all items; positive where it is the target
+    "multilabel"   ``(N, C, ...)``   as ``preds``   for every label all items; 1 and 0 as above
+    =============  ================  =============  ===========================================================
+
+    ``update(preds, target, sample_weight=None)`` takes scores of any floating type and any range. ``sample_weight``,
+    ``(N, ...)`` without classes, weighs the items as in scikit-learn; updates without it count 1 an item.
+
+    A class without a positive has no average precision: NaN by itself, left out of the average with a warning. NaN is
+    also the value of no items at all.
+
+    Args:
+        task: ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
+        num_classes: for ``"multiclass"``.
+        num_labels: for ``"multilabel"``.
+        average: ``"macro"``, the mean over classes; ``"weighted"``, the mean weighted by the (weights of) positives;
+            ``"micro"``, one ranking of all pairs of an item and a class; ``"none"`` or None, (C,). Of no meaning for
+            ``"binary"``.
+        ignore_index: what has this target takes no part: an item, or of ``"multilabel"`` one label of an item.
+        kwargs: those of ``torchmetrics.Metric``.
+
+    The value is float32, or float64 after ``set_dtype(torch.float64)``; inside all is float64.
+    """
+
+    plot_legend_name = "Class"
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        num_classes: int | None = None,
+        num_labels: int | None = None,
+        average: Average | None = "macro",
+        ignore_index: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_choice("task", task, ("binary", "multiclass", "multilabel"))
+        columns = 1
+        if task != "binary":
+            name, given = ("num_classes", num_classes) if task == "multiclass" else ("num_labels", num_labels)
+            columns = _check_count(name, given)
+        check_class_to_ignore(ignore_index)
+        super().__init__(
+            {
+                "preds": ((columns,), torch.float64),
+                "target": (() if task == "multiclass" else (columns,), torch.float64),
+                "weight": ((), torch.float64),
+            },
+            **kwargs,
+        )
+        self.task = task
+        self.columns = columns
+        self.average = check_choice("average", average or "none", ("macro", "micro", "weighted", "none"))
+        self.ignore_index = ignore_index
+
+    def update(self, preds: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> None:
+        _check_preds(preds)
+        items = preds.shape
+        if self.task != "binary":
+            if preds.dim() < 2 or preds.shape[1] != self.columns:
+                raise ValueError(f"preds must have the shape (N, {self.columns}, ...), got {tuple(preds.shape)}")
+            items = preds.shape[:1] + preds.shape[2:]
+        _check_like("target", target, items if self.task == "multiclass" else preds.shape, preds.device)
+        # One number for all takes no memory until states are joined.
+        weight = torch.ones((), device=preds.device).expand(items) if sample_weight is None else sample_weight
+        _check_like("sample_weight", weight, items, preds.device)
+        target = target.reshape(-1) if self.task == "multiclass" else self._rows(target)
+        # On an accelerator a look at the values would stall the stream; there `compute` looks.
+        if preds.device.type == "cpu":
+            self._check_target(target)
+            _check_weight(weight)
+        self._keep(preds=self._rows(preds), target=target, weight=weight.reshape(-1))
+
+    def compute(self) -> Tensor:
+        scores, target, weight = (self._all(name) for name in self._kept)
+        self._check_target(target)
+        _check_weight(weight)
+        ignored = _is(target, self.ignore_index)
+        if self.task == "multiclass":
+            positive = target[:, None] == torch.arange(self.columns, device=target.device)
+            ignored = ignored[:, None].expand_as(positive)
+        else:
+            positive = target == 1
+        positive = positive & ~ignored
+        weights = None if bool((weight == 1).all()) else weight.to(torch.float64)[:, None].expand_as(scores)
+        if self.average == "micro":
+            scores, positive, ignored = (each.reshape(-1, 1) for each in (scores, positive, ignored))
+            weights = None if weights is None else weights.reshape(-1, 1)
+        targets = positive.to(torch.int8).masked_fill_(ignored, -1)
+        ap = average_precision(scores, targets, dim=0, sample_weight=weights, ignore_index=-1)
+        if self.task == "binary" or self.average == "micro":
+            return self._value(ap[0])
+        if self.average == "none":
+            return self._value(ap)
+        support = positive.sum(0).double() if weights is None else torch.where(positive, weights, 0.0).sum(0)
+        return self._value(self._mean(ap, support))
+
+    def _mean(self, ap: Tensor, support: Tensor) -> Tensor:
+        """Over the classes that have positives: a NaN among these, of a NaN score, is none to leave out."""
+        counts = support > 0
+        if not bool(counts.all()):
+            rank_zero_warn(
+                f"classes without a positive are left out of the {self.average} average of AveragePrecision: "
+                f"{int((~counts).sum())} of {self.columns}",
+                UserWarning,
+            )
+        share = support if self.average == "weighted" else counts.double()
+        return torch.where(counts, ap * share, 0.0).sum() / share.sum()
+
+    def _rows(self, given: Tensor) -> Tensor:
+        """One item a row, its classes in the columns."""
+        return given.reshape(-1, 1) if self.task == "binary" else given.movedim(1, -1).reshape(-1, self.columns)
+
+    def _check_target(self, target: Tensor) -> None:
+        if self.task == "multiclass":
+            allowed = (target >= 0) & (target < self.columns)
+            wanted = f"a class from 0 to {self.columns - 1}"
+            if target.is_floating_point():
+                allowed &= target == target.trunc()
+        else:
+            allowed = (target == 0) | (target == 1)
+            wanted = "0 or 1"
+        _check_all(target, allowed | _is(target, self.ignore_index), wanted, self.ignore_index)
+
+
+class RetrievalMAP(_Items):
+    """The mean over queries of ``fastap.average_precision`` of the items of a query.
+
+    ``update(preds, target, indexes)`` takes three tensors of one shape: scores of any floating type and any range; 1
+    for relevant items and 0 for others; and an integer, the query an item belongs to. A query may come in many updates
+    and from many processes.
+
+    Args:
+        empty_target_action: what a query without a relevant item counts: ``"neg"`` 0, ``"pos"`` 1; ``"skip"``
+            nothing, and 0.0 is the value where no query is left; ``"error"`` is a ValueError from ``compute``.
+        ignore_index: items with this target take no part; a query of such items alone is none.
+        top_k: only the ``top_k`` best items of a query take part, with all that tie with the last of these; divided by
+            the relevant ones among them. A query whose relevant items are all below counts 0.
+        aggregation: ``"mean"``, ``"median"`` (the lower of two), ``"min"``, ``"max"``, or a function of the (queries,)
+            values, float64.
+        kwargs: those of ``torchmetrics.Metric``.
+
+    The value is float32, or float64 after ``set_dtype(torch.float64)``; inside all is float64. It equals
+    ``torchmetrics.retrieval.RetrievalMAP``'s wherever that has positive scores, no two of a query equal.
+    """
+
+    def __init__(
+        self,
+        empty_target_action: Literal["neg", "pos", "skip", "error"] = "neg",
+        ignore_index: int | None = None,
+        top_k: int | None = None,
+        aggregation: Aggregation = "mean",
+        **kwargs: Any,
+    ) -> None:
+        check_choice("empty_target_action", empty_target_action, ("neg", "pos", "skip", "error"))
+        check_class_to_ignore(ignore_index)
+        if top_k is not None:
+            _check_count("top_k", top_k)
+        if not callable(aggregation):
+            check_choice("aggregation", aggregation, ("mean", "median", "min", "max"))
+        # `query`, for TorchMetrics' retrieval metrics keep other values under the name of `indexes`.
+        super().__init__(
+            {"preds": ((), torch.float64), "target": ((), torch.float64), "query": ((), torch.int64)}, **kwargs
+        )
+        self.empty_target_action = empty_target_action
+        self.ignore_index = ignore_index
+        self.top_k = top_k
+        self.aggregation = aggregation
+
+    def update(self, preds: Tensor, target: Tensor, indexes: Tensor) -> None:
+        _check_preds(preds)
+        _check_like("target", target, preds.shape, preds.device)
+        _check_like("indexes", indexes, preds.shape, preds.device)
+        if indexes.is_floating_point() or indexes.dtype == torch.bool:
+            raise TypeError(f"indexes must have an integer dtype, got {indexes.dtype}")
+        if preds.device.type == "cpu":
+            self._check_target(target)
+        self._keep(preds=preds.reshape(-1), target=target.reshape(-1), query=indexes.reshape(-1))
+
+    def compute(self) -> Tensor:
+        preds, target, query = (self._all(name) for name in self._kept)
+        self._check_target(target)
+        if self.ignore_index is not None:
+            taken = ~_is(target, self.ignore_index)
+            preds, target, query = preds[taken], target[taken], query[taken]
+        if self.top_k is not None:
+            preds, order = torch.sort(preds, descending=True, stable=True)
+            target, query = target[order], query[order]
+        query, order = torch.sort(query, stable=True)
+        preds, relevant = preds[order], target[order] == 1
+        _, counts = torch.unique_consecutive(query, return_counts=True)
+        offsets = _sums(counts)
+        empty = _of_each(relevant, offsets) == 0
+
+        if self.top_k is None:
+            values = average_precision(preds, relevant, offsets=offsets)
+        else:
+            last = preds[torch.minimum(offsets[:-1] + self.top_k, offsets[1:]) - 1]
+            # A NaN is no lower than any: it comes first, takes part and makes the value of its query NaN.
+            taken = ~(preds < last.repeat_interleave(counts))
+            within = _sums(_of_each(taken, offsets))
+            values = average_precision(preds[taken], relevant[taken], offsets=within)
+            none = _of_each(relevant[taken], within) == 0
+            values = values.masked_fill(none & ~preds[offsets[:-1]].isnan(), 0.0)
+
+        if self.empty_target_action == "error" and bool(empty.any()):
+            raise ValueError(
+                f"every query must have a relevant item, for empty_target_action is 'error': {int(empty.sum())} of "
+                f"{empty.shape[0]} have none"
+            )
+        if self.empty_target_action == "skip":
+            values = values[~empty]
+        else:
+            values = values.masked_fill(empty, float(self.empty_target_action == "pos"))
+        if values.shape[0] == 0:
+            return self._value(values.new_zeros(()))
+        aggregate = self.aggregation if callable(self.aggregation) else getattr(torch, self.aggregation)
+        return self._value(aggregate(values))
+
+    def _check_target(self, target: Tensor) -> None:
+        allowed = (target == 0) | (target == 1) | _is(target, self.ignore_index)
+        _check_all(target, allowed, "0 or 1", self.ignore_index)
+
+
+def _sums(counts: Tensor) -> Tensor:
+    """Where each of so many begins, and the end."""
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def _of_each(mask: Tensor, offsets: Tensor) -> Tensor:
+    """How many are true from each offset to before the next."""
+    return _sums(mask.to(torch.int64))[offsets].diff()
+
+
+def _is(target: Tensor, number: int | None) -> Tensor:
+    if number is None or not can_hold(target.dtype, number):
+        return torch.zeros_like(target, dtype=torch.bool)
+    return target == number
+
+
+def _check_preds(preds: Tensor) -> None:
+    if not isinstance(preds, Tensor):
+        raise TypeError(f"preds must be a torch.Tensor, got {type(preds).__name__}")
+    if not preds.is_floating_point():
+        raise TypeError(f"preds must have a floating dtype, got {preds.dtype}")
+
+
+def _check_like(name: str, given: Tensor, shape: torch.Size, device: torch.device) -> None:
+    if not isinstance(given, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(given).__name__}")
+    if given.is_complex():
+        raise TypeError(f"{name} must have a real dtype, got {given.dtype}")
+    if given.shape != shape:
+        raise ValueError(f"{name} must have the shape {tuple(shape)}, got {tuple(given.shape)}")
+    if given.device != device:
+        raise ValueError(f"{name} must be on the device of preds, {device}, got {given.device}")
+
+
+def _check_count(name: str, given: int | None) -> int:
+    if not isinstance(given, int) or isinstance(given, bool):
+        raise TypeError(f"{name} must be an int, got {type(given).__name__}")
+    if given < 1:
+        raise ValueError(f"{name} must be at least 1, got {given}")
+    return given
+
+
+def _check_weight(weight: Tensor) -> None:
+    wrong = ~weight.isfinite() | (weight < 0)
+    if bool(wrong.any()):
+        raise ValueError(f"sample_weight must be finite and not negative, got {weight[wrong][0].item()}")
+
+
+def _check_all(target: Tensor, allowed: Tensor, wanted: str, ignore_index: int | None) -> None:
+    if not bool(allowed.all()):
+        ignored = "" if ignore_index is None else f" or ignore_index = {ignore_index}"
+        raise ValueError(f"target must be {wanted}{ignored}, got {target[~allowed][0].item()}")

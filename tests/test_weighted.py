@@ -1,0 +1,162 @@
+"""Average precision of weighted items against scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+from torch import Tensor
+
+import fastap
+from fastap.backends.torch.weighted import weighted_precision
+from tests.losses import random_batch
+
+
+def precision(scores: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+    return weighted_precision(scores, targets == 1, targets == 0, weight)
+
+
+def weights(seed: int, scores: Tensor, zeros: float = 0.0) -> Tensor:
+    """Of very different sizes, that share of them 0; the first two items of a ranking, one of each class, have some."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(scores.shape, generator=generator, dtype=torch.float64).mul(2).exp()
+    weight[torch.rand(scores.shape, generator=generator) < zeros] = 0
+    weight[:, :2] += 0.1
+    return weight
+
+
+def scikit_learn(scores: Tensor, targets: Tensor, weight: Tensor) -> list[float]:
+    return [
+        average_precision_score(*(each[taken].numpy() for each in row), sample_weight=w[taken].numpy())
+        for *row, w, taken in zip(targets, scores.double(), weight.double(), targets >= 0, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("levels", [0, 1, 2, 5])
+def test_equals_scikit_learn(levels: int, dtype: torch.dtype, zeros: float) -> None:
+    for seed, items in enumerate([2, 3, 5, 17, 100, 1000]):
+        scores, targets = random_batch(seed, 8, items, ignored=0.2, levels=levels, dtype=dtype)
+        weight = weights(seed, scores, zeros)
+        given = precision(scores, targets, weight)
+        assert given.dtype == torch.float64
+        np.testing.assert_allclose(given.numpy(), scikit_learn(scores, targets, weight), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("positives", [1, 30, 29_999])
+def test_equals_scikit_learn_on_long_rankings(positives: int) -> None:
+    rng = np.random.default_rng(positives)
+    targets = torch.tensor(rng.permutation(np.arange(30_000) < positives)).long()[None]
+    scores = (torch.tensor(rng.normal(size=30_000)) + targets).round(decimals=2)
+    weight = weights(positives, scores)
+    expected = scikit_learn(scores, targets, weight)
+    np.testing.assert_allclose(precision(scores, targets, weight).numpy(), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.float16, torch.float32])
+def test_a_whole_weight_counts_so_many_items(dtype: torch.dtype) -> None:
+    scores, targets = random_batch(1, 1, 50, levels=12)
+    weight = torch.randint(0, 5, (1, 50), generator=torch.Generator().manual_seed(1), dtype=torch.int64)
+    repeated = [each[0].repeat_interleave(weight[0]) for each in (scores, targets)]
+    given = precision(scores, targets, weight.to(dtype))
+    torch.testing.assert_close(given[0], fastap.average_precision(*repeated), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("levels", [0, 3])
+def test_equal_weights_are_none(levels: int) -> None:
+    scores, targets = random_batch(2, 20, 40, ignored=0.1, levels=levels)
+    expected = fastap.average_precision(scores, targets, ignore_index=-1)
+    for size in (1.0, 0.3, 1e-300, 1e300):
+        given = precision(scores, targets, torch.full_like(scores, size))
+        torch.testing.assert_close(given, expected, rtol=0, atol=1e-13)
+
+
+def test_a_perfect_ranking_is_no_better_than_one() -> None:
+    targets = (torch.arange(60) < 30).long().expand(200, -1)
+    scores = targets + torch.rand(200, 60, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    given = precision(scores, targets, weights(3, scores))
+    assert (given <= 1).all()
+    torch.testing.assert_close(given, torch.ones_like(given), rtol=0, atol=1e-14)
+
+
+def test_items_of_weight_zero_change_nothing() -> None:
+    scores = torch.tensor([[5.0, 4.0, 3.0, 2.0, 1.0]])
+    for first in (0, 1):
+        targets = torch.tensor([[first, 1, 0, 1, 0]])
+        weight = torch.tensor([[0.0, 0.0, 2.0, 1.0, 0.0]])
+        assert float(precision(scores, targets, weight)) == pytest.approx(1 / 3, abs=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_infinities_and_signed_zeros_are_scores(dtype: torch.dtype) -> None:
+    scores = torch.tensor([[torch.inf, 1.0, torch.inf, 0.0, -0.0, -torch.inf, -torch.inf]], dtype=dtype)
+    targets = torch.tensor([[1, 1, 0, 0, 1, 1, 0]])
+    weight = torch.tensor([[3.0, 1.0, 2.0, 5.0, 0.5, 1.5, 7.0]])
+    finite = torch.tensor([[9.0, 1.0, 9.0, 0.0, 0.0, -9.0, -9.0]])
+    assert float(precision(scores, targets, weight)) == pytest.approx(*scikit_learn(finite, targets, weight), abs=1e-14)
+
+
+def test_scores_that_differ_in_the_last_bit_of_float64_are_two() -> None:
+    scores = torch.tensor([[1.0, 1.0 + 2**-52]], dtype=torch.float64)
+    weight = torch.ones(1, 2)
+    assert precision(scores, torch.tensor([[1, 0]]), weight) == 0.5
+    assert precision(scores, torch.tensor([[0, 1]]), weight) == 1
+
+
+@pytest.mark.parametrize("value", [torch.nan, -torch.nan])
+@pytest.mark.parametrize("place", range(4))
+def test_a_nan_score_spoils_its_ranking_only(place: int, value: float) -> None:
+    scores, targets = random_batch(5, 3, 4)
+    weight = weights(5, scores)
+    before = precision(scores, targets, weight)
+    scores[1, place] = value
+    after = precision(scores, targets, weight)
+    assert after.isnan().tolist() == [False, True, False]
+    assert (after[[0, 2]] == before[[0, 2]]).all()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, -1e-9])
+@pytest.mark.parametrize("place", range(4))
+def test_a_wrong_weight_spoils_its_ranking_only(place: int, value: float) -> None:
+    scores, targets = random_batch(6, 3, 4)
+    weight = weights(6, scores)
+    before = precision(scores, targets, weight)
+    weight[1, place] = value
+    after = precision(scores, targets, weight)
+    assert after.isnan().tolist() == [False, True, False]
+    assert (after[[0, 2]] == before[[0, 2]]).all()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -1.0])
+def test_ignored_items_may_hold_anything(value: float) -> None:
+    scores, targets = random_batch(7, 10, 30, ignored=0.4, levels=6)
+    weight = weights(7, scores)
+    before = precision(scores, targets, weight)
+    scores[targets == -1] = value
+    weight[targets == -1] = value
+    # Not to the bit: where an item stands changes which gains are added first.
+    torch.testing.assert_close(precision(scores, targets, weight), before, rtol=0, atol=1e-15)
+    assert before.isfinite().all()
+
+
+def test_no_positive_of_any_weight() -> None:
+    scores = torch.tensor([[0.3, 0.1, 0.2]] * 4)
+    targets = torch.tensor([[0, 0, 0], [1, 1, 1], [-1, -1, -1], [1, 1, 0]])
+    weight = torch.tensor([[1.0, 1, 1], [1, 0, 1], [1, 1, 1], [0, 0, 1]])
+    given = precision(scores, targets, weight)
+    assert given.isnan().tolist() == [True, False, True, True]
+    assert given[1] == 1
+
+
+def test_empty() -> None:
+    assert precision(torch.zeros(3, 0), torch.zeros(3, 0), torch.zeros(3, 0)).isnan().tolist() == [True] * 3
+    assert precision(torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0, 3)).shape == (0,)
+
+
+def test_no_value_is_looked_at() -> None:
+    scores, targets = random_batch(8, 3, 9)
+    given = precision(*(each.to("meta") for each in (scores, targets, weights(8, scores))))
+    assert given.shape == (3,)
+    assert given.dtype == torch.float64
