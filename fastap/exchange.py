@@ -9,7 +9,7 @@
 
 All of it happens in the forward pass; the backward pass is local. The gradient is multiplied by the number of ranks,
 for DDP and FSDP divide by it. The host waits for the device once, for the header, which says how much is to come; with
-``groups`` once more, for how many there are. No sum depends on which message comes first.
+``groups`` or ``offsets`` up to twice more. No sum depends on which message comes first.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Link:
             padded = values.new_empty((longest, *rest))
             padded[: values.shape[0]] = values
         got = self.from_all(padded.contiguous().view(-1).view(torch.uint8), purpose)
-        whole = got.view(values.dtype).view(self.size, longest, *rest)
+        whole = got.view(-1).view(values.dtype).view(self.size, longest, *rest)
         if min(lengths) == longest:
             return whole.flatten(0, 1)
         return torch.cat([part[:length] for part, length in zip(whole, lengths, strict=True)])

@@ -79,12 +79,14 @@ def direct_ap_loss(
         backend: ``"auto"`` (``"triton"`` for CUDA tensors, ``"native"`` on the CPU, ``"torch"`` elsewhere and where
             these are missing), ``"native"``, ``"torch"``, ``"triton"`` or ``"reference"`` (slow, for checking; the
             dynamic program by either method).
-        process_group: the processes of ``torch.distributed`` among which the batch is spread; every one of them makes
-            the same call. The loss is that of the whole batch, the same on every rank, and the gradient is multiplied
-            by their number, so that gradients averaged over ranks (DDP, FSDP) are those of one process.
+        process_group: the processes of ``torch.distributed`` among which the batch is spread, None for one process;
+            every one of them makes the same call. The loss is that of the whole batch, the same on every rank, and the
+            gradient is multiplied by their number, so that gradients averaged over ranks (DDP, FSDP) are those of one
+            process. All communication is in the forward pass.
         sharded: what is spread. ``"items"``: each rank has some items of every ranking along ``dim``, or none, and with
-            ``offsets`` its part of every ranking; items stand in the order of the ranks, and each ranking is solved on
-            one rank. ``"rankings"``: each rank has whole rankings, or none; with ``"none"`` their losses stay there.
+            ``offsets`` its part of every ranking; items stand in the order of the ranks, each ranking is solved on one
+            rank, and ``weight`` is the same on all (with ``groups``, of all ids there are). ``"rankings"``: each rank
+            has whole rankings, or none, and their weights; with ``reduction="none"`` their losses stay there.
 
     Returns:
         The loss, float64 for float64 scores and float32 for all others. All arithmetic is float64. Rankings without a
@@ -96,8 +98,10 @@ def direct_ap_loss(
         TypeError, ValueError: naming the argument, what was given and what is wanted. On CUDA a wrong target, weight or
             offset is no error, which would stall the stream: loss and gradient are NaN, of its ranking or, of offsets
             and weights of a mean, of all. There only ``reduction="none"`` with ``groups`` waits for the device, to
-            learn how many there are.
-        RuntimeError: on a second derivative with respect to the scores: the gradient is constant but for jumps.
+            learn how many there are. With ``process_group`` a wrong value on one rank, or calls that differ, are a
+            ValueError on all, and the host waits for the device to learn the lengths of the shards.
+        RuntimeError: on a second derivative with respect to the scores: the gradient is constant but for jumps. Where a
+            rank of ``process_group`` has died or makes no such call within the timeout of the group.
 
     Source: Song, Schwing, Zemel, Urtasun, Training Deep Neural Networks via Direct Loss Minimization, ICML 2016.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 from torch import Tensor, nn
@@ -82,6 +83,13 @@ class _APLoss(_Loss):
         weight: Tensor | None = None,
     ) -> Tensor:
         return type(self)._function(scores, targets, groups=groups, offsets=offsets, weight=weight, **self._given())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy speaks to the same processes: a group cannot be copied."""
+        memo[id(self.process_group)] = self.process_group
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        copied.__dict__.update(deepcopy(self.__dict__, memo))
+        return copied
 
     def _shown(self) -> dict[str, Any]:
         hidden = ("process_group", "sharded") if self.process_group is None else ()

@@ -169,7 +169,8 @@ def _scale_gradient(ctx: Any, incoming: Tensor | None, *_: None) -> tuple[Tensor
     if torch.is_grad_enabled():  # create_graph=True
         gradient = cast(Any, _NotTwice).apply(gradient, ctx.scores)
     if ctx.reduction == "none":
-        incoming = incoming[number] if number.shape[0] else incoming.unsqueeze(-1)
+        # Of ragged rankings both are flat.
+        incoming = incoming[number] if gradient.dim() == incoming.dim() else incoming.unsqueeze(-1)
     # Cast last: a scaled float16 gradient is not rounded before it is scaled.
     gradient = (gradient * incoming).to(ctx.scores.dtype)
     return gradient if ctx.dim == gradient.dim() - 1 else gradient.movedim(-1, ctx.dim), *nothing

@@ -174,7 +174,9 @@ def test_nothing_at_all(loss: Loss) -> None:
         value = loss(empty, none, **layout)
         assert value.item() == 0
         assert torch.autograd.grad(value, empty)[0].shape == (0,)
-        assert loss(empty, none, reduction="none", **layout).tolist() == [0.0] * rankings
+        each = loss(empty, none, reduction="none", **layout)
+        assert each.tolist() == [0.0] * rankings
+        assert torch.autograd.grad(each.sum(), empty)[0].shape == (0,)
         assert fastap.average_precision(empty, none, **layout).shape == (rankings,)
         assert fastap.average_precision(empty, none, **layout).isnan().all()
         ranks, value = fastap.loss_augmented_ranking(empty, none, **layout)
