@@ -19,6 +19,7 @@ from fastap.modules import (
     DirectCostLoss,
 )
 from fastap.problem import AugmentedRanking
+from fastap.retrieval import RetrievalAPLoss, retrieval_ap_loss
 
 __version__ = _version("fastap")
 
@@ -30,6 +31,7 @@ __all__ = [
     "CostPerceptronLoss",
     "DirectAPLoss",
     "DirectCostLoss",
+    "RetrievalAPLoss",
     "ap_hinge_loss",
     "ap_perceptron_loss",
     "average_precision",
@@ -39,4 +41,5 @@ __all__ = [
     "direct_cost_loss",
     "direct_loss",
     "loss_augmented_ranking",
+    "retrieval_ap_loss",
 ]

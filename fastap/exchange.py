@@ -85,6 +85,11 @@ class Link:
             f"got on rank 0: {said[0]}; on rank {other}: {said[other]}"
         )
 
+    def before(self, count: int) -> int:
+        """The sum of the counts of the ranks before this one."""
+        own = torch.tensor([count], device=self.device)
+        return int(self.from_all(own, "count the items")[: self.rank].sum())
+
     def from_all(self, values: Tensor, purpose: str) -> Tensor:
         """The values of every rank, of one shape, stacked in the order of the ranks."""
         sent = values.to(self.device).contiguous()

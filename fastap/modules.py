@@ -36,8 +36,18 @@ class _Loss(nn.Module):
         return {name: getattr(self, name) for name in self._options}
 
     def _shown(self) -> dict[str, Any]:
-        """The options as they are printed."""
-        return self._given()
+        """The options as they are printed: without those of distributed training where there is none."""
+        options = self._given()
+        hidden = () if options.get("process_group") is not None else ("process_group", "sharded")
+        return {name: option for name, option in options.items() if name not in hidden}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy speaks to the same processes: a group cannot be copied."""
+        group = getattr(self, "process_group", None)
+        memo[id(group)] = group
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        copied.__dict__.update(deepcopy(self.__dict__, memo))
+        return copied
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={option!r}" for name, option in self._shown().items())
@@ -83,17 +93,6 @@ class _APLoss(_Loss):
         weight: Tensor | None = None,
     ) -> Tensor:
         return type(self)._function(scores, targets, groups=groups, offsets=offsets, weight=weight, **self._given())
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """A copy speaks to the same processes: a group cannot be copied."""
-        memo[id(self.process_group)] = self.process_group
-        copied = memo[id(self)] = type(self).__new__(type(self))
-        copied.__dict__.update(deepcopy(self.__dict__, memo))
-        return copied
-
-    def _shown(self) -> dict[str, Any]:
-        hidden = ("process_group", "sharded") if self.process_group is None else ()
-        return {name: option for name, option in self._given().items() if name not in hidden}
 
 
 class DirectAPLoss(_APLoss):
@@ -191,7 +190,7 @@ class _CostLoss(_Loss):
         return self
 
     def _shown(self) -> dict[str, Any]:
-        options = self._given()
+        options = super()._shown()
         if self.cost is not None:
             options["cost"] = tuple(self.cost.shape)
         return options

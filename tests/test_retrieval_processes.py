@@ -1,0 +1,96 @@
+"""Queries spread over processes: loss and gradient of one process with all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastap.retrieval import retrieval_ap_loss
+from tests import processes
+
+LENGTHS = {2: (9, 14), 4: (5, 0, 17, 1)}
+
+
+def whole_batch() -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs, labels and weights of the queries, for all ranks."""
+    generator = torch.Generator().manual_seed(60)
+    items = sum(LENGTHS[2])
+    assert items == sum(LENGTHS[4])
+    inputs = torch.randn(items, 5, generator=generator, dtype=torch.float64)
+    return inputs, torch.randint(4, (items,), generator=generator), torch.rand(items, generator=generator)
+
+
+def parameters() -> Tensor:
+    generator = torch.Generator().manual_seed(61)
+    return torch.randn(5, 3, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+def options_of_processes() -> list[dict[str, Any]]:
+    return [
+        {},
+        {"reduction": "sum", "similarity": "dot"},
+        {"weight": True, "max_pairs": 40},
+        {"references": True, "reduction": "mean"},
+        {"many": True, "weight": True},
+        {"reduction": "none"},
+    ]
+
+
+def losses_of(part: slice, group: Any, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """The loss of these queries, and the gradient of the parameters times what DDP divides by."""
+    inputs, labels, weight = whole_batch()
+    options = dict(options)
+    if options.pop("many", False):
+        also = (labels == 1)[:, None] * F.one_hot(torch.tensor(4))  # a fifth label, beside the second
+        labels = F.one_hot(labels, 5) + also
+    parameter = parameters()
+    references = (inputs.flip(0)[:7] @ parameter, labels.flip(0)[:7]) if options.pop("references", False) else ()
+    if options.pop("weight", False):
+        options["weight"] = weight[part]
+    value = retrieval_ap_loss(inputs[part] @ parameter, labels[part], *references, process_group=group, **options)
+    total = value.sum() if value.dim() == 0 else (value * torch.arange(1, 1 + len(value))).sum()
+    return value.detach(), torch.autograd.grad(total, parameter)[0]
+
+
+def losses_of_rank(rank: int, ranks: int) -> list[tuple[Tensor, Tensor]]:
+    ends = torch.tensor([0, *LENGTHS[ranks]]).cumsum(0).tolist()
+    group = torch.distributed.group.WORLD
+    results = []
+    for options in options_of_processes():
+        value, gradient = losses_of(slice(*ends[rank : rank + 2]), group, options)
+        torch.distributed.all_reduce(gradient)
+        results.append((value, gradient / ranks))
+    return results
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_queries_spread_over_processes(ranks: int, tmp_path: Path) -> None:
+    """Value and gradient are those of one process with all of them; one rank has no query, another a single one."""
+    found = processes.results(losses_of_rank, ranks, tmp_path, ranks)
+    for number, options in enumerate(options_of_processes()):
+        value, gradient = losses_of(slice(None), None, options)
+        given = [each[number] for each in found]
+        if options.get("reduction") == "none":
+            torch.testing.assert_close(torch.cat([each for each, _ in given]), value, rtol=1e-12, atol=1e-14)
+            continue
+        for each, slope in given:
+            torch.testing.assert_close(each, value, rtol=1e-12, atol=0)
+            torch.testing.assert_close(slope, gradient, rtol=1e-10, atol=1e-12)
+
+
+def test_pairs_cannot_be_named_across_processes(tmp_path: Path) -> None:
+    assert processes.results(refused, 1, tmp_path) == ["indices_tuple must be None with a process_group"]
+
+
+def refused(rank: int) -> str:
+    pairs = [torch.tensor([0, 1])] * 4
+    try:
+        retrieval_ap_loss(torch.eye(3), None, indices_tuple=pairs, process_group=torch.distributed.group.WORLD)
+    except ValueError as error:
+        return str(error).partition(",")[0]
+    return "taken"
