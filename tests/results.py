@@ -58,6 +58,7 @@ def suites(where: dict[str, Any] | None = None, exponent: float = 1.02) -> dict[
         found += [
             benchmark("batches", work, 20, 980, scale, rankings=4_096, batch="retrieval"),
             benchmark("batches", work, 500, 199_500, scale, batch="detection"),
+            *(benchmark("ragged", work, 2, 18, scale, rankings=10_000, layout=layout) for layout in ("rows", "groups")),
         ]
         found += [
             benchmark("directions", work, 100, 900, scale, direction=way) for way in ("forward", "backward", "both")
