@@ -6,23 +6,8 @@ No number is specialised on: a variant takes up to 20 s to compile, and vector l
 import triton
 import triton.language as tl
 
-from .keys import (
-    IGNORED,
-    NEGATIVE,
-    POSITIVE,
-    WRONG,
-    class_of,
-    flags_of,
-    is_solvable,
-    key_of,
-    ranking_start,
-    score_of,
-    takes_part,
-    value_unsolved,
-)
-from .outcome import gradient_at, ranking_value, row_sums
-from .resolve import solve_ranking
-from .terms import task_scale
+from .keys import IGNORED, NEGATIVE, POSITIVE, class_of, flags_of, key_of, ranking_start, score_of
+from .whole import finish_ranking
 
 # A sort key: class, score (32 bits), index. All differ, so the sort is stable.
 _INDEX_BITS = tl.constexpr(13)
@@ -102,59 +87,10 @@ def short_rankings(
     tl.store(s_ptr + place, sums, mask=mask)
     tl.debug_barrier()
 
-    active = is_solvable(n_positive, n_negative, flags, LOSS)
-    value = value_unsolved(n_positive, n_negative, flags, LOSS)
-    rows_ptr += start
-    sums_ptr += start
-    choice_ptr = rows_ptr
-    before_ptr = sums_ptr
-    if active:
-        task = task_scale(epsilon_bits, n_negative, SIGN)
-        n_ptr = v_ptr + n_positive - 1
-        # S[0] = 0 stands at the last positive.
-        s_ptr += n_positive - 1
-        if LOSS != "ap":
-            solve_ranking(
-                v_ptr, n_ptr, s_ptr,
-                choice_ptr, rows_ptr + plane, rows_ptr + 2 * plane, rows_ptr + 3 * plane,
-                rows_ptr + 4 * plane, rows_ptr + 5 * plane, sums_ptr, sums_ptr + plane,
-                n_positive, n_negative, centre, task,
-                SIGN, METHOD, BLOCK, ROWS, PIECES, COLUMNS,
-            )  # fmt: skip
-            tl.debug_barrier()
-        score_sum = tl.full([], 0.0, tl.float64)
-        task_sum = tl.full([], 0.0, tl.float64)
-        above = tl.full([], 0.0, tl.float64)
-        for base in range(0, n_positive, BLOCK):
-            row = base + tl.arange(0, BLOCK)
-            score_part, task_part = row_sums(
-                v_ptr, n_ptr, s_ptr, choice_ptr, row, n_positive, n_negative, centre, LOSS, BLOCK
-            )
-            score_sum += score_part
-            task_sum += task_part
-            if LOSS != "ap":
-                choice = tl.load(choice_ptr + row, mask=row < n_positive, other=0).to(tl.float64)
-                through = above + tl.cumsum(choice, axis=0)
-                tl.store(before_ptr + row, through - choice, mask=row <= n_positive)
-                above += tl.sum(choice, axis=0)
-        if LOSS != "ap":
-            tl.store(before_ptr + n_positive, above)
-        last_sum = tl.load(s_ptr + n_negative)
-        value = ranking_value(score_sum, task_sum, last_sum, epsilon_bits, n_positive, n_negative, LOSS, SIGN)
-        tl.debug_barrier()
-    tl.store(value_ptr + ranking, value)
-    if LOSS != "ap":
-        tl.store(takes_part_ptr + ranking, takes_part(n_positive, n_negative, flags).to(tl.int8))
-
-    if LOSS != "ap":
-        for base in range(0, n_items, BLOCK_W):
-            o_place = base + tl.arange(0, BLOCK_W)
-            m_place = o_place < n_items
-            o_item = tl.load(order_ptr + o_place, mask=m_place, other=0)
-            taken = o_place < n_positive + n_negative
-            gradient = tl.where(taken | ((flags & WRONG) != 0), value, 0.0)
-            if active & (value == value):
-                gradient = gradient_at(
-                    v_ptr, choice_ptr, before_ptr, o_place, n_positive, n_negative, epsilon_bits, LOSS, SIGN
-                )
-            tl.store(out_ptr + o_item, gradient.to(tl.float32), mask=m_place)
+    finish_ranking(
+        v_ptr, order_ptr, s_ptr,
+        out_ptr, value_ptr, takes_part_ptr,
+        rows_ptr + start, sums_ptr + start,
+        ranking, n_items, plane, n_positive, n_negative, flags, centre, epsilon_bits,
+        LOSS, SIGN, METHOD, BLOCK, ROWS, PIECES, COLUMNS, BLOCK_W,
+    )  # fmt: skip

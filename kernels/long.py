@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 
 from .blocks import begin_levels, copy, find_last, mark, settle
-from .keys import WRONG, load_ranking, takes_part, value_unsolved
-from .outcome import gradient_at, rank_at, ranking_value, row_sums
+from .keys import load_ranking, takes_part, value_unsolved
+from .outcome import ranking_value, result_at, row_sums
 from .pool import pool
 from .program import solve_block
 from .resolve import search_rows
@@ -301,23 +301,15 @@ def write_items(
     place = (program % n_tiles).to(tl.int32) * BLOCK + tl.arange(0, BLOCK)
     mask = place < n_items
     item = tl.load(order_ptr + start + place, mask=mask, other=0)
-    taken = place < n_positive + n_negative
-    if LOSS == "ranking":
-        # Where there is nothing to rank against, by score.
-        rank = place
-        if solvable:
-            rank = rank_at(rows_ptr + start, place, n_positive, n_negative)
-        tl.store(out_ptr + start + item, tl.where(taken, rank, -1).to(tl.int64), mask=mask)
-    else:
-        value = tl.load(value_ptr + ranking)
-        result = tl.where(taken | ((flags & WRONG) != 0), value, 0.0)
-        if solvable & (value == value):
-            result = gradient_at(
-                v_ptr + start, rows_ptr + start, before_ptr + start,
-                place, n_positive, n_negative, epsilon_bits,
-                LOSS, SIGN,
-            )  # fmt: skip
-        tl.store(out_ptr + start + item, result.to(out_ptr.dtype.element_ty), mask=mask)
+    value = tl.full([], 0.0, tl.float64)
+    if LOSS != "ranking":
+        value = tl.load(value_ptr + ranking).to(tl.float64)
+    result = result_at(
+        v_ptr + start, rows_ptr + start, before_ptr + start,
+        place, n_positive, n_negative, flags, value, solvable, epsilon_bits,
+        LOSS, SIGN,
+    )  # fmt: skip
+    tl.store(out_ptr + start + item, result.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["n_items", "plane", "epsilon_bits"])

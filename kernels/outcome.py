@@ -7,6 +7,7 @@ then negatives, then ignored items.
 import triton
 import triton.language as tl
 
+from .keys import WRONG
 from .terms import count_above, highest_power, standard, task_loss
 
 
@@ -72,6 +73,27 @@ def ranking_value(
             value = tl.where(value > 1.0, 1.0, value)
     # Scores too large to be summed are as good as infinite.
     return tl.where(tl.abs(value) < float("inf"), value, float("nan"))
+
+
+@triton.jit
+def result_at(
+    v_ptr, choice_ptr, before_ptr,
+    place, n_positive, n_negative, flags, value, solvable, epsilon_bits,
+    LOSS: tl.constexpr, SIGN: tl.constexpr,
+):  # fmt: skip
+    """The gradient at a tile of places, NaN where the value is; for LOSS "ranking" the ranks, -1 for ignored items."""
+    taken = place < n_positive + n_negative
+    if LOSS == "ranking":
+        # Where there is nothing to rank against, by score.
+        rank = place
+        if solvable:
+            rank = rank_at(choice_ptr, place, n_positive, n_negative)
+        result = tl.where(taken, rank, -1)
+    else:
+        result = tl.where(taken | ((flags & WRONG) != 0), value, 0.0)
+        if solvable & (value == value):
+            result = gradient_at(v_ptr, choice_ptr, before_ptr, place, n_positive, n_negative, epsilon_bits, LOSS, SIGN)
+    return result
 
 
 @triton.jit

@@ -146,6 +146,7 @@ def compilations(target: str) -> list[Compilation]:
 _SHORT = (100, 500, 1000, 4001)
 _MIDDLE = 500
 _LONG = 10_001
+_RAGGED = (3, 1000)  # rankings of 10,001 items together: long on average, and short
 _UPDATES: tuple[Update, ...] = ("positive", "negative")
 Loss = Literal["direct", "hinge", "perceptron"]
 
@@ -167,6 +168,11 @@ def _launches(target: str) -> Iterator[Callable[[], object]]:
         yield losses(items, update="negative")
         yield losses(items, dp=True)
     yield losses(_LONG, dp=True, rankings=201)  # too many for waves
+    yield lambda: solve.losses(_batch(_LONG), Objective("direct"), torch.float32)  # unless losses are reduced
+    for rankings in _RAGGED:
+        yield losses(_LONG, rankings=rankings, ragged=True)
+        yield losses(_LONG, update="negative", rankings=rankings, ragged=True)
+        yield losses(_LONG, dp=True, rankings=rankings, ragged=True)
     for mean in (True, False):
         yield lambda mean=mean: solve.reduce(
             solve.losses(_batch(_LONG), Objective("direct"), torch.float64), torch.float32, mean=mean
@@ -195,6 +201,19 @@ def _launches(target: str) -> Iterator[Callable[[], object]]:
     yield lambda: solve.reduce(
         solve.losses(_batch(_LONG), Objective("direct"), torch.float64), torch.float64, mean=True
     )
+    for scores in (torch.float32, torch.float64):
+        for dtype in (torch.float32, torch.float64):
+            batch = _batch(_LONG, scores=scores, ragged=True)
+            yield lambda batch=batch, dtype=dtype: solve.losses(batch, Objective("direct", update="negative"), dtype)
+        yield lambda batch=batch: solve.average_precision(batch)
+        for update in _UPDATES:
+            yield lambda batch=batch, update=update: solve.ranking(batch, Objective("direct", 1.0, update))
+    yield losses(_LONG, "hinge", ragged=True)
+    yield losses(_LONG, "perceptron", ragged=True)
+    for targets in (torch.bool, torch.float32):
+        yield losses(_LONG, targets=targets, ragged=True)
+    for scores in (torch.float16, torch.bfloat16):
+        yield losses(_LONG, scores=scores, ragged=True)
     for dtype in (torch.int32, torch.int64):
         for items in (1001, 30_001, 1_000_001):  # each tile, each width of the scan
             keys = torch.empty(1, items, dtype=dtype, device="meta")
@@ -208,15 +227,19 @@ def _batch(
     targets: torch.dtype = torch.int64,
     rankings: int = 3,
     wide: bool = False,
+    ragged: bool = False,
 ) -> Batch:
     """Tensors that are all shape: Triton asks for types, addresses and strides only."""
 
     def empty(dtype: torch.dtype) -> Tensor:
+        if ragged:
+            return torch.empty(items, dtype=dtype, device="meta")
         if not wide:
             return torch.empty(rankings, items, dtype=dtype, device="meta")
         return torch.empty(2, items, 2**32 // items, dtype=dtype, device="meta").movedim(1, -1)
 
-    return Batch(empty(scores), empty(targets), None if targets == torch.bool else -1)
+    offsets = torch.empty(rankings + 1, dtype=torch.int64, device="meta") if ragged else None
+    return Batch(empty(scores), empty(targets), None if targets == torch.bool else -1, offsets)
 
 
 def measure(compilation: Compilation, *, count: bool = True) -> Numbers:

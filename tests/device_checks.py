@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -164,7 +165,90 @@ def metric(scores: Tensor, targets: Tensor, **options: Any) -> Tensor:
     from fastap.backends import triton
     from fastap.problem import Batch as Tensors
 
-    return triton.average_precision(Tensors(scores, targets, options.get("ignore_index")))
+    return triton.average_precision(Tensors(scores, targets, options.get("ignore_index"), options.get("offsets")))
+
+
+def ragged_batch(seed: int, lengths: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Flat scores of that type, targets, of which some are ignored, and offsets."""
+    rng = np.random.default_rng(seed)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    targets = (rng.random(offsets[-1]) < 0.3).astype(np.int64)
+    targets[rng.random(offsets[-1]) < 0.1] = -1
+    return (
+        torch.from_numpy(rng.normal(size=offsets[-1])).to(dtype),
+        torch.from_numpy(targets),
+        torch.from_numpy(offsets),
+    )
+
+
+def _alone(lengths: tuple[int, ...], dtype: torch.dtype) -> tuple[Any, Iterator[tuple[int, slice, Tensor, Tensor]]]:
+    """A ragged batch, and each of its rankings that are not empty, in float64."""
+    scores, targets, offsets = ragged_batch(len(lengths), lengths, dtype)
+    ends = offsets.tolist()
+
+    def rankings() -> Iterator[tuple[int, slice, Tensor, Tensor]]:
+        for number, (start, end) in enumerate(pairwise(ends)):
+            if start < end:
+                where = slice(start, end)
+                yield number, where, scores[None, where].double(), targets[None, where]
+
+    return (scores, targets, offsets), rankings()
+
+
+def check_ragged(name: str, device: Device, dtype: torch.dtype, lengths: tuple[int, ...], method: str = "auto") -> None:
+    """Rankings of those lengths together, each against the torch backend in float64; ``epsilon`` 1."""
+    (scores, targets, offsets), rankings = _alone(lengths, dtype)
+    options = {} if name == "perceptron" else {"method": method}
+    with poisoned():
+        value, gradient = value_and_gradient(
+            LOSSES[name], scores.to(device), targets.to(device), offsets=offsets.to(device), ignore_index=-1,
+            backend="triton", **options,
+        )  # fmt: skip
+    value, gradient = value.cpu(), gradient.cpu()
+    assert gradient.dtype == dtype
+    assert (value[torch.tensor(lengths) == 0] == 0).all()
+    for number, where, score, target in rankings:
+        expected, slope = value_and_gradient(LOSSES[name], score, target, ignore_index=-1, backend="torch")
+        rounding = 1e-12 if dtype == torch.float64 else 2.0**-23
+        torch.testing.assert_close(value[number].double(), expected[0], rtol=rounding, atol=rounding)
+        allowed = max(1e-6 if dtype != torch.float64 else 1e-12, 2 * ROUNDING[dtype])
+        absolute = allowed * float(slope.abs().max()) + (SMALLEST if dtype == torch.float16 else 0.0)
+        torch.testing.assert_close(gradient[where].double(), slope[0], rtol=0, atol=absolute)
+
+
+def check_ragged_ranking(
+    update: str, device: Device, dtype: torch.dtype, lengths: tuple[int, ...], method: str = "auto"
+) -> None:
+    """The ranks of each ranking are a permutation that attains the value, which is that of the ranking alone."""
+    (scores, targets, offsets), rankings = _alone(lengths, dtype)
+    with poisoned():
+        ranks, value = fastap.loss_augmented_ranking(
+            scores.to(device), targets.to(device), offsets=offsets.to(device), update=update, method=method,
+            ignore_index=-1, backend="triton",
+        )  # fmt: skip
+    ranks, value = ranks.cpu(), value.cpu()
+    assert value[torch.tensor(lengths) == 0].isnan().all()
+    for number, where, score, target in rankings:
+        taken = target[0] >= 0
+        assert (ranks[where][~taken] == -1).all()
+        order = sorted(ranks[where][taken].tolist())
+        assert order == list(range(len(order)))
+        expected = fastap.loss_augmented_ranking(score, target, update=update, ignore_index=-1, backend="torch").value
+        torch.testing.assert_close(value[number], expected[0], rtol=1e-12, atol=1e-12, equal_nan=True)
+        if not expected.isnan():
+            given = score[0, taken].numpy(), target[0, taken].numpy() == 1, ranks[where][taken].numpy()
+            assert abs(_attained(*given, update) - float(expected[0])) <= 1e-12
+
+
+def check_ragged_metric(device: Device, dtype: torch.dtype, lengths: tuple[int, ...]) -> None:
+    """AP of every ranking is that of the ranking alone."""
+    (scores, targets, offsets), rankings = _alone(lengths, dtype)
+    with poisoned():
+        given = metric(scores.to(device), targets.to(device), offsets=offsets.to(device), ignore_index=-1).cpu()
+    assert given[torch.tensor(lengths) == 0].isnan().all()
+    for number, _, score, target in rankings:
+        expected = fastap.average_precision(score, target, ignore_index=-1)
+        torch.testing.assert_close(given[number], expected[0], rtol=1e-12, atol=0, equal_nan=True)
 
 
 def check_long(

@@ -99,6 +99,57 @@ def test_sizes_around_the_limits(items: int, update: str) -> None:
         checks.check_metric(batch, CUDA, torch.float32)
 
 
+# Lengths of ragged rankings: with one warp each and with four, empty ones anywhere, one long ranking among short ones.
+RAGGED = {
+    "short": (0, 1, 2, 0, *range(3, 130, 7), 33, 32, 0, 0),
+    "many": tuple(number * 37 % 101 for number in range(10_000)),
+    "long": (700, 0, 4097, 1, 20_011, 512, 513, 0, 130),
+}
+
+
+@pytest.mark.parametrize("method", ["auto", "dp"])
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=name_of)
+@pytest.mark.parametrize("lengths", ["short", "long"])
+def test_ragged_losses(lengths: str, dtype: torch.dtype, name: str, method: str) -> None:
+    if name == "perceptron" and method == "dp":
+        pytest.skip("the perceptron has no method")
+    checks.check_ragged(name, CUDA, dtype, RAGGED[lengths], method)
+
+
+@pytest.mark.parametrize("method", ["auto", "dp"])
+@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name_of)
+@pytest.mark.parametrize("lengths", ["short", "long"])
+def test_ragged_augmented_rankings(lengths: str, dtype: torch.dtype, update: str, method: str) -> None:
+    checks.check_ragged_ranking(update, CUDA, dtype, RAGGED[lengths], method)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name_of)
+@pytest.mark.parametrize("lengths", RAGGED)
+def test_ragged_metrics(lengths: str, dtype: torch.dtype) -> None:
+    checks.check_ragged_metric(CUDA, dtype, RAGGED[lengths])
+
+
+@pytest.mark.parametrize("name", ["positive", "negative"])
+def test_more_ragged_rankings_than_programs(name: str) -> None:
+    checks.check_ragged(name, CUDA, torch.float32, RAGGED["many"])
+
+
+def test_ragged_rankings_are_equal_to_the_bit_wherever_they_stand(loss: Loss) -> None:
+    scores, targets, offsets = (each.to(CUDA) for each in checks.ragged_batch(5, RAGGED["long"], torch.float32))
+    options = {"ignore_index": -1, "backend": "triton"}
+    value, gradient = value_and_gradient(loss, scores, targets, offsets=offsets, **options)
+    again = value_and_gradient(loss, scores, targets, offsets=offsets, **options)
+    padded = value_and_gradient(
+        loss, scores, targets, offsets=torch.nn.functional.pad(offsets, (0, 7), value=scores.shape[0]), **options
+    )
+    for others in (again, (padded[0][:-7], padded[1])):
+        assert torch.equal(value, others[0])
+        assert torch.equal(gradient, others[1])
+    assert (padded[0][-7:] == 0).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name_of)
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("items", [7, 100, 4999])
@@ -255,6 +306,52 @@ def test_no_loss_waits(shape: tuple[int, int], name: str, method: str) -> None:
             work(*arguments)
 
 
+def ragged_arguments(name: str, method: str, layout: str) -> tuple[Tensor, dict[str, Any]]:
+    """Scores, and what else a call with weights takes of ragged rankings, on the device."""
+    scores, targets, offsets = (each.to(CUDA) for each in checks.ragged_batch(6, RAGGED["long"], torch.float32))
+    lengths = offsets.diff()
+    if layout == "groups":
+        # Of ids that nobody has in order; empty rankings have none.
+        numbers = torch.repeat_interleave(torch.arange(lengths.shape[0], device=CUDA) % 5, lengths)
+        rankings: dict[str, Tensor] = {"groups": numbers, "weight": torch.rand(5, device=CUDA)}
+    else:
+        rankings = {"offsets": offsets, "weight": torch.rand(lengths.shape[0], device=CUDA)}
+    return scores, {"targets": targets, "ignore_index": -1, **rankings, **options_of(name, method)}
+
+
+def ragged_loss(name: str, scores: Tensor, **options: Any) -> Tensor:
+    """The loss by its own name: ``weight`` is that of the rankings."""
+    if name in UPDATES:
+        return fastap.direct_ap_loss(scores, update=name, **options)
+    return (fastap.ap_hinge_loss if name == "hinge" else fastap.ap_perceptron_loss)(scores, **options)
+
+
+@pytest.mark.parametrize("layout", ["offsets", "groups"])
+@pytest.mark.parametrize("method", ["auto", "dp"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_ragged_loss_waits(name: str, method: str, layout: str) -> None:
+    scores, options = ragged_arguments(name, method, layout)
+    leaf = scores.requires_grad_()
+    # How many groups there are the host has to wait for, where it is to return a loss of each.
+    for reduction in ("mean", "sum", "none") if layout == "offsets" else ("mean", "sum"):
+
+        def work(reduction: str = reduction) -> None:
+            loss = ragged_loss(name, leaf, reduction=reduction, **options)
+            torch.autograd.grad(loss.sum(), leaf)
+
+        work()
+        with no_waiting():
+            work()
+
+
+def test_neither_ragged_metric_nor_ranking_waits() -> None:
+    scores, targets, offsets = (each.to(CUDA) for each in checks.ragged_batch(7, RAGGED["long"], torch.float32))
+    for work in (fastap.average_precision, fastap.loss_augmented_ranking):
+        work(scores, targets, offsets=offsets, ignore_index=-1)
+        with no_waiting():
+            work(scores, targets, offsets=offsets, ignore_index=-1)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name_of)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_neither_metric_nor_ranking_waits(shape: tuple[int, int], dtype: torch.dtype) -> None:
@@ -296,6 +393,29 @@ def test_a_captured_graph_replays_on_changed_inputs(shape: tuple[int, int], name
         targets.copy_(chosen)
         graph.replay()
         expected = value_and_gradient(LOSSES[name], scores, chosen, reduction="mean", **options_of(name, method))
+        assert torch.equal(result[0], expected[0])
+        assert torch.equal(result[1], expected[1])
+
+
+@pytest.mark.parametrize("layout", ["offsets", "groups"])
+@pytest.mark.parametrize("name", ["negative", "hinge"])
+def test_a_captured_ragged_loss_replays_on_changed_inputs(name: str, layout: str) -> None:
+    """Other scores, and other rankings."""
+    scores, options = ragged_arguments(name, "auto", layout)
+    leaf = scores.clone().requires_grad_()
+
+    def work() -> tuple[Tensor, Tensor]:
+        loss = ragged_loss(name, leaf, **options)
+        return loss, torch.autograd.grad(loss, leaf)[0]
+
+    graph, result = captured(work)
+    for _ in range(3):
+        leaf.data.normal_()
+        given = options[layout]
+        changed = torch.cat([(given[:-1] * 0.7).long(), given[-1:]]) if layout == "offsets" else given.roll(11)
+        given.copy_(changed)
+        graph.replay()
+        expected = work()
         assert torch.equal(result[0], expected[0])
         assert torch.equal(result[1], expected[1])
 
@@ -361,6 +481,20 @@ def test_work_space_is_at_most_64_bytes_a_score(rankings: int, items: int, metho
         return loss.detach(), torch.autograd.grad(loss, leaf)[0]
 
     assert checks.work_space(work) <= 64 * scores.numel()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name_of)
+@pytest.mark.parametrize("lengths", [(100,) * 10_000, (1000,) * 1000])
+def test_ragged_work_space_is_at_most_64_bytes_a_score(lengths: tuple[int, ...], dtype: torch.dtype) -> None:
+    scores, targets, offsets = (each.to(CUDA) for each in checks.ragged_batch(8, lengths, dtype))
+    leaf = scores.requires_grad_()
+
+    def work() -> tuple[Tensor, Tensor]:
+        loss = fastap.direct_ap_loss(leaf, targets, offsets=offsets, update="negative", ignore_index=-1)
+        return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+
+    # PyTorch hands out memory by the half kilobyte.
+    assert checks.work_space(work) <= 64 * scores.numel() + 17 * len(lengths) + 2**16
 
 
 @pytest.mark.parametrize("shape", SHAPES)

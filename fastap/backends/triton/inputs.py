@@ -1,7 +1,8 @@
-"""The user's tensors as kernels read them: pointers and strides, without a copy where strides allow."""
+"""The user's tensors and loss as kernels read them: pointers and strides, without a copy where strides allow."""
 
 from __future__ import annotations
 
+import struct
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -11,23 +12,28 @@ from torch import Tensor
 
 from fastap.backends.triton.launch import MOST_ITEMS
 from fastap.checks import can_hold
-from fastap.problem import Batch
+from fastap.problem import Batch, Objective
 
 _SCORE_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Scores and targets whose leading axes are numbered (outer, inner), and what else kernels ask of them."""
+    """Scores and targets whose leading axes are numbered (outer, inner), and what else kernels ask of them.
+
+    With offsets they are flat, rankings of different lengths end to end.
+    """
 
     scores: Tensor
     targets: Tensor
     rankings: int
-    items: int
+    items: int  # of each ranking; with offsets of all together
+    shape: tuple[int, ...]  # of what there is one of an item: (rankings, items), with offsets (items,)
     inner: int
     strides: tuple[int, int, int, int, int, int]  # outer, inner, item: of the scores, then of the targets
     ignore_index: int  # of no meaning unless has_ignore
     has_ignore: bool
+    offsets: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
@@ -38,10 +44,33 @@ class Inputs:
         return torch.empty(shape, dtype=dtype, device=self.device)
 
 
+@dataclass(frozen=True)
+class Task:
+    """What kernels are compiled for, and the one number they are given."""
+
+    loss: str
+    sign: int
+    method: str
+    epsilon: float
+
+    @staticmethod
+    def of(objective: Objective) -> Task:
+        method = "standard" if objective.loss == "perceptron" else objective.method
+        return Task(objective.loss, objective.sign, method, objective.epsilon)
+
+    @property
+    def epsilon_bits(self) -> int:
+        """A float64 as an integer: Triton passes a Python float as float32."""
+        return int(struct.unpack("<q", struct.pack("<d", self.epsilon))[0])
+
+
 def inputs_of(batch: Batch) -> Inputs:
     """The batch as kernels read it. Any ``dim`` of a contiguous tensor, and most views, are read where they are."""
-    if batch.items > MOST_ITEMS:
-        raise ValueError(f"scores must have at most {MOST_ITEMS} items in a ranking on this backend, got {batch.items}")
+    flat = batch.offsets is not None
+    if batch.items > MOST_ITEMS or (flat and batch.rankings > MOST_ITEMS):
+        where = f"items and {MOST_ITEMS} rankings" if flat else "items in a ranking"
+        given = f"{batch.items} and {batch.rankings}" if flat else f"{batch.items}"
+        raise ValueError(f"scores must have at most {MOST_ITEMS} {where} on this backend, got {given}")
     scores, targets = batch.scores, batch.targets
     if scores.dtype not in _SCORE_TYPES:
         scores = scores.float()
@@ -63,10 +92,12 @@ def inputs_of(batch: Batch) -> Inputs:
         targets,
         batch.rankings,
         batch.items,
+        batch.shape,
         inner,
         (*_outer_inner(axes[0], inner), scores.stride(-1), *_outer_inner(axes[1], inner), targets.stride(-1)),
         batch.ignore_index if has_ignore and batch.ignore_index is not None else 0,
         has_ignore,
+        batch.offsets,
     )
 
 

@@ -7,6 +7,7 @@ spills: ``tests/compiled.json``) and from how many programs a multiprocessor can
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -14,6 +15,10 @@ import torch
 MOST_SHORT_ITEMS = 4096
 # Two counts of items added up, and the ends of tiles beyond the last item, are int32.
 MOST_ITEMS = 2**30 - 2**18
+
+# Rankings of different lengths that are under way at a time, several to each place there is on a GPU: a multiprocessor
+# that is through with short ones gets more, and rankings beyond these, of which most may be empty, start no program.
+MOST_PROGRAMS = 8192
 
 # Multiprocessors of an H100 or H200: as many rankings keep all of them busy, one program each.
 _PROCESSORS = 132
@@ -42,6 +47,12 @@ class Waves:
     max_registers: int | None
 
 
+def compiler_options(tiles: Tiles | Waves) -> dict[str, Any]:
+    """Compiler options of kernels that search."""
+    limit = {} if tiles.max_registers is None else {"maxnreg": tiles.max_registers}
+    return {"num_warps": tiles.num_warps, **limit}
+
+
 @dataclass(frozen=True)
 class ShortLaunch:
     """One launch, one program a ranking."""
@@ -61,6 +72,17 @@ class LongLaunch:
     tiles: Tiles
     num_warps: int  # of all stages but those that search
     waves: Waves | None  # None: one program a ranking runs the dynamic program
+
+
+@dataclass(frozen=True)
+class RaggedLaunch:
+    """One launch before the sorts, one after them, whatever the lengths."""
+
+    items: int  # items a program encodes
+    num_warps: int  # that do so
+    written: int  # items of a ranking that are counted, added up or written together
+    programs: int  # that share the rankings
+    tiles: Tiles
 
 
 def launch_for(
@@ -85,6 +107,14 @@ def launch_for(
         # 120 stripes at the first level: at P = 2,000 and N = 200,000 some 50 tiles are at work in each of 220 waves.
         waves=Waves(5, (24, 5), 2048, 8, 255 if nvidia else None) if few else None,
     )
+
+
+def ragged_launch(rankings: int, items: int, architecture: str) -> RaggedLaunch:
+    """The launch for so many rankings with so many items in all; the host does not know which has how many."""
+    # As for short rows of the mean length: a warp takes in the positives of most at once.
+    num_warps = 1 if items <= SHORT_ITEMS[0] * rankings else 4
+    tiles = tiles_for(num_warps, architecture.startswith("sm_"))
+    return RaggedLaunch(1024, 4, 128 * num_warps, min(rankings, MOST_PROGRAMS), tiles)
 
 
 def short_items(items: int) -> int:

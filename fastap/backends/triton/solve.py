@@ -1,23 +1,33 @@
-"""Losses, rankings and the metric: one launch for short rows, a launch a stage for long ones."""
+"""Losses, rankings and the metric: one launch for short rows, a launch a stage for long ones; see also ``ragged``."""
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from fastap.backends.triton.inputs import Inputs, architecture, inputs_of, on_device
-from fastap.backends.triton.launch import LongLaunch, ShortLaunch, Tiles, Waves, launch_for
+from fastap.backends import masked
+from fastap.backends.triton.inputs import Inputs, Task, architecture, inputs_of, on_device
+from fastap.backends.triton.launch import (
+    LongLaunch,
+    RaggedLaunch,
+    ShortLaunch,
+    Waves,
+    compiler_options,
+    launch_for,
+    ragged_launch,
+)
+from fastap.backends.triton.ragged import run_ragged
 from fastap.backends.triton.sort import choose_algorithm, sort_rows
 from fastap.kernels import fused, layout, long, wave
 from fastap.kernels import reduce as reduction
 from fastap.problem import AugmentedRanking, Batch, Losses, Objective
 
 _REDUCED_AT_A_TIME = 1024
+# One program is soon done with fewer losses; of groups there may be as many as items.
+_REDUCED_BY_ONE = 64 * _REDUCED_AT_A_TIME
 
 
 def losses(batch: Batch, objective: Objective, dtype: torch.dtype) -> Losses:
@@ -28,13 +38,13 @@ def losses(batch: Batch, objective: Objective, dtype: torch.dtype) -> Losses:
 
 
 def ranking(batch: Batch, objective: Objective) -> AugmentedRanking:
-    """Ranks in the loss-augmented ranking, and what it attains: always a launch a stage."""
+    """Ranks in the loss-augmented ranking, and what it attains: never one launch."""
     inputs = inputs_of(batch)
     task = Task("ranking", objective.sign, objective.method, objective.epsilon)
     with on_device(inputs.device):
-        ranks = inputs.empty(inputs.rankings, inputs.items, dtype=torch.int64)
+        ranks = inputs.empty(*inputs.shape, dtype=torch.int64)
         value = inputs.empty(inputs.rankings, dtype=torch.float64)
-        _run_long(inputs, task, _long(launch_of(inputs, torch.float64)), ranks, value, None)
+        _run(inputs, task, launch_of(inputs, torch.float64), ranks, value, None)
     return AugmentedRanking(ranks, value)
 
 
@@ -44,16 +54,16 @@ def average_precision(batch: Batch) -> Tensor:
     task = Task("ap", 1, "standard", 1.0)
     with on_device(inputs.device):
         value = inputs.empty(inputs.rankings, dtype=torch.float64)
-        launch = launch_of(inputs)
-        if isinstance(launch, ShortLaunch):
-            _run_short(inputs, task, launch, None, value, None)
-        else:
-            _run_long(inputs, task, launch, None, value, None)
+        _run(inputs, task, launch_of(inputs), None, value, None)
     return value
 
 
-def reduce(losses: Losses, dtype: torch.dtype, *, mean: bool) -> tuple[Tensor, Tensor | None]:
+def reduce(
+    losses: Losses, dtype: torch.dtype, *, mean: bool, weight: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     """The sum of the losses or their mean over those that take part; of a mean the share of each."""
+    if weight is not None or losses.loss.shape[0] > _REDUCED_BY_ONE:
+        return masked.reduce(losses, dtype, mean=mean, weight=weight)
     device = losses.loss.device
     total = torch.empty((), dtype=dtype, device=device)
     share = torch.empty(1, dtype=dtype, device=device) if mean else None
@@ -67,52 +77,36 @@ def reduce(losses: Losses, dtype: torch.dtype, *, mean: bool) -> tuple[Tensor, T
     return total, share
 
 
-@dataclass(frozen=True)
-class Task:
-    """What kernels are compiled for, and the one number they are given."""
-
-    loss: str
-    sign: int
-    method: str
-    epsilon: float
-
-    @staticmethod
-    def of(objective: Objective) -> Task:
-        method = "standard" if objective.loss == "perceptron" else objective.method
-        return Task(objective.loss, objective.sign, method, objective.epsilon)
-
-    @property
-    def epsilon_bits(self) -> int:
-        """A float64 as an integer: Triton passes a Python float as float32."""
-        return int(struct.unpack("<q", struct.pack("<d", self.epsilon))[0])
+Launch = ShortLaunch | LongLaunch | RaggedLaunch
 
 
-def launch_of(inputs: Inputs, dtype: torch.dtype | None = None) -> ShortLaunch | LongLaunch:
+def launch_of(inputs: Inputs, dtype: torch.dtype | None = None) -> Launch:
     """The launch for these rankings; the host does not know how many positives they have."""
-    return launch_for(
-        inputs.rankings, inputs.items, inputs.items, dtype or inputs.scores.dtype, architecture(inputs.device)
-    )
+    where = architecture(inputs.device)
+    if inputs.offsets is not None:
+        return ragged_launch(inputs.rankings, inputs.items, where)
+    return launch_for(inputs.rankings, inputs.items, inputs.items, dtype or inputs.scores.dtype, where)
 
 
-def _long(launch: ShortLaunch | LongLaunch) -> LongLaunch:
-    assert isinstance(launch, LongLaunch)
-    return launch
-
-
-def _options(tiles: Tiles | Waves) -> dict[str, Any]:
-    """Compiler options of kernels that search."""
-    limit = {} if tiles.max_registers is None else {"maxnreg": tiles.max_registers}
-    return {"num_warps": tiles.num_warps, **limit}
-
-
-def _losses(inputs: Inputs, task: Task, dtype: torch.dtype, launch: ShortLaunch | LongLaunch) -> Losses:
+def _losses(inputs: Inputs, task: Task, dtype: torch.dtype, launch: Launch) -> Losses:
     gradient_type = torch.float64 if inputs.scores.dtype == torch.float64 else torch.float32
-    gradient = inputs.empty(inputs.rankings, inputs.items, dtype=gradient_type)
+    gradient = inputs.empty(*inputs.shape, dtype=gradient_type)
     loss = inputs.empty(inputs.rankings, dtype=dtype)
     takes_part = inputs.empty(inputs.rankings, dtype=torch.bool)
-    run = _run_short if isinstance(launch, ShortLaunch) else _run_long
-    run(inputs, task, launch, gradient, loss, takes_part.view(torch.int8))  # type: ignore[arg-type]
+    _run(inputs, task, launch, gradient, loss, takes_part.view(torch.int8))
     return Losses(loss, gradient, takes_part)
+
+
+def _run(
+    inputs: Inputs, task: Task, launch: Launch, out: Tensor | None, value: Tensor, takes_part: Tensor | None
+) -> None:
+    """Fill what is given: gradients or ranks, the value of every ranking, whether it takes part."""
+    if isinstance(launch, ShortLaunch):
+        _run_short(inputs, task, launch, out, value, takes_part)
+    elif isinstance(launch, LongLaunch):
+        _run_long(inputs, task, launch, out, value, takes_part)
+    else:
+        run_ragged(inputs, task, launch, out, value, takes_part)
 
 
 def _run_short(
@@ -136,7 +130,7 @@ def _run_short(
         inputs.ignore_index, task.epsilon_bits,
         LOSS=task.loss, SIGN=task.sign, METHOD=task.method, HAS_IGNORE=inputs.has_ignore,
         BLOCK_N=launch.items, BLOCK=tiles.rows, ROWS=tiles.search_rows, PIECES=tiles.pieces, COLUMNS=tiles.columns,
-        BLOCK_W=launch.written, **_options(tiles),
+        BLOCK_W=launch.written, **compiler_options(tiles),
     )  # fmt: skip
 
 
@@ -245,7 +239,7 @@ def solve(inputs: Inputs, task: Task, launch: LongLaunch, sorted_: Sorted, rows:
             v, s, counts, centre,
             rows, sums,
             items, plane, bits,
-            SIGN=task.sign, BLOCK=tiles.rows, COLUMNS=tiles.columns, **_options(tiles),
+            SIGN=task.sign, BLOCK=tiles.rows, COLUMNS=tiles.columns, **compiler_options(tiles),
         )  # fmt: skip
         return
     bounded = task.method == "auto" and task.sign < 0
@@ -254,7 +248,7 @@ def solve(inputs: Inputs, task: Task, launch: LongLaunch, sorted_: Sorted, rows:
         rows,
         items, launch.search_programs, bits,
         LOSS=task.loss, SIGN=task.sign, METHOD=task.method,
-        ROWS=tiles.search_rows if bounded else tiles.rows, PIECES=tiles.pieces, **_options(tiles),
+        ROWS=tiles.search_rows if bounded else tiles.rows, PIECES=tiles.pieces, **compiler_options(tiles),
     )  # fmt: skip
     if task.method != "auto":
         return
@@ -276,7 +270,7 @@ def solve(inputs: Inputs, task: Task, launch: LongLaunch, sorted_: Sorted, rows:
         rows, sums,
         items, n_tiles, plane, bits,
         SIGN=task.sign, BLOCK=tiles.rows, ROWS=tiles.search_rows, PIECES=tiles.pieces, COLUMNS=tiles.columns,
-        **_options(tiles),
+        **compiler_options(tiles),
     )  # fmt: skip
     if task.sign < 0:
         long.finish_rankings[(rankings,)](
@@ -284,7 +278,7 @@ def solve(inputs: Inputs, task: Task, launch: LongLaunch, sorted_: Sorted, rows:
             rows, sums,
             items, plane, bits,
             BLOCK=tiles.rows, ROWS=tiles.search_rows, PIECES=tiles.pieces, COLUMNS=tiles.columns,
-            BLOCK_W=launch.items, **_options(tiles),
+            BLOCK_W=launch.items, **compiler_options(tiles),
         )  # fmt: skip
 
 
@@ -303,7 +297,7 @@ def solve_by_waves(
                 rows, sums,
                 items, plane, number, bits,
                 SIGN=task.sign, LEVEL=level, SEGMENTS=waves.segments, STRIPES=stripes, COLUMNS=waves.columns,
-                **_options(waves),
+                **compiler_options(waves),
             )  # fmt: skip
         wave.trace_checkpoints[(rankings * waves.segments**level,)](
             counts, centre,
@@ -317,5 +311,5 @@ def solve_by_waves(
         rows, sums,
         items, plane, bits,
         SIGN=task.sign, LEVELS=levels, SEGMENTS=waves.segments, BLOCK=tiles.rows, COLUMNS=tiles.columns,
-        **_options(tiles),
+        **compiler_options(tiles),
     )  # fmt: skip

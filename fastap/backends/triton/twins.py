@@ -35,17 +35,21 @@ def encode_items(
     positive, negative = target == 1, target == 0
     taken = positive | negative
     wrong = ~taken & (target != ignore_index) if has_ignore else ~taken
-    # The bits of a score are a sign and a magnitude, which rises with |score|.
-    bits = score.view(keys.dtype)
-    last = torch.iinfo(keys.dtype).max
-    magnitude = bits & last
-    keys.copy_(torch.where(taken, -1 - torch.where(bits < 0, -magnitude, magnitude), last))
+    keys.copy_(torch.where(taken, keys_of(score), torch.iinfo(keys.dtype).max))
     classes.view(keys.shape).copy_(torch.where(positive, _POSITIVE, torch.where(negative, _NEGATIVE, _IGNORED)))
     counts = counts.view(rankings, n_tiles, 4)
     counts[..., 0] = _sum_tiles(positive, n_tiles, tile)
     counts[..., 1] = _sum_tiles(negative, n_tiles, tile)
     raised = {_WRONG: wrong, _NOT_FINITE: taken & ~score.isfinite(), _NAN: taken & score.isnan()}
     counts[..., 2] = _join({flag: _sum_tiles(items, n_tiles, tile) > 0 for flag, items in raised.items()})
+
+
+def keys_of(score: Tensor) -> Tensor:
+    """Integers that ascend as scores fall: float32 to int32, float64 to int64; one for both zeros."""
+    bits = score.view(torch.int64 if score.dtype == torch.float64 else torch.int32)
+    # A sign and a magnitude, which rises with |score|.
+    magnitude = bits & torch.iinfo(bits.dtype).max
+    return -1 - torch.where(bits < 0, -magnitude, magnitude)
 
 
 def count_classes(tile_counts: Tensor, counts: Tensor, n_tiles: int) -> None:
@@ -322,7 +326,8 @@ def short_rankings(
 ) -> None:  # fmt: skip
     """All kernels of long rows one after the other, with one tile a ranking and ``torch.sort``."""
     rankings = plane // n_items
-    keys = torch.empty(rankings, n_items, dtype=torch.int32, device=v.device)
+    wide = v.dtype == torch.float64
+    keys = torch.empty(rankings, n_items, dtype=torch.int64 if wide else torch.int32, device=v.device)
     classes = torch.empty(plane, dtype=torch.int8, device=v.device)
     counts = torch.zeros(rankings, 4, dtype=torch.int32, device=v.device)
     tile_counts = torch.zeros(rankings, 2, dtype=torch.int32, device=v.device)

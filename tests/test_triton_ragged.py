@@ -1,0 +1,534 @@
+"""Rankings of different lengths on the Triton backend: kernels against twins, results against each ranking by itself.
+
+Without a GPU the kernels run in Triton's interpreter, on tiles so small that a ranking fills several, from memory full
+of NaN, and with so few programs that each has several rankings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from fastap.kernels import ragged as kernels
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import fastap
+from fastap.backends import masked
+from fastap.backends import triton as backend
+from fastap.backends.triton import inputs, solve, twins_ragged
+from fastap.backends.triton.launch import MOST_ITEMS, MOST_PROGRAMS, RaggedLaunch, ragged_launch
+from fastap.problem import Batch, Losses, Objective
+from tests import device_checks as checks
+from tests.kernels import DEVICE, TILE, TILES, interpreted, poisoned, quiet
+from tests.losses import LOSSES, value_and_gradient
+from tests.test_triton_kernels import SEARCH, agree, bits_of, memory
+
+pytestmark = quiet
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+OBJECTIVES = {
+    "positive": Objective("direct", 0.7, "positive"),
+    "negative": Objective("direct", 0.7, "negative"),
+    "hinge": Objective("hinge", 0.7),
+    "perceptron": Objective("perceptron"),
+}
+# Empty ones anywhere, one item, one tile and more, as many rankings as the programs that share them and more.
+LENGTHS = (0, 5, 1, 0, 0, 2 * TILE + 1, TILE, 3, 0, 0)
+
+
+@contextmanager
+def few_programs(programs: int = 3) -> Iterator[None]:
+    """Small tiles, memory full of NaN, and at most so many programs."""
+
+    def launch(rankings: int, items: int, architecture: str) -> RaggedLaunch:
+        return RaggedLaunch(TILE, 1, TILE, min(rankings, programs), TILES)
+
+    with mock.patch.object(solve, "ragged_launch", launch), poisoned():
+        yield
+
+
+def draw(
+    seed: int,
+    lengths: tuple[int, ...] = LENGTHS,
+    *,
+    ignored: float = 0.15,
+    levels: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Batch:
+    """Scores on that many levels, if any; a positive and a negative first, then a quarter of positives."""
+    generator = torch.Generator().manual_seed(seed)
+    offsets = torch.nn.functional.pad(torch.tensor(lengths).cumsum(0), (1, 0))
+    items = int(offsets[-1])
+    scores = torch.randn(items, generator=generator, dtype=torch.float64)
+    if levels:
+        scores = torch.randint(levels, (items,), generator=generator) - levels / 2
+    targets = (torch.rand(items, generator=generator) < 0.25).long()
+    targets[torch.rand(items, generator=generator) < ignored] = -1
+    for start, end in pairwise(offsets.tolist()):
+        targets[start:end][:2] = torch.tensor([1, 0])[: end - start]
+    return Batch(scores.to(dtype), targets, -1, offsets)
+
+
+def moved(batch: Batch) -> Batch:
+    assert batch.offsets is not None
+    return Batch(batch.scores.to(DEVICE), batch.targets.to(DEVICE), batch.ignore_index, batch.offsets.to(DEVICE))
+
+
+def on(batch: Batch, objective: Objective, dtype: torch.dtype = torch.float64, programs: int = 3) -> Losses:
+    with few_programs(programs):
+        return Losses(*(each.cpu() for each in backend.losses(moved(batch), objective, dtype)))
+
+
+def pieces(batch: Batch) -> Iterator[tuple[int, slice, Batch | None]]:
+    """Each ranking by itself, in float64; None for an empty one."""
+    assert batch.offsets is not None
+    for number, (start, end) in enumerate(batch.offsets.unfold(0, 2, 1).tolist()):
+        where = slice(start, end)
+        alone = Batch(batch.scores[None, where].double(), batch.targets[None, where], batch.ignore_index)
+        yield number, where, alone if start < end else None
+
+
+def same(given: Tensor, expected: Tensor) -> None:
+    """To the bit, type and shape included."""
+    torch.testing.assert_close(given, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def near(given: Tensor, expected: Tensor) -> None:
+    """But for the order in which sums are taken, and the rounding of the result."""
+    rounding = max(1e-12, torch.finfo(given.dtype).eps)
+    torch.testing.assert_close(
+        given, expected.to(given.dtype), rtol=rounding, atol=max(1e-13, rounding / 8), equal_nan=True
+    )
+
+
+def check_losses(batch: Batch, objective: Objective, dtype: torch.dtype = torch.float64) -> Losses:
+    """Every ranking against the torch backend's result for it alone, and the value against the oracle's."""
+    result = on(batch, objective, dtype)
+    assert result.gradient.shape == batch.scores.shape
+    assert result.gradient.dtype == (torch.float64 if batch.scores.dtype == torch.float64 else torch.float32)
+    for number, where, alone in pieces(batch):
+        if alone is None:
+            assert (result.loss[number], result.takes_part[number]) == (0, False)
+            continue
+        expected = masked.TORCH.losses(alone, objective, torch.float64)
+        near(result.loss[number], expected.loss[0])
+        near(result.loss[number], masked.REFERENCE.losses(alone, objective, torch.float64).loss[0])
+        near(result.gradient[where], expected.gradient[0])
+        assert result.takes_part[number] == expected.takes_part[0]
+    return result
+
+
+# Every ranking by itself
+
+
+@pytest.mark.parametrize("method", ["auto", "dp"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_losses(name: str, method: str) -> None:
+    objective = OBJECTIVES[name]
+    if name == "perceptron" and method == "dp":
+        pytest.skip("the perceptron has no method")
+    result = check_losses(draw(1), Objective(objective.loss, objective.epsilon, objective.update, method))
+    assert result.takes_part.sum() >= 3
+    assert (result.loss > 0).sum() >= 3
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_ties(name: str) -> None:
+    batch = draw(2, (9, 0, TILE + 5), levels=4)
+    batch.scores[:9] = torch.where(torch.arange(9) % 2 > 0, -0.0, 0.0)
+    batch.targets[9:] = torch.arange(TILE + 5) < TILE  # a tile of positives, and no more
+    result = check_losses(batch, OBJECTIVES[name])
+    # The order of the items says nothing.
+    order = torch.cat([part.flip(0) for part in torch.arange(batch.items).tensor_split(batch.offsets[1:-1])])
+    permuted = on(Batch(batch.scores[order], batch.targets[order], -1, batch.offsets), OBJECTIVES[name])
+    same(permuted.loss, result.loss)
+    same(permuted.gradient, result.gradient[order])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_score_types(dtype: torch.dtype) -> None:
+    for name in ("positive", "negative"):
+        check_losses(draw(3, (8, 1, 0, TILE + 3), dtype=dtype), OBJECTIVES[name], torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "index"),
+    [(torch.bool, None), (torch.int8, -1), (torch.uint8, 255), (torch.int64, 2**40), (torch.float16, 3)],
+)
+def test_target_types(dtype: torch.dtype, index: int | None) -> None:
+    batch = draw(4, (8, 0, 9), ignored=0.0 if index is None else 0.2)
+    targets = torch.where(batch.targets < 0, index or 0, batch.targets).to(dtype)
+    given = on(Batch(batch.scores, targets, index, batch.offsets), OBJECTIVES["perceptron"])
+    for one, other in zip(given, on(batch, OBJECTIVES["perceptron"]), strict=True):
+        same(one, other)
+
+
+@pytest.mark.parametrize("method", ["auto", "dp"])
+@pytest.mark.parametrize("update", ["positive", "negative"])
+def test_ranking(update: str, method: str) -> None:
+    for batch in (draw(5), draw(6, (5, 0, TILE + 9), levels=3, dtype=torch.float64)):
+        objective = Objective("direct", 0.7, update, method)
+        with few_programs():
+            ranks, value = (each.cpu() for each in backend.ranking(moved(batch), objective))
+        assert ranks.dtype == torch.int64
+        for number, where, alone in pieces(batch):
+            if alone is None:
+                assert value[number].isnan()
+                continue
+            expected = masked.TORCH.ranking(alone, objective)
+            near(value[number], expected.value[0])
+            if batch.scores.dtype == torch.float32:  # or there is another ranking as good
+                same(ranks[where], expected.ranks[0])
+            taken = alone.targets[0] >= 0
+            assert sorted(ranks[where][taken].tolist()) == list(range(int(taken.sum())))
+            assert (ranks[where][~taken] == -1).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_average_precision(dtype: torch.dtype) -> None:
+    batch = draw(7, (TILE + 9, 4, 0, 6, 9, 5, 1, 0, 8, 0), levels=9, dtype=dtype)
+    starts = batch.offsets[:-1].tolist()
+    batch.targets[starts[1] : starts[2]] = 0
+    batch.targets[starts[3] : starts[4]] = 1
+    batch.scores[starts[3] + 1] = -torch.inf
+    batch.targets[starts[4] : starts[4] + 2] = torch.tensor([1, 0])
+    batch.scores[starts[4]], batch.scores[starts[4] + 1] = torch.inf, torch.inf
+    batch.scores[starts[5] + 2], batch.targets[starts[5] + 2] = torch.nan, 1
+    batch.targets[starts[6]] = 1
+    batch.targets[starts[8] + 1], batch.targets[starts[8] + 2] = 1, 2  # wrong
+    with few_programs():
+        given = backend.average_precision(moved(batch)).cpu()
+    assert given.dtype == torch.float64
+    assert given.isnan().tolist() == [False, True, True, False, False, True, False, True, True, True]
+    for number, _, alone in pieces(batch):
+        if alone is not None and number != 8:
+            near(given[number], masked.TORCH.average_precision(alone)[0])
+    assert given[6] == 1
+
+
+def test_one_class_only() -> None:
+    batch = draw(8, (4, 5, 3, 1, 1, 6), ignored=0.0)
+    batch.targets[:4], batch.targets[4:9], batch.targets[9:12] = 1, 0, -1
+    batch.targets[12], batch.targets[13], batch.targets[14], batch.targets[15] = 1, 0, 1, 0
+    for name in ("positive", "perceptron"):
+        result = on(batch, OBJECTIVES[name])
+        assert result.takes_part.tolist() == [False] * 5 + [True]
+        assert (result.loss[:5] == 0).all()
+        assert (result.gradient[:14] == 0).all()
+    with few_programs():
+        ranks, value = (each.cpu() for each in backend.ranking(moved(batch), OBJECTIVES["positive"]))
+    assert value.isnan().tolist() == [True] * 5 + [False]
+    same(ranks[:4], batch.scores[:4].argsort(descending=True).argsort())
+    same(ranks[9:14], torch.tensor([-1, -1, -1, 0, 0]))
+
+
+# One spoils no other
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, torch.float32) for name in OBJECTIVES), ("perceptron", torch.float64)]
+)
+def test_a_spoiled_ranking_spoils_no_other(name: str, dtype: torch.dtype) -> None:
+    batch = draw(9, (5, TILE + 2, 0, 4, 5, 4, 5), dtype=dtype)
+    starts = batch.offsets.tolist()
+    batch.targets[starts[0] : starts[0] + 3] = torch.tensor([-1, 1, 0])
+    clean = on(batch, OBJECTIVES[name])
+    batch.scores[starts[0]] = torch.nan  # takes no part
+    batch.scores[starts[1]], batch.scores[starts[3] + 1] = torch.nan, torch.inf
+    batch.targets[starts[5]] = 7
+    result = on(batch, OBJECTIVES[name])
+    lost = {1, 3, 5}
+    for number, where, alone in pieces(batch):
+        assert bool(result.loss[number].isnan()) == (number in lost)
+        if number not in lost:
+            same(result.loss[number], clean.loss[number])
+            same(result.gradient[where], clean.gradient[where])
+        elif alone is not None:
+            # Of a ranking with a wrong target nobody knows what takes part.
+            taken = (alone.targets[0] >= 0) | (number == 5)
+            assert result.gradient[where][taken].isnan().all()
+            assert (result.gradient[where][~taken] == 0).all()
+    same(result.takes_part, clean.takes_part)
+
+
+def test_a_wrong_target_alone_takes_part() -> None:
+    batch = Batch(torch.randn(5), torch.tensor([0, 2, 0, 1, 0]), None, torch.tensor([0, 3, 5]))
+    result = on(batch, OBJECTIVES["perceptron"])
+    assert result.loss.isnan().tolist() == [True, False]
+    assert result.takes_part.tolist() == [True, True]
+    assert result.gradient.isnan().tolist() == [True] * 3 + [False] * 2
+    with few_programs():
+        ranks, value = backend.ranking(moved(batch), OBJECTIVES["positive"])
+    assert ranks[1] == -1
+    assert value.isnan().tolist() == [True, False]
+
+
+def test_where_a_ranking_stands_says_nothing() -> None:
+    """To the bit: alone, in front, behind, and however many programs there are."""
+    batch = draw(10, (TILE + 3, 6))
+    objective = OBJECTIVES["positive"]
+    first = on(batch, objective)
+    for programs, lengths in ((1, (0, TILE + 3, 0, 6, 0)), (5, (0, 0, 0, TILE + 3, 6))):
+        offsets = torch.nn.functional.pad(torch.tensor(lengths).cumsum(0), (1, 0))
+        result = on(Batch(batch.scores, batch.targets, -1, offsets), objective, programs=programs)
+        same(result.gradient, first.gradient)
+        same(result.loss[torch.tensor(lengths) > 0], first.loss)
+    turned = torch.arange(batch.items).roll(6)
+    swapped = on(Batch(batch.scores[turned], batch.targets[turned], -1, torch.tensor([0, 6, batch.items])), objective)
+    same(swapped.loss, first.loss.flip(0))
+    same(swapped.gradient, first.gradient[turned])
+
+
+@pytest.mark.parametrize("name", ["positive", "hinge"])
+def test_an_offset_of_all_scores_says_nothing(name: str) -> None:
+    """To the bit, where float64 holds it: sums count from a score of the ranking."""
+    batch = draw(18, (TILE + 3, 6), dtype=torch.float64)
+    coarse = (batch.scores * 2**20).round() / 2**20
+    near_zero = on(Batch(coarse, batch.targets, -1, batch.offsets), OBJECTIVES[name])
+    far = on(Batch(coarse + 2.0**31, batch.targets, -1, batch.offsets), OBJECTIVES[name])
+    for one, other in zip(far, near_zero, strict=True):
+        same(one, other)
+
+
+def test_empty_rankings_at_the_end_cost_nothing() -> None:
+    batch = draw(11, (6, 7))
+    first = on(batch, OBJECTIVES["perceptron"])
+    offsets = torch.nn.functional.pad(batch.offsets, (0, 5000), value=batch.items)
+    padded = Batch(batch.scores, batch.targets, -1, offsets)
+    with mock.patch.object(kernels, "_take_in", wraps=kernels._take_in) as seen:
+        result = on(padded, OBJECTIVES["perceptron"], programs=7)
+    if DEVICE == "cpu":
+        assert seen.call_count == 2
+    same(result.loss, torch.nn.functional.pad(first.loss, (0, 5000)))
+    same(result.takes_part, torch.nn.functional.pad(first.takes_part, (0, 5000)))
+    same(result.gradient, first.gradient)
+    with few_programs():
+        ranks, value = backend.ranking(moved(padded), OBJECTIVES["positive"])
+        metric = backend.average_precision(moved(padded))
+    for each in (value, metric):
+        assert each.isfinite().tolist() == [True] * 2 + [False] * 5000
+    assert ranks.shape == (13,)
+
+
+def test_scores_too_large_to_be_summed() -> None:
+    batch = draw(12, (6, 7), ignored=0.0, dtype=torch.float64)
+    batch.scores[:6] = (1 - 2 * batch.targets[:6]) * 1e308
+    result = on(batch, OBJECTIVES["positive"])
+    assert result.loss.isnan().tolist() == [True, False]
+    assert result.gradient.isnan().tolist() == [True] * 6 + [False] * 7
+
+
+# Weights, and what a user sees
+
+
+@pytest.mark.parametrize("mean", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_reduce(mean: bool, dtype: torch.dtype) -> None:
+    loss = torch.tensor([0.5, 0.0, 0.25, 0.75], dtype=torch.float64, device=DEVICE)
+    losses = Losses(loss, torch.zeros(9, device=DEVICE), torch.tensor([True, False, True, True], device=DEVICE))
+    weight = torch.tensor([2.0, 5.0, 0.0, 1.0], dtype=torch.float64, device=DEVICE)
+    total, share = backend.reduce(losses, dtype, mean=mean, weight=weight)
+    assert total.dtype == dtype
+    assert total.shape == ()
+    assert share is not None
+    whole = 3.0 if mean else 1.0
+    torch.testing.assert_close(total.cpu(), torch.tensor(1.75 / whole, dtype=dtype))
+    taken = losses.takes_part.cpu()
+    torch.testing.assert_close(share.cpu()[taken], (weight.cpu()[taken] / whole).to(dtype))
+    total, share = backend.reduce(losses, dtype, mean=mean, weight=0 * weight)
+    assert total == 0
+    assert share is not None
+    assert (share == 0).all()
+    for most in (4, 3):  # a kernel, and what takes over from it
+        with mock.patch.object(solve, "_REDUCED_BY_ONE", most):
+            total, share = backend.reduce(losses, dtype, mean=mean)
+        torch.testing.assert_close(total.cpu(), torch.tensor(0.5 if mean else 1.5, dtype=dtype))
+        assert (share is None) == (not mean)
+        if share is not None:
+            torch.testing.assert_close(share.cpu(), torch.tensor([1 / 3], dtype=dtype))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_groups_and_weights(name: str) -> None:
+    """What the torch backend makes of the same call."""
+    batch = draw(13, (5, 6, 2, 4))
+    generator = torch.Generator().manual_seed(13)
+    order = torch.randperm(batch.items, generator=generator)
+    groups = torch.repeat_interleave(torch.tensor([3, 5, 11, -2]), batch.offsets.diff())[order]
+    call = {"scores": batch.scores[order], "targets": batch.targets[order], "groups": groups}
+    call["weight_of"] = torch.tensor([0.5, 2.0, 0.0, 1.5])
+    for reduction in ("mean", "none"):
+        given = _called(name, {key: value.to(DEVICE) for key, value in call.items()}, "triton", reduction)
+        expected = _called(name, call, "torch", reduction)
+        for one, other in zip(given, expected, strict=True):
+            torch.testing.assert_close(one.cpu(), other, rtol=1e-6, atol=1e-7)
+
+
+def _called(name: str, call: dict[str, Tensor], backend: str, reduction: str) -> tuple[Tensor, Tensor]:
+    leaf = call["scores"].clone().requires_grad_()
+    functions: dict[str, Any] = {"hinge": fastap.ap_hinge_loss, "perceptron": fastap.ap_perceptron_loss}
+    options = {"update": name} if name in ("positive", "negative") else {}
+    with few_programs():
+        value = functions.get(name, fastap.direct_ap_loss)(
+            leaf, call["targets"], groups=call["groups"], weight=call["weight_of"], ignore_index=-1,
+            reduction=reduction, backend=backend, **options,
+        )  # fmt: skip
+        (gradient,) = torch.autograd.grad(value.sum(), leaf)
+    return value.detach(), gradient
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_checks_of_a_gpu(dtype: torch.dtype) -> None:
+    with few_programs():
+        for name in ("negative", "hinge"):
+            checks.check_ragged(name, DEVICE, dtype, (4, 0, 11, 1, 7, 0))
+        checks.check_ragged_ranking("positive", DEVICE, dtype, (0, 9, 3, 0, 6))
+        checks.check_ragged_metric(DEVICE, dtype, (0, 9, 3, 0, 6))
+
+
+def test_equal_lengths_are_a_matrix() -> None:
+    """To the rounding of sums, whatever path the matrix takes."""
+    batch = draw(14, (12, 12, 12))
+    result = on(batch, OBJECTIVES["negative"])
+    value, gradient = value_and_gradient(
+        LOSSES["negative"], batch.scores.view(3, 12), batch.targets.view(3, 12), weight=0.7, ignore_index=-1
+    )
+    near(result.loss.float(), value)
+    near(result.gradient, gradient.flatten())
+
+
+# Launches
+
+
+@given(st.integers(1, MOST_ITEMS), st.integers(1, MOST_ITEMS), st.sampled_from(("sm_90", "gfx942", "interpreter")))
+def test_every_shape_has_a_launch_that_fits(rankings: int, items: int, architecture: str) -> None:
+    launch = ragged_launch(rankings, items, architecture)
+    tiles, lanes = launch.tiles, 32 if architecture == "sm_90" else 64
+    assert 1 <= launch.programs <= min(rankings, MOST_PROGRAMS)
+    assert min(tiles.rows, tiles.columns) >= tiles.num_warps * lanes
+    for number in (launch.items, launch.num_warps, launch.written, tiles.num_warps):
+        assert number & (number - 1) == 0
+    assert (tiles.max_registers is None) == (architecture != "sm_90")
+    # A warp for short ones, and for those that nobody knows to be long.
+    assert tiles.num_warps == (1 if items / rankings <= 128 else 4)
+
+
+def test_more_items_or_rankings_than_indices() -> None:
+    offsets = torch.tensor([0, 2, 5])
+    message = "at most 4 items and 4 rankings .* got 5 and 2"
+    with mock.patch.object(inputs, "MOST_ITEMS", 4), pytest.raises(ValueError, match=message):
+        inputs.inputs_of(Batch(torch.zeros(5), torch.zeros(5), None, offsets))
+    many = torch.nn.functional.pad(offsets, (0, 9), value=5)
+    with mock.patch.object(inputs, "MOST_ITEMS", 10), pytest.raises(ValueError, match="got 5 and 11"):
+        inputs.inputs_of(Batch(torch.zeros(5), torch.zeros(5), None, many))
+
+
+# Kernels
+
+
+def encoded(batch: Batch, has_ignore: bool = True) -> list[tuple[Tensor, Tensor]]:
+    """Keys and groups of the kernel and of its twin."""
+    wide = batch.scores.dtype == torch.float64
+    items = batch.items
+    assert batch.offsets is not None
+    arguments = batch.scores, batch.targets, batch.offsets
+    results = []
+    for work in (kernels.encode_ragged[(-(-items // TILE),)], twins_ragged.encode_ragged):
+        keys = memory(items, dtype=torch.int64 if wide else torch.int32)
+        groups = memory(items, dtype=torch.int32)
+        constants = (
+            {"has_ignore": has_ignore}
+            if work is twins_ragged.encode_ragged
+            else {"HAS_IGNORE": has_ignore, "BLOCK_N": TILE, "num_warps": 1}
+        )
+        work(*arguments, keys, groups, items, batch.rankings, -1, **constants)
+        results.append((keys, groups))
+    return results
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_encode_ragged(dtype: torch.dtype) -> None:
+    batch = moved(draw(15, (0, 0, 5, 2 * TILE, 0, 3, 1, 0, 9, 0, 0), levels=5, dtype=dtype))
+    batch.scores[3], batch.scores[8], batch.scores[9] = torch.nan, torch.inf, -torch.inf
+    batch.targets[11] = 5
+    for has_ignore in (True, False):
+        (keys, groups), (expected_keys, expected_groups) = encoded(batch, has_ignore)
+        assert torch.equal(keys, expected_keys)
+        assert torch.equal(groups, expected_groups)
+    ranking = (groups.long() >> 2) + 2**29
+    lengths = batch.offsets.diff()
+    assert torch.equal(ranking.cpu(), torch.repeat_interleave(torch.arange(11), lengths.cpu()))
+
+
+KERNELS = [
+    ("direct", 1, "auto"),
+    ("direct", -1, "auto"),
+    ("direct", -1, "dp"),
+    ("hinge", 1, "auto"),
+    ("perceptron", 1, "standard"),
+    ("ranking", 1, "dp"),
+    ("ranking", -1, "auto"),
+    ("ap", 1, "standard"),
+]
+
+
+@pytest.mark.parametrize(("loss", "sign", "method"), KERNELS)
+def test_ragged_rankings(loss: str, sign: int, method: str) -> None:
+    dtype = torch.float64 if method == "dp" else torch.float32
+    batch = moved(draw(16, (0, 6, 0, TILE + 5, 1, 5, 4, 0), dtype=dtype))
+    batch.scores[1], batch.targets[1] = torch.nan, 1
+    batch.targets[-6] = 9  # in the ranking of five
+    groups = encoded(batch)[0][1]
+    order = batch.scores.argsort(descending=True, stable=True)
+    groups, second = groups[order].sort(stable=True)
+    order = order[second].int()
+    items, rankings = batch.items, batch.rankings
+    types = {"ranking": torch.int64, "ap": torch.float32}
+    results = []
+    for work in (kernels.ragged_rankings[(2,)], twins_ragged.ragged_rankings):
+        out = memory(items, dtype=types.get(loss, dtype))
+        value, takes_part = memory(rankings, dtype=torch.float64), memory(rankings, dtype=torch.int8)
+        scratch = [
+            memory(size * items, dtype=each)
+            for size, each in ((1, dtype), (1, torch.float64), (6, torch.int32), (2, torch.float64))
+        ]
+        constants = (
+            {"loss": loss, "sign": sign, "method": method}
+            if work is twins_ragged.ragged_rankings
+            else {"LOSS": loss, "SIGN": sign, "METHOD": method, **SEARCH, "BLOCK_W": TILE}
+        )
+        work(
+            batch.scores, batch.offsets, groups, order, out, value, takes_part, *scratch,
+            items, rankings, bits_of(0.7), **constants,
+        )  # fmt: skip
+        results.append((out, value, takes_part))
+    ours, theirs = results
+    agree(ours[0][None], theirs[0][None], rounding=1e-6 if dtype == torch.float32 else 1e-12)
+    agree(ours[1][:, None], theirs[1][:, None], rounding=1e-12)
+    assert torch.equal(ours[2], theirs[2])
+    assert ours[1].isfinite().sum() >= 2
+    if loss not in ("ap", "ranking"):
+        assert ours[2].tolist()[:-1] == [0, 1, 0, 1, 0, 1, 1]
+
+
+@interpreted
+def test_every_ranking_is_launched_at_once() -> None:
+    """Two kernels and two sorts, however many rankings."""
+    batch = draw(17, (3,) * 9)
+    with (
+        mock.patch.object(kernels, "encode_ragged", wraps=kernels.encode_ragged) as encode,
+        mock.patch.object(kernels, "ragged_rankings", wraps=kernels.ragged_rankings) as solve_all,
+        mock.patch.object(torch, "sort", wraps=torch.sort) as sorts,
+    ):
+        encode.__getitem__ = mock.Mock(side_effect=encode._mock_wraps.__getitem__)
+        solve_all.__getitem__ = mock.Mock(side_effect=solve_all._mock_wraps.__getitem__)
+        on(batch, OBJECTIVES["perceptron"])
+    assert encode.__getitem__.call_count == solve_all.__getitem__.call_count == 1
+    assert sorts.call_count == 2
