@@ -14,6 +14,12 @@ from fastap.problem import BACKENDS, METHODS, REDUCTIONS, SHARDED, UPDATES
 
 # Below lie the subnormal numbers, whose inverse is infinite.
 _SMALLEST = sys.float_info.min
+# Narrower floats and whatever is quantized or packed would need a meaning of their own: some of them have no zero.
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGER = (
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+)
 
 
 def check_tensors(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None) -> int:
@@ -21,12 +27,14 @@ def check_tensors(scores: Tensor, targets: Tensor, dim: int, ignore_index: int |
     for name, given in (("scores", scores), ("targets", targets)):
         if not isinstance(given, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(given).__name__}")
-    if not scores.is_floating_point():
-        raise TypeError(f"scores must have a floating dtype, got {scores.dtype}")
-    if targets.is_complex():
-        raise TypeError(f"targets must be bool, integer or floating, got {targets.dtype}")
+    if scores.dtype not in FLOATING:
+        raise TypeError(f"scores must have a floating dtype of 16 to 64 bits, got {scores.dtype}")
     if targets.is_nested:
         raise TypeError("targets must be a dense tensor, as scores is, got a nested one")
+    if targets.dtype not in (torch.bool, *_INTEGER, *FLOATING):
+        raise TypeError(f"targets must be bool, integer or floating (of 16 to 64 bits), got {targets.dtype}")
+    _check_dense("scores", scores)
+    _check_dense("targets", targets)
     if scores.dim() == 0:
         raise ValueError("scores must have at least one dimension, got a 0-dimensional tensor")
     if scores.shape != targets.shape:
@@ -43,6 +51,12 @@ def check_tensors(scores: Tensor, targets: Tensor, dim: int, ignore_index: int |
             f"dim must be in [{-scores.dim()}, {scores.dim() - 1}] for scores of {scores.dim()} dimensions, got {dim}"
         )
     return dim % scores.dim()
+
+
+def _check_dense(name: str, given: Tensor) -> None:
+    if given.is_nested or given.layout != torch.strided:
+        kind = "a nested one" if given.is_nested else f"one of layout {given.layout}"
+        raise TypeError(f"{name} must be a dense tensor, got {kind}")
 
 
 def check_nested(scores: Tensor, targets: Tensor, dim: int, groups: Tensor | None, offsets: Tensor | None) -> None:
@@ -72,8 +86,9 @@ def check_ragged(scores: Tensor, groups: Tensor | None, offsets: Tensor | None) 
     name, given = ("groups", groups) if groups is not None else ("offsets", offsets)
     if not isinstance(given, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor or None, got {type(given).__name__}")
-    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+    if given.dtype not in _INTEGER:
         raise TypeError(f"{name} must have an integer dtype, got {given.dtype}")
+    _check_dense(name, given)
     if scores.dim() != 1:
         raise ValueError(f"scores must be one-dimensional with {name}, got shape {tuple(scores.shape)}")
     if name == "groups" and given.shape != scores.shape:
@@ -119,8 +134,9 @@ def check_sample_weight(weight: Tensor, scores: Tensor) -> Tensor:
 def _check_weights(name: str, weight: Tensor, scores: Tensor) -> None:
     if not isinstance(weight, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor or None, got {type(weight).__name__}")
-    if weight.is_complex() or weight.dtype == torch.bool:
+    if weight.dtype not in (*_INTEGER, *FLOATING):
         raise TypeError(f"{name} must have a floating or integer dtype, got {weight.dtype}")
+    _check_dense(name, weight)
     if weight.requires_grad:
         raise ValueError(f"{name} must not require a gradient, for it gets none; give {name}.detach()")
     if weight.device != scores.device:
@@ -132,10 +148,12 @@ def check_class_tensors(logits: Tensor, targets: Tensor, ignore_index: int | Non
     for name, given in (("logits", logits), ("targets", targets)):
         if not isinstance(given, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(given).__name__}")
-    if not logits.is_floating_point():
-        raise TypeError(f"logits must have a floating dtype, got {logits.dtype}")
-    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+    if logits.dtype not in FLOATING:
+        raise TypeError(f"logits must have a floating dtype of 16 to 64 bits, got {logits.dtype}")
+    if targets.dtype not in _INTEGER:
         raise TypeError(f"targets must have an integer dtype, got {targets.dtype}")
+    _check_dense("logits", logits)
+    _check_dense("targets", targets)
     if logits.dim() == 0:
         raise ValueError("logits must have at least one dimension, got a 0-dimensional tensor")
     dim = min(logits.dim() - 1, 1)
@@ -165,8 +183,9 @@ def check_cost_table(cost: Tensor) -> None:
     """A square matrix of real numbers, which get no gradient."""
     if not isinstance(cost, Tensor):
         raise TypeError(f"cost must be a torch.Tensor or None, got {type(cost).__name__}")
-    if cost.is_complex() or cost.dtype == torch.bool:
+    if cost.dtype not in (*_INTEGER, *FLOATING):
         raise TypeError(f"cost must have a floating or integer dtype, got {cost.dtype}")
+    _check_dense("cost", cost)
     if cost.dim() != 2 or cost.shape[0] != cost.shape[1]:
         raise ValueError(f"cost must have the shape (classes, classes), got {tuple(cost.shape)}")
     if cost.requires_grad:
@@ -220,7 +239,7 @@ def check_scale(name: str, value: float) -> float:
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     """One of a few words."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:  # an array compares as one
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
     return value
 

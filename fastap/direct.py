@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastap.checks import (
+    FLOATING,
     check_class_tensors,
     check_cost,
     check_finite,
@@ -126,8 +127,11 @@ def _scores(score_fn: Callable[[Any], Tensor], solution: Any) -> Tensor:
     scores = score_fn(solution)
     if not isinstance(scores, Tensor):
         raise TypeError(f"score_fn must return a torch.Tensor, got {type(scores).__name__}")
-    if not scores.is_floating_point():
-        raise TypeError(f"score_fn must return a floating dtype, got {scores.dtype}")
+    if scores.dtype not in FLOATING or scores.layout != torch.strided:
+        raise TypeError(
+            "score_fn must return a dense tensor of a floating dtype of 16 to 64 bits, "
+            f"got {scores.dtype} of layout {scores.layout}"
+        )
     return scores
 
 
@@ -237,8 +241,11 @@ def _cost_loss(
         check_cost(cost, logits, dim)
     check_reduction(reduction)
     dtype = loss_dtype(logits)
-    targets = targets.long()
-    ignored = None if ignore_index is None else targets == ignore_index
+    # The largest numbers of uint64 turn negative, which no class is; nor is what it cannot hold to be ignored.
+    unsigned, targets = targets.dtype == torch.uint64, targets.long()
+    ignored: Tensor | None = None
+    if ignore_index is not None and not (unsigned and ignore_index < 0):
+        ignored = targets.eq(ignore_index)
     wrong = wrong_classes(targets, ignored, logits.shape[dim])
     index = targets if wrong is None and ignored is None else targets.clamp(0, logits.shape[dim] - 1)
 

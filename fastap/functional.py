@@ -222,8 +222,8 @@ def average_precision(
     :func:`direct_ap_loss`; with ``groups`` the host waits for CUDA to learn how many there are.
 
     Returns:
-        float64, the shape of ``scores`` without ``dim``, ragged (rankings,); NaN where a ranking has no positive (of any
-        weight) or a NaN score.
+        float64, the shape of ``scores`` without ``dim``, ragged (rankings,); NaN where a ranking has no positive (of
+        any weight) or a NaN score.
     """
     scores, targets, dim, offsets = _flat(scores, targets, dim, groups, offsets)
     dim = check_tensors(scores, targets, dim, ignore_index)

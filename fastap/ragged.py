@@ -73,6 +73,7 @@ def from_groups(groups: Tensor) -> Ragged:
     """Items of one id are a ranking, in the order they come in; rankings in ascending order of id."""
     items = groups.shape[0]
     order: Tensor | None = None
+    groups = _comparable(groups)
     looks = _is_on_host(groups)
     if not looks or not bool((groups[1:] >= groups[:-1]).all()):
         groups, order = torch.sort(groups, stable=True)
@@ -92,6 +93,13 @@ def from_groups(groups: Tensor) -> Ragged:
     offsets = torch.full((items + 2,), items, device=groups.device)
     offsets.scatter_(0, slot, torch.arange(items, device=groups.device))
     return Ragged(items, offsets[:-1], order, begins.sum() + min(items, 1), None)
+
+
+def _comparable(groups: Tensor) -> Tensor:
+    """The ids, in their order, in a type that PyTorch compares: of unsigned ones it has uint8 alone."""
+    if groups.dtype == torch.uint64:
+        return groups.view(torch.int64) ^ torch.iinfo(torch.int64).min
+    return groups.to(torch.int64) if groups.dtype in (torch.uint16, torch.uint32) else groups
 
 
 def from_offsets(offsets: Tensor, items: int) -> Ragged:

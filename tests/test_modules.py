@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -129,3 +130,59 @@ def test_bad_options_are_refused_at_construction(
 ) -> None:
     with pytest.raises((TypeError, ValueError), match=name):
         module(**options)
+
+
+def duplicates(module: nn.Module) -> dict[str, nn.Module]:
+    """Every way to a copy of a module."""
+    saved = io.BytesIO()
+    torch.save(module, saved)
+    saved.seek(0)
+    pickles = {f"pickle {p}": pickle.loads(pickle.dumps(module, p)) for p in range(2, pickle.HIGHEST_PROTOCOL + 1)}
+    return {
+        **pickles,
+        "copy": copy.copy(module),
+        "deepcopy": copy.deepcopy(module),
+        "torch.save": torch.load(saved, weights_only=False),
+        "in a model": copy.deepcopy(nn.Sequential(nn.Linear(2, 2), module))[1],
+    }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_copy_of_a_module_that_was_used(case: str) -> None:
+    module, _, given = CASES[case]
+    original = module(**given)
+    scores, targets = inputs(case, 3, 6)
+    original(scores.clone().requires_grad_(), targets).sum().backward()
+    expected = original(scores, targets)
+    for way, again in duplicates(original).items():
+        assert type(again) is module, way
+        assert repr(again) == repr(original), way
+        torch.testing.assert_close(again(scores, targets), expected, rtol=0, atol=0)
+        assert list(again.buffers()) == [] or torch.equal(again.cost, COST)
+
+
+@pytest.mark.parametrize("case", ["direct of costs", "hinge of costs"])
+def test_a_deep_copy_has_costs_of_its_own(case: str) -> None:
+    module, _, given = CASES[case]
+    original = module(**{**given, "cost": COST.clone()})
+    for way, again in duplicates(original).items():
+        if way != "copy":
+            again.cost.zero_()
+            assert torch.equal(original.cost, COST), way
+
+
+def test_a_model_saves_as_if_it_had_no_losses() -> None:
+    layer = nn.Linear(3, 1)
+    losses = nn.ModuleDict({case.replace(" ", "_"): module(**given) for case, (module, _, given) in CASES.items()})
+    model = nn.ModuleDict({"layer": layer, "losses": losses})
+    state = model.state_dict()
+    assert list(state) == ["layer.weight", "layer.bias"]
+    again = copy.deepcopy(model)
+    nn.init.zeros_(again["layer"].weight)
+    assert again.load_state_dict(state) == ([], [])
+    assert torch.equal(again["layer"].weight, layer.weight)
+    # What was saved with other losses, or without any, fits as well.
+    assert nn.ModuleDict({"layer": nn.Linear(3, 1), "losses": nn.ModuleDict()}).load_state_dict(state) == ([], [])
+    with pytest.raises(RuntimeError, match="cost"):
+        model.load_state_dict({**state, "losses.direct_of_costs.cost": COST})
+    assert all(torch.equal(loss.cost, COST) for loss in losses.values() if getattr(loss, "cost", None) is not None)

@@ -19,7 +19,7 @@ _PADDING = -1
 def to_problem(batch: Batch) -> tuple[Problem, Tensor | None]:
     """The batch as a matrix, one ranking a row, and which rankings have a wrong target, where that is no error."""
     shape = (batch.rankings, batch.items)
-    scores, targets = batch.scores.reshape(shape).contiguous(), batch.targets.reshape(shape).contiguous()
+    scores, targets = (each.reshape(shape).resolve_neg().contiguous() for each in (batch.scores, batch.targets))
     if targets.dtype == torch.bool:
         return Problem(scores, targets, ~targets), None
     positive, negative = targets == 1, targets == 0
@@ -60,6 +60,8 @@ def reduce(
         return (total * share[..., 0]).to(dtype), share.to(dtype)
     share = losses.takes_part * weight
     if mean:
+        # That weights add up to infinity is not to make each of them 0.
+        share = torch.where(share.sum(-1, keepdim=True).isinf(), share * 2.0**-64, share)
         whole = share.sum(-1, keepdim=True)
         share = share / torch.where(whole == 0.0, 1.0, whole)
     return (losses.loss * share).sum(-1).to(dtype), share.to(dtype)

@@ -44,6 +44,7 @@ static void forget(Ranking *ranking)
 {
     free(ranking->class);
     free(ranking->memory);
+    free(ranking->near);
 }
 
 /* One after the other, each by all threads. */

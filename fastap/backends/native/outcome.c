@@ -2,6 +2,7 @@
 #include "ranking.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 static void share(const Ranking *ranking, int64_t steps, Task *task, void *work)
 {
@@ -101,27 +102,90 @@ static int solve(const Ranking *ranking, const Terms *terms, const Objective *ob
     return 0;
 }
 
-/* Counts, sums and loss-augmented inference; `*solved` is 0 where there is nothing to solve or a sum would overflow. */
-static int infer(Ranking *ranking, const Objective *objective, Terms *terms, int *solved, Watch *watch)
+/* Sums of scores that span so many epsilons have lost what is small against one. */
+#define FAR 0x1p20
+
+/* How large a gap between neighbouring scores, of whatever class, may stay: AP does not pay a row for one negative more
+ * or less at more than |task| from it, so that no larger gap is ever crossed, and one of twice that does as well. */
+static double largest_gap(const Terms *terms) { return 2.0 * fabs(terms->task); }
+
+static int is_far(const Terms *terms, const Objective *objective)
+{
+    const double span = fmax(terms->p[0], score_at(terms->negatives, 0)) - terms->p[terms->rows - 1];
+    return span > FAR * objective->epsilon && span > largest_gap(terms);
+}
+
+/* The same terms less the gaps that are never crossed: the same optimum, in sums that keep their digits. */
+static int cut_gaps(Ranking *ranking, Terms *terms)
+{
+    const Sorted negatives = terms->negatives;
+    const size_t rows = (size_t)terms->rows, columns = (size_t)negatives.count;
+    free(ranking->near);
+    Wide *records = ranking->near = malloc(columns * sizeof *records + (rows + columns + 1) * sizeof(double));
+    if (!records)
+        return NO_MEMORY;
+    double *p = (double *)(records + columns), *sum = p + rows;
+    const double most = largest_gap(terms);
+    double last = fmax(terms->p[0], score_at(negatives, 0)), near = 0.0;
+    for (int32_t row = 0, place = 0; row < terms->rows || place < negatives.count;) {
+        const int is_row = place == negatives.count || (row < terms->rows && terms->p[row] >= score_at(negatives, place));
+        const double score = is_row ? terms->p[row] : score_at(negatives, place);
+        near -= fmin(last - score, most);
+        last = score;
+        if (is_row)
+            p[row++] = near;
+        else
+            records[place++] = wide_record(near, 0);
+    }
+    terms->negatives = (Sorted){records, negatives.count, 1};
+    terms->p = p;
+    terms->sum = sum;
+    terms->centre = p[rows / 2];
+    sum[0] = 0.0;
+    for (int32_t place = 0; place < negatives.count; place++)
+        sum[place + 1] = sum[place] + (score_at(terms->negatives, place) - terms->centre);
+    return SOLVED;
+}
+
+/* Counts, sums and loss-augmented inference; `*solved` is 0 where there is nothing to solve or a sum would overflow.
+ * `near` are the terms that were solved, of scores less the gaps between them where those are too large. */
+static int infer(Ranking *ranking, const Objective *objective, Terms *terms, Terms *near, int *solved, Watch *watch)
 {
     *solved = takes_part(ranking) && is_finite(ranking->positives) && is_finite(ranking->negatives);
     if (!*solved)
         return SOLVED;
-    *terms = terms_of(ranking, objective);
-    lap(watch, STAGE_SUMS);
+    *near = *terms = terms_of(ranking, objective);
     *solved = can_sum(terms);
-    return *solved && solve(ranking, terms, objective, watch) ? NO_MEMORY : SOLVED;
+    if (*solved && objective->chosen_weight && is_far(terms, objective) && cut_gaps(ranking, near))
+        return NO_MEMORY;
+    lap(watch, STAGE_SUMS);
+    return *solved && solve(ranking, near, objective, watch) ? NO_MEMORY : SOLVED;
 }
 
 /* Losses */
 
-static double loss_of(const Ranking *ranking, const Terms *terms, const Objective *objective)
+/* sum_i (S[lo_i] - lo_i p_i), the gaps of all pairs that the ranking by score has the wrong way round; a sum of nothing
+ * negative, from gap to gap, which loses no digits to scores far away. */
+static double standard_gap(const Terms *terms)
 {
-    double gap = 0.0, task = 0.0;
+    double total = 0.0;
+    int32_t lo = 0;
     for (int32_t row = 0; row < terms->rows; row++) {
-        gap += standard_of(terms, terms->p[row], ranking->a[row]);
-        if (objective->standard_weight < 0)
-            gap -= standard_of(terms, terms->p[row], ranking->lo[row]);
+        double gap = lo ? lo * (terms->p[row - 1] - terms->p[row]) : 0.0; /* more than row - 1 has */
+        for (; lo < terms->lo[row]; lo++)
+            gap += score_at(terms->negatives, lo) - terms->p[row];
+        total += gap * (terms->rows - row);
+    }
+    return total;
+}
+
+static double loss_of(const Ranking *ranking, const Terms *terms, const Terms *near, const Objective *objective)
+{
+    /* The direct losses see only pairs that the two rankings order differently, none of them across a large gap. */
+    double gap = objective->standard_weight < 0 ? 0.0 : standard_gap(terms), task = 0.0;
+    for (int32_t row = 0; row < terms->rows; row++) {
+        gap += standard_of(near, near->p[row], ranking->a[row]);
+        gap -= standard_of(near, near->p[row], ranking->lo[row]);
         task += task_loss(row + 1.0, ranking->a[row]);
     }
     double loss = gap * (2.0 * objective->gain) / ((double)terms->rows * terms->negatives.count);
@@ -249,11 +313,11 @@ int write_losses(const Batch *batch, const Objective *objective, const Outcome *
 {
     const size_t size = batch->wide ? sizeof(double) : sizeof(float);
     void *gradient = (char *)outcome->gradient + size * (size_t)ranking->start;
-    Terms terms;
+    Terms terms, near;
     int solved;
-    if (infer(ranking, objective, &terms, &solved, watch))
+    if (infer(ranking, objective, &terms, &near, &solved, watch))
         return NO_MEMORY;
-    const double loss = solved ? loss_of(ranking, &terms, objective) : takes_part(ranking) ? NAN : 0.0;
+    const double loss = solved ? loss_of(ranking, &terms, &near, objective) : takes_part(ranking) ? NAN : 0.0;
     if (solved && !isnan(loss)) {
         if (terms.rows + (int64_t)terms.negatives.count < ranking->items)
             memset(gradient, 0, size * (size_t)ranking->items);
@@ -292,10 +356,10 @@ int write_ranks(const Objective *objective, const Outcome *outcome, int64_t line
 {
     int64_t *ranks = outcome->ranks + ranking->start;
     const int32_t rows = ranking->positives.count, columns = ranking->negatives.count;
-    Terms terms;
+    Terms terms, near;
     int solved;
     memset(ranking->a, 0, sizeof *ranking->a * (size_t)rows);
-    if (infer(ranking, objective, &terms, &solved, watch))
+    if (infer(ranking, objective, &terms, &near, &solved, watch))
         return NO_MEMORY;
     for (int64_t item = 0; item < ranking->items; item++)
         ranks[item] = -1;

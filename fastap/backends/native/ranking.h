@@ -192,6 +192,7 @@ typedef struct {
     Sorted positives, negatives;
     double *p, *sum;      /* [positives], [negatives + 1] */
     int32_t *lo, *hi, *a; /* [positives] */
+    void *near;           /* scores whose gaps have been cut, where they must be */
 } Ranking;
 
 int sort_ranking(const Batch *batch, Ranking *ranking); /* p and all but sum, lo, hi and a */

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from fastap.backends.torch import short
+from fastap.backends.torch import gaps, short
 from fastap.backends.torch.augment import augmented
 from fastap.backends.torch.layout import Layout, Rows, pick, rows_of, sort_batch
 from fastap.backends.torch.terms import Terms
@@ -22,18 +23,20 @@ def losses(problem: Problem, objective: Objective) -> Losses:
     layout = sort_batch(problem)
     rows = rows_of(layout, layout.takes_part)
     terms = Terms.of(layout, rows, objective.sign * objective.epsilon)
-    chosen = rows.above if objective.loss == "perceptron" else augmented(terms, objective.sign, objective.method)
+    near = terms if objective.loss == "perceptron" else _near(terms, problem, objective)
+    chosen = rows.above if objective.loss == "perceptron" else augmented(near, objective.sign, objective.method)
 
     pairs = (layout.n_positive * layout.n_negative).clamp_(min=1).to(torch.float64)
-    score_gap = terms.standard(chosen)
-    if objective.loss == "direct":
-        score_gap -= terms.standard(rows.above)
-    loss = _per_ranking(layout, rows, score_gap).mul_(2.0 * objective.gain).div_(pairs)
+    # The direct losses see only pairs that the two rankings order differently, none of them across a large gap.
+    loss = _per_ranking(layout, rows, near.standard(chosen) - near.standard(rows.above))
+    if objective.loss != "direct":
+        loss += _standard_gap(layout, rows, problem.scores)
+    loss.mul_(2.0 * objective.gain).div_(pairs)
     if objective.task_weight:
         task = _per_ranking(layout, rows, terms.task_loss(chosen)).div_(layout.n_positive.clamp(min=1))
         loss.add_(task, alpha=objective.task_weight)
     # Scores too large to be summed are as good as infinite.
-    lost = layout.takes_part & ~(layout.finite & loss.isfinite())
+    lost = layout.takes_part & ~(layout.finite & _can_sum(layout, objective) & loss.isfinite())
     loss.clamp_(min=0.0, max=objective.ceiling).masked_fill_(lost, torch.nan)
 
     # Twice a_first - a_second. sign(0) = 0: in the standard ranking half of the equal negatives stand above.
@@ -55,7 +58,7 @@ def ranking(problem: Problem, objective: Objective) -> AugmentedRanking:
     layout = sort_batch(problem)
     rows = rows_of(layout, layout.takes_part)
     terms = Terms.of(layout, rows, objective.sign * objective.epsilon)
-    chosen = augmented(terms, objective.sign, objective.method)
+    chosen = augmented(_near(terms, problem, objective), objective.sign, objective.method)
 
     place = torch.arange(layout.items, device=rows.base.device)
     ignored = place >= (layout.n_positive + layout.n_negative)[:, None]
@@ -72,10 +75,66 @@ def ranking(problem: Problem, objective: Objective) -> AugmentedRanking:
     value = _per_ranking(layout, rows, rows.score) / positives - mean_negative
     value += _per_ranking(layout, rows, terms.standard(chosen)) * (2.0 / pairs)
     value += _per_ranking(layout, rows, terms.task_loss(chosen)) / positives * (objective.sign * objective.epsilon)
-    value.masked_fill_(~(layout.takes_part & layout.finite), torch.nan)
+    value.masked_fill_(~(layout.takes_part & layout.finite & _can_sum(layout, objective)), torch.nan)
     return AugmentedRanking(
         torch.empty_like(ranks).index_copy_(0, layout.order, ranks).view(problem.scores.shape), value
     )
+
+
+def _standard_gap(layout: Layout, rows: Rows, scores: Tensor) -> Tensor:
+    """The gaps of all pairs that the ranking by score has the wrong way round, summed over each ranking.
+
+    From row to row, each a sum of nothing negative that loses no digits to scores far away: a row has the gaps of the
+    row before it, ``lo (p_before - p)`` more, and those of the negatives between the two.
+    """
+    before = torch.where(rows.index > 1, rows.above.roll(1), 0)
+    score = pick(scores.view(-1), pick(layout.order, rows.place)).to(torch.float64)
+    gap = torch.where(before > 0, before * (score.roll(1) - score), 0.0)
+    between = rows.above - before
+    row = torch.repeat_interleave(between)
+    number = torch.arange(row.shape[0], device=row.device) - pick(between.cumsum(0) - between, row)
+    negative = pick(layout.order, pick(rows.base + 1 + before, row) + number)
+    gap.index_add_(0, row, pick(scores.view(-1), negative).to(torch.float64) - pick(score, row))
+    return _per_ranking(layout, rows, gap * (pick(layout.n_positive, rows.ranking) - rows.index + 1))
+
+
+def _ends(layout: Layout) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The best and the lowest positive, the best and the lowest negative of each ranking that has both."""
+    start = torch.arange(0, layout.rankings * layout.items, layout.items, device=layout.order.device)
+    split = start + layout.n_positive
+    places = (start, split - 1, split, split + layout.n_negative - 1)
+    best, lowest, rival, last = (pick(layout.values, each.clamp(0, layout.order.shape[0] - 1)) for each in places)
+    return best, lowest, rival, last
+
+
+def _can_sum(layout: Layout, objective: Objective) -> Tensor:
+    best, lowest, rival, last = _ends(layout)
+    span = torch.maximum(best, rival) - torch.minimum(lowest, last)
+    return gaps.can_sum(span, objective.epsilon, layout.n_positive, layout.n_negative)
+
+
+def _near(terms: Terms, problem: Problem, objective: Objective) -> Terms:
+    """The same optimum where scores span too many epsilons, see :mod:`fastap.backends.torch.gaps`."""
+    layout, epsilon = terms.layout, objective.epsilon
+    best, lowest, rival, _ = _ends(layout)
+    far = gaps.is_far(torch.maximum(best, rival) - lowest, epsilon, layout.n_negative)
+    far &= layout.takes_part & layout.finite
+    if not bool(far.any()):
+        return terms
+    values, prefix = layout.values.clone(), layout.prefix.clone()
+    scores = pick(problem.scores.view(-1), layout.order).to(torch.float64)
+    counts = torch.stack([layout.n_positive, layout.n_negative], 1)
+    for ranking in far.nonzero().view(-1).tolist():
+        n_positive, n_negative = counts[ranking].tolist()
+        start = ranking * layout.items
+        part = slice(start, start + n_positive + n_negative)
+        near = gaps.cut(scores[None, part], epsilon, counts[ranking, 1])[0]
+        near -= near[n_positive // 2].clone()
+        values[part] = near
+        near[:n_positive] = 0.0
+        prefix[part] = near.cumsum(0)
+    rows = replace(terms.rows, score=pick(values, terms.rows.place))
+    return replace(terms, layout=replace(layout, values=values, prefix=prefix), rows=rows)
 
 
 def average_precision(problem: Problem) -> Tensor:

@@ -7,12 +7,13 @@ stays O(scores).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from fastap.backends.torch import gaps
 from fastap.problem import Losses, Objective, Problem
 
 # 512 KiB a table of float64.
@@ -45,6 +46,28 @@ class Table:
         sums = np.zeros((self.n.shape[0], self.n.shape[1] + 1))
         (self.n - self.centre).cumsum(1, out=sums[:, 1:])
         return sums
+
+    def can_sum(self, epsilon: float) -> Bools:
+        """Whether no sum overflows, see :mod:`fastap.backends.torch.gaps`; one a line."""
+        lowest = np.minimum(self.p[self.line, self.n_positive - 1], self.n[self.line, self.n_negative - 1])
+        span = np.maximum(self.p[:, :1], self.n[:, :1]) - lowest
+        given = map(torch.from_numpy, (self.n_positive, self.n_negative))
+        return gaps.can_sum(torch.from_numpy(span), epsilon, *given)[:, 0].numpy()
+
+    def near(self, epsilon: float) -> Table:
+        """The same optimum where scores span too many epsilons, see :mod:`fastap.backends.torch.gaps`."""
+        span = np.maximum(self.p[:, :1], self.n[:, :1]) - self.p[self.line, self.n_positive - 1]
+        negatives = torch.from_numpy(self.n_negative)
+        far = gaps.is_far(torch.from_numpy(span), epsilon, negatives)[:, 0]
+        if not bool(far.any()):
+            return self
+        scores = np.concatenate([self.p, self.n], 1)
+        real = np.isfinite(scores)
+        # Padding gets a place at the end, and loses it again.
+        near = torch.from_numpy(np.where(real, scores, scores.min(1, keepdims=True, where=real, initial=np.inf)))
+        near[far] = gaps.cut(near[far], epsilon, negatives[far])
+        p, n = np.split(np.where(real, near.numpy(), -np.inf), [self.p.shape[1]], 1)
+        return replace(self, p=p, n=n, centre=p[self.line, self.n_positive >> 1])
 
 
 def table_of(problem: Problem) -> Table | None:
@@ -112,7 +135,8 @@ def _fill(table: Table, objective: Objective, loss: Floats, by_item: npt.NDArray
 def _losses(table: Table, objective: Objective) -> tuple[Floats, Floats, Floats]:
     """The loss of each line, and the gradient at its sorted positives and negatives."""
     p, n = table.p[:, :, None], table.n[:, None, :]
-    sums = table.sums()
+    near = table if objective.loss == "perceptron" else table.near(objective.epsilon)
+    sums = near.sums()
     i = np.arange(1, p.shape[1] + 1)
     # Sums of counts by matrix products: exact in float64, and half the price of an integer reduction.
     over_p, over_n = np.ones(p.shape[1]), np.ones(n.shape[2])
@@ -123,7 +147,7 @@ def _losses(table: Table, objective: Objective) -> tuple[Floats, Floats, Floats]
     if objective.loss == "perceptron":
         chosen, twice = above, standard
     else:
-        chosen = _chosen(table, sums, objective)
+        chosen = _chosen(near, sums, objective)
         twice = (chosen[:, :, None] > np.arange(n.shape[2])) * 2.0
         if objective.loss == "direct":
             twice -= standard
@@ -134,16 +158,16 @@ def _losses(table: Table, objective: Objective) -> tuple[Floats, Floats, Floats]
     n_gain = _shared(over_p @ twice, table.n) * scale
     p_gain = _shared(twice @ over_n, table.p) * -scale
 
-    gap = sums[table.line, chosen]
-    removed = chosen
-    if objective.loss == "direct":
-        gap -= sums[table.line, above]
-        removed = chosen - above
-    gap -= removed * (table.p - table.centre)
+    removed = chosen - above
+    gap = sums[table.line, chosen] - sums[table.line, above] - removed * (near.p - near.centre)
+    if objective.loss != "direct":
+        # The gaps of all pairs that the ranking by score has the wrong way round; in order, for the reason below.
+        gap += np.where(higher, n - p, 0.0).cumsum(2)[:, :, -1]
     worth = gap * (2.0 * scale) + chosen / (i + chosen) * (objective.task_weight / table.n_positive)
     # Summed in order, so that a ranking's loss does not hang on the padding of its neighbours.
     each = (np.where(real, worth, 0.0) if table.padded else worth).cumsum(1)[:, -1]
     each = np.where(np.isfinite(each), np.minimum(np.maximum(each, 0.0), objective.ceiling), np.nan)
+    each[~table.can_sum(objective.epsilon)] = np.nan
     return each, p_gain, n_gain
 
 
