@@ -9,7 +9,7 @@ OUT ?= bench/out
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo experiment test lint types check-full bench bench-gpu clean
+.PHONY: help demo experiment test lint types check-full bench bench-gpu dist clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,15 @@ bench: .venv/bench.stamp  ## measure suites and peers on the CPU; bench/out/benc
 # Not in .venv, whose pinned PyTorch may be one without CUDA: PYTHON is to have PyTorch, Triton, NumPy and pytest.
 bench-gpu:  ## test and time the kernels on a GPU, with the packages of PYTHON
 	$(PYTHON) -m bench.gpu --out bench/results
+
+# The wheel is built from the sdist, and has what a newcomer needs: it runs the README's first example where nothing else is.
+dist: .venv/release.stamp  ## build sdist and wheel, check both, and try the wheel in an empty environment
+	rm -rf dist build
+	$(VENV) -m build
+	$(VENV) -m twine check --strict dist/*
+	$(PYTHON) -m venv build/empty
+	build/empty/bin/python -m pip install --quiet -c constraints.txt dist/*.whl
+	cd build && empty/bin/python -I ../tests/first_example.py ../README.md
 
 clean:  ## remove .venv, caches and everything the programs wrote
 	rm -rf .venv build dist *.egg-info demo.png results bench/out .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
