@@ -53,6 +53,7 @@ dist: .venv/release.stamp  ## build sdist and wheel, check both, and try the whe
 	$(PYTHON) -m venv build/empty
 	build/empty/bin/python -m pip install --quiet -c constraints.txt dist/*.whl
 	cd build && empty/bin/python -I ../tests/first_example.py ../README.md
+	rm -rf build
 
 clean:  ## remove .venv, caches and everything the programs wrote
 	rm -rf .venv build dist *.egg-info demo.png results bench/out .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
