@@ -9,7 +9,7 @@ OUT ?= bench/out
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo experiment test lint types check-full bench bench-gpu dist clean
+.PHONY: help demo experiment test lint types check-full docs bench bench-gpu dist clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,10 @@ lint: .venv/test.stamp  ## check style and formatting
 
 types: .venv/test.stamp  ## check types
 	$(VENV) -m mypy
+
+# Not quietly: that hides the warnings which --strict counts. The variable is of mkdocs-material, whose next version is another program.
+docs: .venv/docs.stamp  ## build the documentation into site/, warnings as errors
+	NO_MKDOCS_2_WARNING=1 $(VENV) -m mkdocs build --strict
 
 check-full: .venv/test.stamp  ## compare 20,000 random problems with the dynamic program
 	$(VENV) -m tests.exactness --problems 20000
@@ -56,7 +60,7 @@ dist: .venv/release.stamp  ## build sdist and wheel, check both, and try the whe
 	rm -rf build
 
 clean:  ## remove .venv, caches and everything the programs wrote
-	rm -rf .venv build dist *.egg-info demo.png results bench/out .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist site *.egg-info demo.png results bench/out .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -f fastap/backends/native/*.so
 

@@ -47,9 +47,13 @@ class Exchanged(NamedTuple):
 
 @dataclass(frozen=True)
 class Link:
-    """A process group, and the device on which its backend takes tensors of a device."""
+    """A process group, and the device on which its backend takes tensors of a device.
 
-    group: dist.ProcessGroup
+    It has the group's name, not the group: a graph that outlives its group must not keep it, for a group that is taken
+    down at the end of the program aborts it.
+    """
+
+    name: str
     size: int
     rank: int
     device: torch.device
@@ -131,7 +135,7 @@ class Link:
 
     def _run(self, purpose: str, collective: Callable[..., Any], *arguments: Any) -> None:
         try:
-            collective(*arguments, group=self.group)
+            collective(*arguments, group=_find(self.name))
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -142,14 +146,18 @@ class Link:
             ) from error
 
 
-def connect(name: str, device: torch.device) -> Link:
-    """The group of that name, for tensors of that device."""
+def _find(name: str) -> dist.ProcessGroup:
     from torch.distributed import distributed_c10d
 
     # As the functional collectives of PyTorch do.
     find: Callable[[Any], dist.ProcessGroup] = distributed_c10d._resolve_process_group  # type: ignore[attr-defined]
+    return find(name)
+
+
+def connect(name: str, device: torch.device) -> Link:
+    """The group of that name, for tensors of that device."""
     try:
-        group = find(name)
+        group = _find(name)
         # Such as "cpu:gloo,cuda:nccl".
         kinds = dict(kind.split(":") for kind in dist.get_backend_config(group).split(","))
     except (RuntimeError, ValueError) as error:
@@ -158,7 +166,7 @@ def connect(name: str, device: torch.device) -> Link:
     if kind is None:
         raise ValueError(f"process_group must have a backend for tensors on {device}, got {', '.join(kinds.values())}")
     # Gloo has no all_to_all for tensors of a GPU.
-    return Link(group, group.size(), group.rank(), torch.device("cpu") if kind == "gloo" else device)
+    return Link(name, group.size(), group.rank(), torch.device("cpu") if kind == "gloo" else device)
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,9 @@ def direct_ap_loss(
     process_group: ProcessGroup | None = None,
     sharded: Sharded = "items",
 ) -> Tensor:
-    r"""Direct loss minimisation for average precision.
+    """Direct loss minimisation for average precision.
 
-    With :math:`F(y) = \frac{1}{PN} \sum_{ij} y_{ij} (p_i - n_j)` the score of a ranking and :math:`L = 1 - AP`::
+    With ``F(y) = 1/(P N) * sum over pairs of y_ij (p_i - n_j)`` the score of a ranking and ``L = 1 - AP``::
 
         update="positive":  D+ = 1/epsilon * [max(F + epsilon L) - max F]
         update="negative":  D- = 1/epsilon * [max F - max(F - epsilon L)]
