@@ -236,7 +236,7 @@ def _by_ranking(link: Link, call: _Call, words: str) -> Exchanged:
             batch = Batch(call.scores, call.targets, call.ignore_index)
         else:
             batch = layout.batch(call.scores, call.targets, call.ignore_index)
-        weight = None if call.weight is None else _checked_weight(call.weight, batch.rankings, layout)
+        weight = None if call.weight is None else _checked_weight(call.weight, batch.rankings, layout, call)
         return (layout, _solve(batch, call), weight), [batch.rankings]
 
     (layout, losses, weight), numbers = link.agree(words, prepare)
@@ -281,7 +281,7 @@ def _by_item(link: Link, call: _Call, words: str) -> Exchanged:
     if ids:  # in ascending order, not by owner
         order = ids[0].argsort()
         loss, takes_part, own = loss[order], takes_part[order], order.argsort()[own]
-    weight = None if call.weight is None else _checked_weight(call.weight, loss.shape[0], whole.layout)
+    weight = None if call.weight is None else _checked_weight(call.weight, loss.shape[0], whole.layout, call)
     if call.reduction == "none":
         value, share = _unreduced(_floats(loss), weight, call.dtype)
         value = value.view(-1 if sent.layout is not None or ids else call.shape)
@@ -465,10 +465,11 @@ def _known(layout: Ragged | None) -> Ragged | None:
     return replace(layout, offsets=layout.offsets[: int(layout.count) + 1], count=None)
 
 
-def _checked_weight(weight: Tensor, rankings: int, layout: Ragged | None) -> Tensor:
+def _checked_weight(weight: Tensor, rankings: int, layout: Ragged | None, call: _Call) -> Tensor:
     if weight.shape[0] != rankings:
         raise ValueError(f"weight must have one entry for each of the {rankings} rankings, got {weight.shape[0]}")
-    return ragged.weight_of_rankings(weight, rankings, layout)
+    held = torch.float64 if call.reduction == "mean" else call.dtype
+    return ragged.weight_of_rankings(weight, rankings, layout, held)
 
 
 def _bits(values: Tensor) -> Tensor:

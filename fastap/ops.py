@@ -75,7 +75,10 @@ def _ap_loss(
     if rankings is not None and reduction == "none":
         number = rankings.rankings_of_items()
     batch = _batch(scores, targets, dim, ignore_index, rankings)
-    weight = None if weight is None else _weight(weight, scores, dim, batch.rankings, rankings)
+    if weight is not None:
+        # Of a mean the gradient is multiplied with shares of 1.
+        held = torch.float64 if reduction == "mean" else dtype
+        weight = _weight(weight, scores, dim, batch.rankings, rankings, held)
     if scores.numel() == 0:
         none = _rankings_shape(scores, dim) if rankings is None else [batch.rankings]
         value = scores.new_zeros(none if reduction == "none" else [], dtype=dtype)
@@ -100,10 +103,12 @@ def _ap_loss(
     return value, gradient.view(shape), number
 
 
-def _weight(weight: Tensor, scores: Tensor, dim: int, rankings: int, layout: Ragged | None) -> Tensor:
+def _weight(
+    weight: Tensor, scores: Tensor, dim: int, rankings: int, layout: Ragged | None, held: torch.dtype
+) -> Tensor:
     if layout is None:
         weight = weight.expand(_rankings_shape(scores, dim)).reshape(-1)
-    return ragged.weight_of_rankings(weight, rankings, layout)
+    return ragged.weight_of_rankings(weight, rankings, layout, held)
 
 
 def _for_items(share: Tensor, rankings: Ragged | None) -> Tensor:

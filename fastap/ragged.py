@@ -121,13 +121,16 @@ def from_offsets(offsets: Tensor, items: int) -> Ragged:
     return Ragged(items, right, None, None, (right != given).any())
 
 
-def weight_of_rankings(weight: Tensor, rankings: int, ragged: Ragged | None) -> Tensor:
-    """One weight a ranking, float64, finite and not negative; NaN where an error would have to wait for the device."""
+def weight_of_rankings(weight: Tensor, rankings: int, ragged: Ragged | None, dtype: torch.dtype) -> Tensor:
+    """One weight a ranking, float64, not negative and finite in the type that is multiplied with it.
+
+    NaN where an error would have to wait for the device.
+    """
     weight = weight.detach().to(torch.float64)
-    right = (weight >= 0) & (weight < torch.inf)
+    right = (weight >= 0) & (weight <= torch.finfo(dtype).max)
     on_cpu = _is_on_host(weight)
     if on_cpu and not bool(right.all()):
-        raise ValueError(f"weight must be finite and not negative, got {weight[~right][0].item()}")
+        raise ValueError(f"weight must be finite in {dtype} and not negative, got {weight[~right][0].item()}")
     if ragged is not None and ragged.count is not None:
         right &= ragged.count == weight.shape[0]
         return functional.pad(torch.where(right, weight, torch.nan), (0, rankings - weight.shape[0]))

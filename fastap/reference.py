@@ -66,22 +66,22 @@ def augmented_choice(positives: Floats, negatives: Floats, task_scale: float) ->
     """The paper's dynamic program: ``max F + task_scale * (1 - AP)`` and, for each positive, the negatives above it.
 
     ``positives`` and ``negatives`` are sorted, descending. A ranking is ``a_1 <= ... <= a_P`` with ``a_i`` the number
-    of negatives above positive ``i``. With ``S[a]`` the sum of the ``a`` largest negatives, positive ``i`` (counted
-    from 1) adds ``2/(P N) (S[a] - a p_i) + task_scale/P * a/(i + a)`` to ``mean(p) - mean(n)``, and
+    of negatives above positive ``i``. Of the ranking by score, ``F = mean |p_i - n_j|``; positive ``i`` (counted from
+    1), moved from where it stands there, at ``w``, to ``a``, adds ``2/(P N) sum of (n_j - p_i) for j in (w, a]`` to
+    that, less where it moves up, and ``task_scale/P * a/(i + a)``:
 
         h_i(a) = max over a' <= a of [ h_{i-1}(a') + term_i(a') ].
     """
     n_positive, n_negative = positives.size, negatives.size
-    # F depends on differences only; sums from the middle of the positives lose no digits to a common offset, nor to
-    # negatives far below.
-    centre = np.median(positives)
-    p, n = positives - centre, negatives - centre
     a = np.arange(n_negative + 1)
-    summed = np.concatenate([[0.0], np.cumsum(n)])
     best_at = np.empty((n_positive, n_negative + 1), dtype=np.int64)
     h = np.zeros(n_negative + 1)
     for i in range(1, n_positive + 1):
-        term = 2.0 / (n_positive * n_negative) * (summed - a * p[i - 1]) + task_scale / n_positive * (a / (i + a))
+        gap = negatives - positives[i - 1]
+        above = int((gap > 0).sum())
+        # The gaps on one side have one sign: their sums lose no digits to scores far away.
+        moved = np.concatenate([-np.cumsum(gap[:above][::-1])[::-1], [0.0], np.cumsum(gap[above:])])
+        term = 2.0 / (n_positive * n_negative) * moved + task_scale / n_positive * (a / (i + a))
         total = h + term
         h = np.maximum.accumulate(total)
         # The first column that reaches the running maximum.
@@ -90,7 +90,7 @@ def augmented_choice(positives: Floats, negatives: Floats, task_scale: float) ->
     column = n_negative
     for i in range(n_positive - 1, -1, -1):
         column = choice[i] = best_at[i, column]
-    return float(h[-1] + p.mean() - n.mean()), choice
+    return float(h[-1] + np.mean(np.abs(positives[:, None] - negatives))), choice
 
 
 class Loss(NamedTuple):

@@ -421,7 +421,7 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "weights of its own rankings": (
         {**RAGGED, "sharded": "rankings", "weight": torch.ones(2)},
         {"weight": -torch.ones(2)},
-        "rank 1 of process_group: weight must be finite and not negative",
+        "rank 1 of process_group: weight must be finite in torch.float64 and not negative",
     ),
     "number of rankings": (
         RAGGED,

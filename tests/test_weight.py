@@ -160,7 +160,7 @@ def test_wrong_values(bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
     scores, targets = batch()
     weights = WEIGHTS.clone()
     weights[2] = bad
-    with pytest.raises(ValueError, match="weight must be finite and not negative"):
+    with pytest.raises(ValueError, match=r"weight must be finite in torch\.float64 and not negative"):
         fastap.direct_ap_loss(scores, targets, ignore_index=-1, weight=weights)
     # Where an error would have to wait for the device.
     monkeypatch.setattr(ragged, "_is_on_host", lambda tensor: False)
@@ -169,6 +169,20 @@ def test_wrong_values(bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
     assert gradient[2].isnan().all()
     assert not gradient[[0, 1, 3, 4, 5]].isnan().any()
     assert fastap.direct_ap_loss(scores, targets, ignore_index=-1, weight=weights).isnan()
+
+
+def test_a_weight_that_the_loss_cannot_hold() -> None:
+    """Times a gradient of 0 it would be NaN."""
+    scores, targets = batch(torch.float32)
+    weights = WEIGHTS.double().clone()
+    weights[2] = 1e300
+    with pytest.raises(ValueError, match=r"weight must be finite in torch\.float32 and not negative, got 1e\+300"):
+        fastap.direct_ap_loss(scores, targets, ignore_index=-1, weight=weights, reduction="sum")
+    value, gradient = value_and_gradient(
+        fastap.direct_ap_loss, scores.double(), targets, ignore_index=-1, weight=weights, reduction="sum"
+    )
+    assert value.isfinite()
+    assert gradient.isfinite().all()
 
 
 def test_a_wrong_number_of_weights_of_groups(monkeypatch: pytest.MonkeyPatch) -> None:
