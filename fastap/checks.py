@@ -54,22 +54,36 @@ def check_tensors(scores: Tensor, targets: Tensor, dim: int, ignore_index: int |
 
 
 def _check_dense(name: str, given: Tensor) -> None:
+    if hasattr(given, "full_tensor"):  # a DTensor, whose values lie on several ranks
+        raise TypeError(
+            f"{name} must be a dense tensor, got a DTensor; give its part, {name}.to_local(), and process_group=, "
+            f"or all of it, {name}.full_tensor()"
+        )
     if given.is_nested or given.layout != torch.strided:
         kind = "a nested one" if given.is_nested else f"one of layout {given.layout}"
         raise TypeError(f"{name} must be a dense tensor, got {kind}")
 
 
-def check_nested(scores: Tensor, targets: Tensor, dim: int, groups: Tensor | None, offsets: Tensor | None) -> None:
+def check_nested(
+    scores: Tensor,
+    targets: Tensor,
+    dim: int,
+    groups: Tensor | None,
+    offsets: Tensor | None,
+    names: tuple[str, str] = ("scores", "targets"),
+) -> None:
     """Nested tensors of jagged layout with one axis that differs, the one that is ranked."""
     if not (isinstance(targets, Tensor) and targets.is_nested):
-        raise TypeError(f"targets must be a nested tensor, as scores is, got {type(targets).__name__}")
-    for name, given in (("scores", scores), ("targets", targets)):
+        raise TypeError(f"{names[1]} must be a nested tensor, as {names[0]} is, got {type(targets).__name__}")
+    for name, given in zip(names, (scores, targets), strict=True):
         if given.layout != torch.jagged:
             raise ValueError(f"{name} must have the layout torch.jagged if nested, got {given.layout}")
         if given.dim() != 2:
             raise ValueError(f"{name} must have the shape (rankings, items) if nested, got {given.dim()} dimensions")
     if scores.shape[0] != targets.shape[0]:
-        raise ValueError(f"targets must have as many rankings as scores, {scores.shape[0]}, got {targets.shape[0]}")
+        raise ValueError(
+            f"{names[1]} must have as many rankings as {names[0]}, {scores.shape[0]}, got {targets.shape[0]}"
+        )
     if groups is not None or offsets is not None:
         raise ValueError("groups and offsets must be None where scores are nested, which have their own offsets")
     check_dim(dim)
@@ -117,8 +131,6 @@ def check_weight(weight: Tensor, scores: Tensor, dim: int, groups: Tensor | None
 
 def check_sample_weight(weight: Tensor, scores: Tensor) -> Tensor:
     """Weights of items: shaped like the scores, and finite and not negative where asking costs nothing."""
-    if isinstance(weight, Tensor) and weight.is_nested and weight.layout == torch.jagged:
-        weight = weight.values()
     _check_weights("sample_weight", weight, scores)
     if weight.shape != scores.shape:
         raise ValueError(
@@ -233,7 +245,7 @@ def check_scale(name: str, value: float) -> float:
         raise TypeError(f"{name} must be a float, got {type(value).__name__}")
     if not _SMALLEST <= value <= sys.float_info.max:
         raise ValueError(f"{name} must be finite and positive (at least {_SMALLEST:.4g}), got {value}")
-    # A compiler may hold a number that is to stay variable; float() would pin it.
+    # A compiler may hold a symbol for the number, which float() would pin.
     return value if isinstance(value, float) else float(value)
 
 
@@ -271,9 +283,10 @@ def check_process_group(process_group: object) -> str:
     if process_group is dist.GroupMember.NON_GROUP_MEMBER:
         raise ValueError("process_group must be a group that this process is in, got one that it is not in")
     if not isinstance(process_group, dist.ProcessGroup):
+        instead = "get_group() of the mesh" if hasattr(process_group, "get_group") else "torch.distributed.group.WORLD"
         raise TypeError(
             "process_group must be a torch.distributed.ProcessGroup or None, "
-            f"got {type(process_group).__name__}; the group of all ranks is torch.distributed.group.WORLD"
+            f"got {type(process_group).__name__}; give {instead}"
         )
     name: str = process_group.group_name
     return name

@@ -89,11 +89,6 @@ class Link:
             f"got on rank 0: {said[0]}; on rank {other}: {said[other]}"
         )
 
-    def before(self, count: int) -> int:
-        """The sum of the counts of the ranks before this one."""
-        own = torch.tensor([count], device=self.device)
-        return int(self.from_all(own, "count the items")[: self.rank].sum())
-
     def from_all(self, values: Tensor, purpose: str) -> Tensor:
         """The values of every rank, of one shape, stacked in the order of the ranks."""
         sent = values.to(self.device).contiguous()
@@ -217,6 +212,7 @@ def losses_across(
     """
     link = connect(group_name, scores.device)
     scores = scores.detach()
+    groups = None if groups is None else ragged.comparable(groups).to(torch.int64)
     kind = "groups" if groups is not None else "offsets" if offsets is not None else f"dim={dim}"
     if groups is None and offsets is None:
         scores, targets = scores.movedim(dim, -1), targets.movedim(dim, -1)

@@ -75,7 +75,8 @@ def direct_ap_loss(
             shape of ``scores`` without ``dim``. It gets no gradient.
         ignore_index: items with this target take no part.
         reduction: ``"mean"`` over the rankings that take part, weighted; ``"sum"``, of ``weight * loss``; or ``"none"``
-            (the shape of ``scores`` without ``dim``; ragged, (rankings,)), ``weight * loss`` too.
+            (the shape of ``scores`` without ``dim``; ragged, (rankings,)), ``weight * loss`` too. With ``process_group``
+            sum what ``"none"`` gives: a mean of one rank's losses would count the ranks twice.
         backend: ``"auto"`` (``"triton"`` for CUDA tensors, ``"native"`` on the CPU, ``"torch"`` elsewhere and where
             these are missing), ``"native"``, ``"torch"``, ``"triton"`` or ``"reference"`` (slow, for checking; the
             dynamic program by either method).
@@ -100,8 +101,9 @@ def direct_ap_loss(
             and weights of a mean, of all. There only ``reduction="none"`` with ``groups`` waits for the device, to
             learn how many there are. With ``process_group`` a wrong value on one rank, or calls that differ, are a
             ValueError on all, and the host waits for the device to learn the lengths of the shards.
-        RuntimeError: on a second derivative with respect to the scores: the gradient is constant but for jumps. Where a
-            rank of ``process_group`` has died or makes no such call within the timeout of the group.
+        RuntimeError: on any derivative of a gradient that came through the loss: that is constant but for jumps. Where
+            a rank of ``process_group`` has died or makes no such call within the timeout of the group; over NCCL, whose
+            calls do not wait, its watchdog ends the process instead unless ``TORCH_NCCL_BLOCKING_WAIT=1``.
 
     Source: Song, Schwing, Zemel, Urtasun, Training Deep Neural Networks via Direct Loss Minimization, ICML 2016.
     """
@@ -225,6 +227,8 @@ def average_precision(
         float64, the shape of ``scores`` without ``dim``, ragged (rankings,); NaN where a ranking has no positive (of
         any weight) or a NaN score.
     """
+    if isinstance(sample_weight, Tensor) and sample_weight.is_nested:
+        sample_weight, _, _, _ = _flat(sample_weight, scores, dim, groups, offsets, ("sample_weight", "scores"))
     scores, targets, dim, offsets = _flat(scores, targets, dim, groups, offsets)
     dim = check_tensors(scores, targets, dim, ignore_index)
     check_ragged(scores, groups, offsets)
@@ -328,14 +332,26 @@ def _ap_loss(
 
 
 def _flat(
-    scores: Tensor, targets: Tensor, dim: int, groups: Tensor | None, offsets: Tensor | None
+    scores: Tensor,
+    targets: Tensor,
+    dim: int,
+    groups: Tensor | None,
+    offsets: Tensor | None,
+    names: tuple[str, str] = ("scores", "targets"),
 ) -> tuple[Tensor, Tensor, int, Tensor | None]:
     """The items of nested tensors, their one axis and their offsets; all else as it is."""
     if not (isinstance(scores, Tensor) and scores.is_nested):
         return scores, targets, dim, offsets
-    check_nested(scores, targets, dim, groups, offsets)
+    check_nested(scores, targets, dim, groups, offsets, names)
     (scores, offsets), (targets, others) = ragged.items_of(scores), ragged.items_of(targets)
     if others is not offsets:
-        # Offsets that differ are wrong, which shows when somebody looks at them.
-        offsets = torch.where((offsets == others).all(), offsets, -1)
+        same = (offsets == others).all()
+        if has_values(offsets) and offsets.device.type == "cpu":
+            if not bool(same):
+                lengths = offsets.diff().tolist(), others.diff().tolist()
+                raise ValueError(
+                    f"{names[1]} must have rows of the lengths of {names[0]}, {lengths[0]}, got {lengths[1]}"
+                )
+        else:
+            offsets = torch.where(same, offsets, -1)  # which are wrong, and make NaN
     return scores, targets, 0, offsets

@@ -26,7 +26,11 @@ __all__ = ["RetrievalAPLoss"]
 
 
 class RetrievalAPLoss(retrieval.RetrievalAPLoss, losses.BaseMetricLossFunction):  # type: ignore[misc]
-    """:class:`fastap.RetrievalAPLoss`. Of its second base it has the name, no distance, reducer or regularizer."""
+    """:class:`fastap.RetrievalAPLoss`, as one of that package's losses.
+
+    Of its second base it has the name, no distance, reducer or regularizer. The wrappers that go by a list know this
+    name alone: a subclass needs it as well.
+    """
 
 
 def _with_ours(supported: Callable[[], list[str]]) -> Any:

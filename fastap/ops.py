@@ -6,6 +6,7 @@ axis last is made inside, where compilers do not look.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, NoReturn, cast
 
 import torch
@@ -154,8 +155,11 @@ def _(
     return scores.new_empty(shape, dtype=dtype), scores.new_empty(_moved_shape(scores, dim), dtype=dtype), number
 
 
-# Of the arguments above.
-_DIM, _REDUCTION, _PROCESS_GROUP, _ARGUMENTS = 9, 11, 13, 15
+# Where the arguments above stand.
+_NAMES = list(inspect.signature(_ap_loss).parameters)
+_GROUPS, _OFFSETS, _WEIGHT, _DIM, _REDUCTION, _PROCESS_GROUP = map(
+    _NAMES.index, ("groups", "offsets", "weight", "dim", "reduction", "process_group")
+)
 
 
 def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -167,7 +171,7 @@ def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _scale_gradient(ctx: Any, incoming: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    nothing = (None,) * (_ARGUMENTS - 1)
+    nothing = (None,) * (len(_NAMES) - 1)
     if incoming is None:
         return None, *nothing
     gradient, number = ctx.saved_tensors
@@ -222,13 +226,15 @@ class EagerAPLoss(torch.autograd.Function):
 
 
 def _mapped_first(info: Any, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...], dim: int) -> list[Any]:
-    """The arguments of an operator, the mapped axis of scores and targets in front, and ``dim`` counted with it."""
+    """The arguments of an operator, the mapped axis of its tensors in front, and ``dim`` counted with it."""
     mapped = list(inputs)
-    if any(isinstance(each, Tensor) for each in inputs[2:]):
-        raise NotImplementedError("torch.func.vmap maps scores and targets alone, without groups, offsets or weights")
-    for place in (0, 1):
-        tensor, at = inputs[place], in_dims[place]
-        mapped[place] = tensor.expand(info.batch_size, *tensor.shape) if at is None else tensor.movedim(at, 0)
+    if any(isinstance(each, Tensor) for each in inputs[_GROUPS : _OFFSETS + 1]):  # where all operators have them
+        raise NotImplementedError(
+            "torch.func.vmap does not map groups and offsets; give ids or offsets that tell the samples apart instead"
+        )
+    for place, (tensor, at) in enumerate(zip(inputs, in_dims, strict=True)):
+        if isinstance(tensor, Tensor):
+            mapped[place] = tensor.expand(info.batch_size, *tensor.shape) if at is None else tensor.movedim(at, 0)
     mapped[dim] += 1
     return mapped
 
@@ -243,16 +249,24 @@ def _map_ap_loss(
         )
     options = _mapped_first(info, in_dims, inputs, _DIM)
     reduction, options[_REDUCTION] = options[_REDUCTION], "none"
+    weight = options[_WEIGHT]
+    if weight is not None:  # has the shape of a sample's rankings, or a shorter one
+        shape = _rankings_shape(options[0], options[_DIM])
+        weight = weight.view(weight.shape[0], *[1] * (len(shape) - weight.dim()), *weight.shape[1:]).expand(shape)
+    options[_WEIGHT] = weight if reduction == "none" else None
     loss, gradient, number = ap_loss(*options)
     number = number.expand(info.batch_size, 0)
     if reduction == "none":
         return (loss, gradient, number), (0, 0, 0)
     targets, dim = options[1], options[_DIM]
     takes_part = ((targets == 1).any(dim) & (targets == 0).any(dim)) | loss.isnan()
-    each, takes_part = loss.reshape(info.batch_size, -1), takes_part.reshape(info.batch_size, -1)
-    value, share = masked.reduce(Losses(each.double(), gradient, takes_part), loss.dtype, mean=reduction == "mean")
+    each, takes_part = (values.flatten(1) if values.dim() > 1 else values[:, None] for values in (loss, takes_part))
+    shares = None if weight is None else weight.reshape(each.shape).double()
+    losses = Losses(each.double(), gradient, takes_part)
+    value, share = masked.reduce(losses, loss.dtype, mean=reduction == "mean", weight=shares)
     if share is not None:
-        gradient = gradient * share.view(-1, *[1] * (gradient.dim() - 1))
+        whole = share.expand(each.shape).view(gradient.shape[:-1])
+        gradient = gradient * whole.unsqueeze(-1)
     return (value, gradient, number), (0, 0, 0)
 
 
@@ -313,7 +327,7 @@ def _(
 
 @average_precision.register_vmap
 def _(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
-    return average_precision(*_mapped_first(info, in_dims, inputs, 5)), 0
+    return average_precision(*_mapped_first(info, in_dims, inputs, dim=5)), 0
 
 
 @torch.library.custom_op("fastap::loss_augmented_ranking", mutates_args=())
@@ -364,4 +378,4 @@ def _(
 
 @loss_augmented_ranking.register_vmap
 def _(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-    return loss_augmented_ranking(*_mapped_first(info, in_dims, inputs, 7)), (0, 0)
+    return loss_augmented_ranking(*_mapped_first(info, in_dims, inputs, dim=7)), (0, 0)

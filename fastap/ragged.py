@@ -30,7 +30,7 @@ class Ragged:
     def batch(self, scores: Tensor, targets: Tensor, ignore_index: int | None) -> Batch:
         """The rankings, end to end."""
         if self.order is not None:
-            scores, targets = scores[self.order], targets[self.order]
+            scores, targets = (each.index_select(0, self.order) for each in (scores, targets))
         return Batch(scores.contiguous(), targets.contiguous(), ignore_index, self.offsets)
 
     def to_items(self, values: Tensor) -> Tensor:
@@ -69,14 +69,21 @@ def items_of(nested: Any) -> tuple[Tensor, Tensor]:
     return values[torch.arange(skipped.shape[0], device=values.device) + skipped], functional.pad(ends, (1, 0))
 
 
+def comparable(groups: Tensor) -> Tensor:
+    """The ids, in their order, in a type that PyTorch compares: of unsigned ones it has uint8 alone."""
+    if groups.dtype == torch.uint64:
+        return groups.view(torch.int64) ^ torch.iinfo(torch.int64).min
+    return groups.to(torch.int64) if groups.dtype in (torch.uint16, torch.uint32) else groups
+
+
 def from_groups(groups: Tensor) -> Ragged:
     """Items of one id are a ranking, in the order they come in; rankings in ascending order of id."""
     items = groups.shape[0]
     order: Tensor | None = None
-    groups = _comparable(groups)
+    groups = comparable(groups)
     looks = _is_on_host(groups)
     if not looks or not bool((groups[1:] >= groups[:-1]).all()):
-        groups, order = torch.sort(groups, stable=True)
+        groups, order = torch.sort(_narrow(groups) if looks else groups, stable=True)
     begins = groups[1:] != groups[:-1]
     if looks:
         starts = begins.nonzero().view(-1) + 1
@@ -95,11 +102,13 @@ def from_groups(groups: Tensor) -> Ragged:
     return Ragged(items, offsets[:-1], order, begins.sum() + min(items, 1), None)
 
 
-def _comparable(groups: Tensor) -> Tensor:
-    """The ids, in their order, in a type that PyTorch compares: of unsigned ones it has uint8 alone."""
-    if groups.dtype == torch.uint64:
-        return groups.view(torch.int64) ^ torch.iinfo(torch.int64).min
-    return groups.to(torch.int64) if groups.dtype in (torch.uint16, torch.uint32) else groups
+def _narrow(groups: Tensor) -> Tensor:
+    """The ids less the least of them, in as few bits as hold them: of 1,000,000 a sort takes 37, 24 or 11 ms then."""
+    least, most = (int(end) for end in groups.aminmax())
+    for dtype in (torch.int16, torch.int32):
+        if most - least <= torch.iinfo(dtype).max:
+            return (groups.to(torch.int64) - least).to(dtype)
+    return groups
 
 
 def from_offsets(offsets: Tensor, items: int) -> Ragged:

@@ -13,6 +13,7 @@ from torch.distributed import ProcessGroup
 from torch.utils.checkpoint import checkpoint
 
 from fastap import functional
+from fastap.backends import masked
 from fastap.checks import (
     can_hold,
     check_backend,
@@ -27,7 +28,7 @@ from fastap.checks import (
 from fastap.distributed import gather
 from fastap.exchange import Link, connect
 from fastap.modules import _Loss
-from fastap.problem import Method, Reduction, Update
+from fastap.problem import Losses, Method, Reduction, Update
 
 Similarity = Literal["cosine", "dot"] | Callable[[Tensor, Tensor], Tensor]
 
@@ -71,8 +72,8 @@ def retrieval_ap_loss(
             left out: if they hold copies of the queries, name the pairs in ``indices_tuple``.
         ref_labels: ``(M,)`` or ``(M, K)``, as ``labels``.
         similarity: ``"cosine"``, ``"dot"``, or a function from ``(n, ...)`` queries and ``(M, ...)`` references to
-            ``(n, M)`` numbers, higher for more alike, called with some of the queries at a time. A row of zeros has
-            cosine 0 to all others and no gradient.
+            ``(n, M)`` numbers, higher for more alike, called with some of the queries at a time, in float32 at least
+            and without autocast. A row of zeros has cosine 0 to all others and no gradient.
         epsilon: weight of AP against the similarities, in their units. Cosines cannot grow to suit it, as scores can:
             it should be of the size of the differences that ought to matter, and 1.0 is half of what there is. Of 0.05
             to 1.0 the default was best, within 0.002, for held-out mAP of scikit-learn's digits: 0.967 (the others
@@ -130,8 +131,6 @@ def retrieval_ap_loss(
         link = connect(check_process_group(process_group), embeddings.device)
         if indices_tuple is not None:
             raise ValueError("indices_tuple must be None with a process_group, over whose ranks no pairs are numbered")
-    if weight is not None:
-        weight = _check_weight(weight, embeddings)
     options: dict[str, Any] = {
         "epsilon": check_scale("epsilon", epsilon),
         "update": check_update(update),
@@ -141,8 +140,25 @@ def retrieval_ap_loss(
         "reduction": "none",
     }
     n, device = embeddings.shape[0], embeddings.device
-    classes = _classes("labels", labels, ignore_index, device)
-    ref_classes = classes if ref_labels is labels else _classes("ref_labels", ref_labels, ignore_index, device)
+
+    def prepare() -> tuple[tuple[Tensor | None, Tensor | None, Tensor | None], list[int]]:
+        """What depends on values, which may be wrong."""
+        classes = _classes("labels", labels, ignore_index, device)
+        ref_classes = classes if ref_labels is labels else _classes("ref_labels", ref_labels, ignore_index, device)
+        return (classes, ref_classes, None if weight is None else _check_weight(weight, embeddings)), [n]
+
+    lengths = [[n]]
+    if link is None:
+        (classes, ref_classes, weights), _ = prepare()
+    else:
+        assert labels is not None
+        kind = similarity if isinstance(similarity, str) else "a function"
+        words = (
+            f"retrieval by {kind}, {options}, {reduction=}, labels {ignore_index=} of shape (*, {labels.shape[1:]}), "
+            f"{'a' if weight is not None else 'no'} weight, ranked {'with the batch' if itself else 'in references'}, "
+            f"embeddings {embeddings.dtype} of shape (*, {embeddings.shape[1:]})"
+        )
+        (classes, ref_classes, weights), lengths = link.agree(words, prepare)
     named = None if indices_tuple is None else _named(indices_tuple, n, references.shape[0], device)
     first = 0 if itself else None
 
@@ -155,7 +171,7 @@ def retrieval_ap_loss(
             items = _prepared(references.to(dtype), ref_classes, ignore_index, similarity)
         if link is not None and itself:
             assert ref_classes is not None
-            first = link.before(n)
+            first = sum(length[0] for length in lengths[: link.rank])
             items, ref_classes = (gather(each, process_group=process_group) for each in (items, ref_classes))
         relevance = _Relevance(classes, ref_classes, named, ignore_index, first)
         m = items.shape[0]
@@ -169,8 +185,8 @@ def retrieval_ap_loss(
                 chunks.append(checkpoint(_of_chunk, *chunk, use_reentrant=False))
             losses, takes_part = (torch.cat(parts) for parts in zip(*chunks, strict=True))
     if link is not None:
-        return _reduced_across(link, losses, takes_part, weight, reduction)
-    return _reduced(losses, takes_part, weight, reduction)
+        return _reduced_across(link, losses, takes_part, weights, reduction)
+    return _reduced(losses, takes_part, weights, reduction)
 
 
 @dataclass(frozen=True)
@@ -204,7 +220,7 @@ class _Relevance:
 def _shared(classes: Tensor, ref_classes: Tensor) -> Tensor:
     """Targets from labels alone, int8."""
     if classes.dim() == 1:
-        return (classes[:, None] == ref_classes).view(torch.int8)
+        return (classes[:, None] == ref_classes).to(torch.int8)
     surely = _in_common(classes == 1, ref_classes == 1)
     maybe = _in_common(classes != 0, ref_classes != 0)  # 1 or not known
     targets = 2 * surely - maybe  # 1, 0 or, where only maybe, -1
@@ -217,7 +233,7 @@ def _shared(classes: Tensor, ref_classes: Tensor) -> Tensor:
 def _in_common(chosen: Tensor, ref_chosen: Tensor) -> Tensor:
     """Whether a row and a row share a column, int8; by counting, which is exact in float32 up to 2^24 columns."""
     counts: Tensor = chosen.float() @ ref_chosen.float().T
-    return (counts > 0).view(torch.int8)
+    return (counts > 0).to(torch.int8)
 
 
 def _of_chunk(
@@ -241,33 +257,22 @@ def _of_chunk(
 def _reduced(losses: Tensor, takes_part: Tensor, weight: Tensor | None, reduction: Reduction) -> Tensor:
     if reduction == "none":
         return losses if weight is None else (losses * weight).to(losses.dtype)
-    total, share = _sums(losses, takes_part, weight)
-    return (total / _divisor(share, reduction)).to(losses.dtype)
-
-
-def _sums(losses: Tensor, takes_part: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Of the weighted losses and of the weights that take part, float64."""
-    if weight is None:
-        return losses.sum(dtype=torch.float64), takes_part.sum(dtype=torch.float64)
-    return (losses * weight).sum(), (takes_part * weight).sum()
-
-
-def _divisor(share: Tensor, reduction: Reduction) -> Tensor | float:
-    return share.where(share != 0, 1.0) if reduction == "mean" else 1.0
+    each = Losses(losses.double(), losses, takes_part)
+    return masked.reduce(each, losses.dtype, mean=reduction == "mean", weight=weight)[0]
 
 
 def _reduced_across(
     link: Link, losses: Tensor, takes_part: Tensor, weight: Tensor | None, reduction: Reduction
 ) -> Tensor:
     """The value over the queries of all ranks; the gradient of this rank's, times the number of ranks."""
+    own = _reduced(losses, takes_part, weight, "none" if reduction == "none" else "sum")
     if reduction == "none":
-        own = _reduced(losses, takes_part, weight, reduction)
         return _shown(own, own, link.size)
-    own, share = _sums(losses, takes_part, weight)
-    sums = link.from_all(torch.stack([own.detach(), share]), "gather the sums of the losses")
+    share = (takes_part if weight is None else takes_part * weight).sum(dtype=torch.float64)
+    sums = link.from_all(torch.stack([own.detach().double(), share]), "gather the sums of the losses")
     total, share = sums.sum(0).unbind()
-    divisor = _divisor(share, reduction)
-    return _shown(own, total / divisor, link.size / divisor).to(losses.dtype)
+    divisor = share.where(share != 0, 1.0) if reduction == "mean" else torch.ones_like(share)
+    return _shown(own, (total / divisor).to(own.dtype), (link.size / divisor).to(own.dtype))
 
 
 def _shown(value: Tensor, shown: Tensor, factor: Tensor | float) -> Tensor:

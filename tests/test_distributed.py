@@ -596,3 +596,28 @@ def test_over_nccl(tmp_path: Path) -> None:
     ):
         results(same_as_one_process, ranks, tmp_path, sharded, layouts, "cuda", **options)
     results(gathered, ranks, tmp_path, "cuda", **options)
+
+
+IDS = [1, 2, 2**63 + 5]
+
+
+def large_ids(part: slice, group: Any) -> Tensor:
+    """Losses of groups whose ids only an unsigned type holds, weighted by their places in the order of ids."""
+    generator = numbers(3)
+    scores, targets = torch.randn(24, generator=generator), torch.arange(24) % 2
+    groups = torch.tensor(IDS * 8, dtype=torch.uint64)
+    weight = torch.tensor([1.0, 10.0, 100.0])
+    return fastap.direct_ap_loss(
+        scores[part], targets[part], groups=groups[part], weight=weight, reduction="none", process_group=group
+    )
+
+
+def large_ids_of(rank: int) -> Tensor:
+    return large_ids(slice(13 * rank, 13 + 11 * rank), dist.group.WORLD)
+
+
+def test_ids_beyond_64_signed_bits_keep_their_order(tmp_path: Path) -> None:
+    expected = large_ids(slice(None), None)
+    assert (expected > 0).all()
+    for value in results(large_ids_of, 2, tmp_path):
+        torch.testing.assert_close(value, expected, rtol=0, atol=0)

@@ -240,6 +240,17 @@ def test_matrices_of_the_masked_backends_are_at_least_half_full() -> None:
     assert sorted(seen) == list(range(len(items)))
 
 
+@pytest.mark.parametrize("scale", [1, 200, 40_000, 2**40])
+def test_ids_of_any_size_sort_alike(scale: int) -> None:
+    """Those that lie close are sorted in fewer bits."""
+    small = torch.tensor([5, -2, 5, 7, -2, 0, 7, 1])
+    near, far = ragged.from_groups(small), ragged.from_groups(small * scale - 17)
+    assert near.order is not None
+    assert far.order is not None
+    assert far.order.tolist() == near.order.tolist()
+    assert far.offsets.tolist() == near.offsets.tolist()
+
+
 @pytest.mark.parametrize("groups", [[3, 3, -1, 7, 7, 7], [5, 2, 5, 2, 9, 5], [0] * 4, [2, 1], [4], []])
 def test_where_the_host_does_not_look_groups_lie_the_same(groups: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done for other devices, on the CPU: as many rankings as items, the last of them empty."""
@@ -300,6 +311,27 @@ def test_errors() -> None:
         fastap.direct_ap_loss(scores, targets * 5, offsets=offsets, ignore_index=-1, backend="torch")
 
 
+def test_weights_of_nested_tensors_lie_where_the_scores_do() -> None:
+    padded = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    targets, weights = (padded > 0).long(), padded.abs()
+    starts, lengths = torch.tensor([1, 0, 2]), torch.tensor([4, 5, 3])
+    views = [
+        torch.nested.narrow(each, 1, starts, lengths, layout=torch.jagged) for each in (padded - 0.3, targets, weights)
+    ]
+    given = fastap.average_precision(*views[:2], sample_weight=views[2])
+    rows = [slice(start, start + length) for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)]
+    expected = [
+        fastap.average_precision(score[row] - 0.3, target[row], sample_weight=weight[row])
+        for score, target, weight, row in zip(padded, targets, weights, rows, strict=True)
+    ]
+    torch.testing.assert_close(given, torch.stack(expected), rtol=1e-15, atol=0, equal_nan=True)
+    flat = torch.nested.nested_tensor_from_jagged(torch.ones(12), torch.tensor([0, 5, 9, 12]))
+    with pytest.raises(ValueError, match=r"scores must have rows of the lengths of sample_weight, \[5, 4, 3\], got"):
+        fastap.average_precision(*views[:2], sample_weight=flat)
+    with pytest.raises(TypeError, match="scores must be a nested tensor, as sample_weight is"):
+        fastap.average_precision(torch.ones(12), torch.ones(12), offsets=torch.tensor([0, 12]), sample_weight=flat)
+
+
 def test_errors_of_nested_tensors() -> None:
     scores, targets, offsets = problem(dtype=torch.float32)
     nested = torch.nested.nested_tensor_from_jagged(scores, offsets)
@@ -312,7 +344,11 @@ def test_errors_of_nested_tensors() -> None:
         ((wide, wanted), {}, r"scores must have the shape \(rankings, items\) if nested, got 3 dimensions"),
         ((nested, wanted), {"dim": 0}, "dim must be 1 or -1 where scores are nested, got 0"),
         ((nested, wanted), {"offsets": offsets}, "groups and offsets must be None where scores are nested"),
-        ((nested, torch.nested.nested_tensor_from_jagged(targets, other)), {}, "offsets must begin with 0"),
+        (
+            (nested, torch.nested.nested_tensor_from_jagged(targets, other)),
+            {},
+            r"targets must have rows of the lengths of scores, \[7, 0, .*, got \[8, -1",
+        ),
         ((nested, torch.nested.nested_tensor_from_jagged(targets[:7], offsets[:2])), {}, "as many rankings as scores"),
         ((scores, wanted), {}, "targets must be a dense tensor, as scores is"),
     ):

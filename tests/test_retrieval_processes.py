@@ -94,3 +94,42 @@ def refused(rank: int) -> str:
     except ValueError as error:
         return str(error).partition(",")[0]
     return "taken"
+
+
+# What rank 1 does otherwise than rank 0, and what both are told.
+WRONG = {
+    "epsilon": ({"epsilon": 0.5}, "must make the same call"),
+    "similarity": ({"similarity": "dot"}, "must make the same call"),
+    "reduction": ({"reduction": "sum"}, "must make the same call"),
+    "weight": ({"weight": torch.ones(4)}, "must make the same call"),
+    "references": ({"ref_embeddings": torch.eye(4), "ref_labels": torch.arange(4)}, "must make the same call"),
+    "labels": ({"labels": torch.tensor([[0], [1], [1], [0]])}, "must make the same call"),
+    "a wrong weight": ({"weight": -torch.ones(4)}, "rank 1 of process_group: weight must be"),
+    "a wrong label": ({"labels": torch.tensor([[0], [1], [2], [0]])}, "rank 1 of process_group: labels of shape"),
+}
+
+
+def told(rank: int) -> dict[str, str]:
+    found = {}
+    for name, (changes, _) in WRONG.items():
+        call: dict[str, Any] = {"labels": torch.tensor([0, 0, 1, 1])}
+        if name == "a wrong weight":
+            call["weight"] = torch.ones(4)
+        if name == "a wrong label":
+            call["labels"] = torch.tensor([[0], [1], [1], [0]])
+        call |= changes if rank else {}
+        try:
+            retrieval_ap_loss(torch.eye(4), process_group=torch.distributed.group.WORLD, **call)
+            found[name] = "nothing"
+        except ValueError as error:
+            found[name] = str(error)
+    value = retrieval_ap_loss(torch.eye(4), torch.tensor([0, 0, 1, 1]), process_group=torch.distributed.group.WORLD)
+    found["then"] = str(value.isfinite().item())
+    return found
+
+
+def test_what_is_wrong_on_one_rank_is_an_error_on_all(tmp_path: Path) -> None:
+    for found in processes.results(told, 2, tmp_path):
+        assert found.pop("then") == "True"  # the group goes on
+        for name, (_, message) in WRONG.items():
+            assert message in found[name], name

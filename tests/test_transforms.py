@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,11 @@ from torch._dynamo.testing import CompileCounter
 import fastap
 from tests.losses import LOSSES, Loss, random_batch, value_and_gradient
 
+FUNCTIONS = {
+    "positive": fastap.direct_ap_loss,
+    "negative": partial(fastap.direct_ap_loss, update="negative"),
+    "hinge": fastap.ap_hinge_loss,
+}
 OFFSETS = torch.tensor([0, 9, 9, 27])
 GROUPS = torch.tensor([5, -2, 5, 5, -2, 8, 8, -2, 5] * 3)
 
@@ -180,10 +186,45 @@ def test_vmap_of_metric_and_ranking() -> None:
     equal(two.view(8), fastap.average_precision(scores, targets))
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("mapped", [False, True])
+def test_vmap_of_weights(mapped: bool, reduction: str) -> None:
+    """One weight a class for all samples, or each sample's own; and of items, for the metric."""
+    generator = torch.Generator().manual_seed(8)
+    scores, targets = (each.view(4, 2, 3, 7) for each in random_batch(8, 24, 7))
+    weights = torch.rand(4, 2, 3, generator=generator) if mapped else torch.tensor([1.0, 0.0, 3.0])
+    items = torch.rand(4, 2, 3, 7, generator=generator) if mapped else torch.rand(2, 3, 7, generator=generator)
+    in_dims = (0, 0, 0 if mapped else None)
+
+    def call(function: Loss, at: Tensor, by: Tensor, weight: Tensor) -> Tensor:
+        return function(at, by, weight=weight, reduction=reduction)
+
+    for one in (partial(call, function) for function in FUNCTIONS.values()):
+        leaf = scores.clone().requires_grad_()
+        given = torch.func.vmap(one, in_dims)(leaf, targets, weights)
+        each = weights if mapped else [weights] * 4
+        wanted = torch.stack([one(*sample) for sample in zip(leaf, targets, each, strict=True)])
+        torch.testing.assert_close(given, wanted, rtol=1e-14, atol=1e-16)
+        gradients = [torch.autograd.grad(value.square().sum(), leaf)[0] for value in (given, wanted)]
+        torch.testing.assert_close(*gradients, rtol=1e-13, atol=1e-16)
+    given = torch.func.vmap(lambda at, by, weight: fastap.average_precision(at, by, sample_weight=weight), in_dims)(
+        scores, targets, items
+    )
+    torch.testing.assert_close(
+        given, fastap.average_precision(scores, targets, sample_weight=items.expand(scores.shape)), equal_nan=True
+    )
+
+
+def test_vmap_of_no_sample(loss: Loss) -> None:
+    for shape in ((0, 5), (0, 2, 5)):
+        value = torch.func.vmap(loss)(torch.zeros(shape), torch.zeros(shape, dtype=torch.long))
+        assert value.shape == (0,)
+
+
 def test_vmap_of_what_it_cannot_map() -> None:
     scores, targets = random_batch(6, 4, 27)
     for call in (fastap.direct_ap_loss, fastap.average_precision, fastap.loss_augmented_ranking):
-        with pytest.raises(NotImplementedError, match="vmap maps scores and targets alone"):
+        with pytest.raises(NotImplementedError, match="vmap does not map groups and offsets"):
             torch.func.vmap(lambda s, t, call=call: call(s, t, groups=GROUPS))(scores, targets)
 
 
