@@ -75,8 +75,8 @@ def direct_ap_loss(
             shape of ``scores`` without ``dim``. It gets no gradient.
         ignore_index: items with this target take no part.
         reduction: ``"mean"`` over the rankings that take part, weighted; ``"sum"``, of ``weight * loss``; or ``"none"``
-            (the shape of ``scores`` without ``dim``; ragged, (rankings,)), ``weight * loss`` too. With ``process_group``
-            sum what ``"none"`` gives: a mean of one rank's losses would count the ranks twice.
+            (the shape of ``scores`` without ``dim``; ragged, (rankings,)), ``weight * loss`` too. With a
+            ``process_group`` sum what ``"none"`` gives: a mean of one rank's losses would count the ranks twice.
         backend: ``"auto"`` (``"triton"`` for CUDA tensors, ``"native"`` on the CPU, ``"torch"`` elsewhere and where
             these are missing), ``"native"``, ``"torch"``, ``"triton"`` or ``"reference"`` (slow, for checking; the
             dynamic program by either method).

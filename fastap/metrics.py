@@ -59,7 +59,8 @@ class _Items(Metric):
 
     def _keep(self, **items: Tensor) -> None:
         for name, given in items.items():
-            # A copy: buffers are written over, and of a column the whole matrix would be kept. One number for all is ours.
+            # A copy: buffers are written over, and of a column the whole matrix would be kept. One number for all is
+            # our own, and stays one.
             is_one = given.untyped_storage().nbytes() == given.element_size()
             getattr(self, name).append(given.detach() if is_one else given.detach().clone())
 
