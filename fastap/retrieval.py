@@ -339,7 +339,8 @@ def _named(indices_tuple: Sequence[Tensor], queries: int, items: int, device: to
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    available = torch.amp.is_autocast_available(device.type)
+    # Asked outside compilers alone: that of PyTorch 2.11 cannot trace the question.
+    available = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
