@@ -245,7 +245,7 @@ def _by_ranking(link: Link, call: _Call, words: str) -> Exchanged:
         loss, takes_part, *rest = link.concatenated(_table(columns), counts, "gather the losses").unbind(1)
         value, share = _reduce(_floats(loss), takes_part, _floats(rest[0]) if rest else None, call)
         share = _part(share, sum(counts[: link.rank]), counts[link.rank])
-    gradient = losses.gradient.mul_(_for_items(share * link.size, layout).to(call.dtype))
+    gradient = losses.gradient.mul_(ragged.for_items(share * link.size, layout).to(call.dtype))
     return Exchanged(value, _in_place(gradient, layout).view(call.scores.shape), _numbers(call, layout))
 
 
@@ -284,7 +284,7 @@ def _by_item(link: Link, call: _Call, words: str) -> Exchanged:
     else:
         value, share = _reduce(_floats(loss), takes_part, weight, call)
     share = share if share.shape[0] == 1 else share[own]
-    gradient = losses.gradient.mul_(_for_items(share * link.size, whole.layout).to(call.dtype))
+    gradient = losses.gradient.mul_(ragged.for_items(share * link.size, whole.layout).to(call.dtype))
     back = link.exchange(whole.give_back(gradient), receive, send, "return the gradient")
     number = _numbers(call, sent.layout)
     if ids and call.groups is not None and call.reduction == "none":
@@ -431,13 +431,6 @@ def _unreduced(loss: Tensor, weight: Tensor | None, dtype: torch.dtype) -> tuple
 
 def _part(share: Tensor, start: int, count: int) -> Tensor:
     return share if share.shape[0] == 1 else share[start : start + count]
-
-
-def _for_items(share: Tensor, layout: Ragged | None) -> Tensor:
-    """What the gradient of each item is multiplied with, from one for all or one a ranking."""
-    if share.shape[0] == 1:
-        return share
-    return share[:, None] if layout is None else layout.by_place(share)
 
 
 def _in_place(values: Tensor, layout: Ragged | None) -> Tensor:

@@ -98,7 +98,7 @@ def _ap_loss(
         else:
             value = value.view(_rankings_shape(scores, dim)) if rankings is None else rankings.without_padding(value)
     if share is not None:
-        gradient *= _for_items(share, rankings).to(dtype)
+        gradient *= ragged.for_items(share, rankings).to(dtype)
     if rankings is not None:
         gradient = rankings.to_items(gradient)
     return value, gradient.view(shape), number
@@ -110,13 +110,6 @@ def _weight(
     if layout is None:
         weight = weight.expand(_rankings_shape(scores, dim)).reshape(-1)
     return ragged.weight_of_rankings(weight, rankings, layout, held)
-
-
-def _for_items(share: Tensor, rankings: Ragged | None) -> Tensor:
-    """What each item's gradient counts, to be multiplied with (rankings, items), ragged (items,)."""
-    if share.shape[0] == 1:
-        return share
-    return share[:, None] if rankings is None else rankings.by_place(share)
 
 
 def _mark_wrong(losses: Losses, rankings: Ragged | None) -> Losses:

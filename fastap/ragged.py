@@ -58,6 +58,16 @@ def of(scores: Tensor, groups: Tensor | None, offsets: Tensor | None) -> Ragged 
     return None if offsets is None else from_offsets(offsets, scores.shape[0])
 
 
+def for_items(share: Tensor, rankings: Ragged | None) -> Tensor:
+    """What the gradient of each item is multiplied with, (rankings, items) or ragged (items,).
+
+    From one number for all or one a ranking.
+    """
+    if share.shape[0] == 1:
+        return share
+    return share[:, None] if rankings is None else rankings.by_place(share)
+
+
 def items_of(nested: Any) -> tuple[Tensor, Tensor]:
     """The items of a nested tensor of jagged layout, end to end, and their offsets; a view with gaps is copied."""
     values, offsets, lengths = nested.values(), nested.offsets(), nested.lengths()
