@@ -20,7 +20,7 @@ from torch import Tensor
 from bench.cases import Case, Job
 from fastap.backends import native
 from fastap.backends.masked import to_problem
-from fastap.backends.torch import augment, layout, outcome, rowsearch, short
+from fastap.backends.torch import augment, layout, outcome, rowsearch
 from fastap.backends.torch.terms import Terms
 from fastap.problem import Batch, Objective, Problem
 
@@ -91,7 +91,6 @@ def _gradient(given: Input) -> Job:
     given.answer(outcome, "augmented", _chosen(given, terms))
     given.answer(outcome, "sort_batch", found)
     given.answer(outcome, "rows_of", rows)
-    given.answer(short, "table_of", None)
     return lambda: outcome.losses(given.problem, given.objective)
 
 

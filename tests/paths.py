@@ -1,7 +1,5 @@
-"""The ways to a loss on the CPU, for tests to choose from: the native engine, and the two of the torch backend.
+"""The ways to a loss on the CPU, for tests to choose from: the native engine and the torch backend.
 
-The torch backend has one way for short rankings, and the machinery of long ones. It chooses by size, so small problems,
-the hostile ones among them, would never meet the second.
 The kernels of the Triton backend get tiles so small that a few dozen items fill several.
 """
 
@@ -14,10 +12,9 @@ from unittest import mock
 import torch
 
 from fastap.backends import native
-from fastap.backends.torch import short
 
 # That the engine is built where there is a compiler is a test of its own.
-PATHS = ("native", "short", "long") if native.IS_BUILT else ("short", "long")
+PATHS = ("native", "torch") if native.IS_BUILT else ("torch",)
 TRITON_PATHS = ("triton-short", "triton-long")
 
 
@@ -32,14 +29,8 @@ def solving(path: str) -> Iterator[None]:
 
     Of the Triton backend, rankings and float64 scores have one path only.
     """
-    if path == "short":
-        with mock.patch.object(native, "IS_BUILT", False), mock.patch.object(short, "_CELLS", 1 << 40):
-            yield
-    elif path == "long":
-        with (
-            mock.patch.object(native, "IS_BUILT", False),
-            mock.patch.object(short, "table_of", return_value=None),
-        ):
+    if path == "torch":
+        with mock.patch.object(native, "IS_BUILT", False):
             yield
     elif path in TRITON_PATHS:
         from fastap.backends.triton import solve

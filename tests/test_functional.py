@@ -568,7 +568,7 @@ def test_medium_sizes_against_the_oracle(case: str, epsilon: float) -> None:
         ranks, value = fastap.loss_augmented_ranking(
             torch.tensor(scores), torch.tensor(targets), epsilon=epsilon, update=update
         )
-        for path in ("auto", "long"):
+        for path in ("auto", "torch"):
             with solving(path):
                 loss, gradient = value_and_gradient(
                     LOSSES[update], torch.tensor(scores), torch.tensor(targets), weight=epsilon

@@ -49,7 +49,7 @@ def test_a_cpu_is_profiled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     chrome, chart = tmp_path / "traces" / "chrome.json", tmp_path / "chart.png"
     options = ["--update", "negative", "--backend", "torch", "--method", "dp"]
     options += ["--trace", str(chrome), "--png", str(chart)]
-    with solving("long"):
+    with solving("torch"):
         stored, printed = run(options, tmp_path, capsys)
     assert stored["call"] == {
         **{"rows": 3, "items": 40, "positives": 5, "loss": "direct", "update": "negative", "epsilon": 1.0},

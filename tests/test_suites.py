@@ -22,7 +22,7 @@ from bench.environment import ROOT
 from bench.inputs import Shape
 from fastap import reference
 from fastap.backends import native
-from fastap.backends.torch import augment, layout, outcome, rowsearch, short
+from fastap.backends.torch import augment, layout, outcome, rowsearch
 from tests.problems import KINDS, draw
 
 LONG = Shape(1, 250, 25_000)  # more than is compared with the dynamic program as it is
@@ -190,10 +190,10 @@ def test_standing_agrees_with_the_oracle(kind: str) -> None:
 @pytest.mark.parametrize("update", ["positive", "negative"])
 def test_stages_make_up_the_whole(kind: str, update: str) -> None:
     case = Case(Shape(1, 300, 1_000), work=update, kind=kind, backend="torch")
-    before = (layout._sorted, outcome.sort_batch, outcome.augmented, short.table_of, rowsearch.argmax)
+    before = (layout._sorted, outcome.sort_batch, outcome.augmented, rowsearch.argmax)
     for method in ("auto", "dp"):
         assert stages.assert_whole(Case(**{**vars(case), "method": method}))
-    assert before == (layout._sorted, outcome.sort_batch, outcome.augmented, short.table_of, rowsearch.argmax)
+    assert before == (layout._sorted, outcome.sort_batch, outcome.augmented, rowsearch.argmax)
 
 
 @pytest.mark.skipif(not native.IS_BUILT, reason="installed without a C compiler")

@@ -16,7 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 import fastap
 from fastap import reference
-from fastap.backends.torch import augment, banded, rowsearch, short
+from fastap.backends.torch import augment, banded, rowsearch
 from fastap.backends.torch.banded import solve_blocks
 from fastap.backends.torch.layout import Layout, rows_of, score_order, sort_batch
 from fastap.backends.torch.monotone import (
@@ -29,7 +29,7 @@ from fastap.backends.torch.monotone import (
     whole_rankings,
 )
 from fastap.backends.torch.terms import Terms
-from fastap.problem import Objective, Problem
+from fastap.problem import Problem
 from tests.losses import random_batch
 from tests.problems import random_batch as random_problems
 
@@ -442,19 +442,16 @@ def test_the_method_says_what_runs(update: str) -> None:
     scores = torch.tensor([3.0, 1.0, 2.0, 0.5, 0.1], dtype=torch.float64)
     targets = torch.tensor([1, 1, 0, 0, 0])
     with (
-        mock.patch.object(augment, "solve_blocks", wraps=solve_blocks) as long,
-        mock.patch.object(short, "_program", wraps=short._program) as brief,
+        mock.patch.object(augment, "solve_blocks", wraps=solve_blocks) as program,
         mock.patch.object(rowsearch, "argmax", wraps=rowsearch.argmax) as branch_and_bound,
         mock.patch.object(rowsearch, "concave_argmax", wraps=rowsearch.concave_argmax) as bisection,
     ):
         for method, programs in (("auto", 0), ("dp", 1)):
             options = {"update": update, "method": method, "backend": "torch"}
             fastap.loss_augmented_ranking(scores, targets, **options)
-            assert long.call_count == programs
-            fastap.direct_ap_loss(scores, targets, **options)
-            assert brief.call_count == programs
+            assert program.call_count == programs
             assert branch_and_bound.call_count + bisection.call_count == 1
-    _, blocks, left, right = long.call_args.args
+    _, blocks, left, right = program.call_args.args
     assert spans(blocks) == [(0, 2)]
     assert left.tolist() == [0, 0]
     assert right.tolist() == [3, 3]
@@ -536,58 +533,6 @@ def test_augmented_is_right_whatever_the_certificate_says(seed: int) -> None:
 def test_augmented_of_no_rows(sign: int) -> None:
     terms = terms_of(torch.randn(2, 4), torch.zeros(2, 4), 1.0)
     assert augment.augmented(terms, sign).shape == (0,)
-
-
-# The table for short rankings
-
-
-def test_short_tables_are_bounded() -> None:
-    def table(rankings: int, n_positive: int, n_negative: int) -> short.Table | None:
-        scores = torch.randn(rankings, n_positive + n_negative, generator=torch.Generator().manual_seed(9))
-        targets = (torch.arange(n_positive + n_negative) < n_positive).expand(rankings, -1)
-        return short.table_of(Problem(scores, targets, ~targets))
-
-    assert table(1, 10, 100) is not None
-    assert table(1, 1, short._CELLS - 1) is not None
-    assert table(1, 1, short._CELLS) is None
-    assert table(1, 255, 256) is not None
-    assert table(1, 256, 256) is None
-    assert table(64, 4, 255) is not None
-    assert table(65, 4, 255) is None
-
-
-def test_short_tables_are_bounded_by_the_widest_of_either_class() -> None:
-    scores = torch.randn(2, 600)
-    positive = torch.zeros(2, 600, dtype=torch.bool)
-    positive[0, :1], positive[1, 1:] = True, True
-    assert short.table_of(Problem(scores, positive, ~positive)) is None
-
-
-def test_short_tables_are_for_the_cpu() -> None:
-    scores = torch.empty(1, 4, device="meta")
-    assert short.table_of(Problem(scores, scores > 0, scores <= 0)) is None
-
-
-@pytest.mark.parametrize("update", ["positive", "negative"])
-def test_short_choices_are_those_of_the_dynamic_program(update: str) -> None:
-    conflicts = 0
-    for seed in range(400):
-        scores, targets, epsilon = uncertain(seed % 5) if seed < 5 else hostile(seed)
-        table = short.table_of(problem_of(scores, targets))
-        assert table is not None
-        objective = Objective("direct", epsilon, update)
-        with np.errstate(invalid="ignore"):  # padding, as in short.losses
-            chosen = short._chosen(table, table.sums(), objective)
-        task_scale = objective.sign * epsilon
-        for line, ranking in enumerate(table.rankings):
-            tables = plain_tables(scores[[ranking]], targets[[ranking]], task_scale)
-            a = chosen[line, : len(tables)]
-            assert (np.diff(a) >= 0).all()
-            given = sum(each[at] for each, at in zip(tables, a, strict=True))
-            best = best_monotone(tables, 0, tables[0].size - 1)
-            assert given == pytest.approx(best, rel=1e-12, abs=1e-12 * sum(np.abs(each).max() for each in tables))
-            conflicts += bool((np.diff([each.argmax() for each in tables]) < 0).any())
-    assert conflicts >= 5
 
 
 def test_layout_counts_rankings() -> None:

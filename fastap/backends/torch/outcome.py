@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fastap.backends.torch import gaps, short
+from fastap.backends.torch import gaps
 from fastap.backends.torch.augment import augmented
 from fastap.backends.torch.layout import Layout, Rows, pick, rows_of, sort_batch
 from fastap.backends.torch.terms import Terms
@@ -17,9 +17,6 @@ from fastap.problem import AugmentedRanking, Losses, Objective, Problem
 
 def losses(problem: Problem, objective: Objective) -> Losses:
     """Loss and gradient of every ranking."""
-    table = short.table_of(problem)
-    if table is not None:
-        return short.losses(problem, table, objective)
     layout = sort_batch(problem)
     rows = rows_of(layout, layout.takes_part)
     terms = Terms.of(layout, rows, objective.sign * objective.epsilon)
