@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
@@ -24,7 +22,7 @@ from fastap.checks import (
     check_weight,
     has_values,
 )
-from fastap.problem import AugmentedRanking, Method, Reduction, Sharded, Update
+from fastap.problem import Arguments, AugmentedRanking, Method, Objective, Reduction, Sharded, Update
 
 
 def direct_ap_loss(
@@ -107,23 +105,9 @@ def direct_ap_loss(
 
     Source: Song, Schwing, Zemel, Urtasun, Training Deep Neural Networks via Direct Loss Minimization, ICML 2016.
     """
-    return _ap_loss(
-        scores,
-        targets,
-        groups,
-        offsets,
-        weight,
-        "direct",
-        check_scale("epsilon", epsilon),
-        update,
-        method,
-        dim,
-        ignore_index,
-        reduction,
-        backend,
-        process_group,
-        sharded,
-    )
+    objective = Objective("direct", check_scale("epsilon", epsilon), update, method)
+    options = (dim, ignore_index, reduction, backend, process_group, sharded)
+    return _ap_loss(scores, targets, groups, offsets, weight, objective, *options)
 
 
 def ap_hinge_loss(
@@ -149,23 +133,9 @@ def ap_hinge_loss(
 
     Source: Yue, Finley, Radlinski, Joachims, A Support Vector Method for Optimizing Average Precision, SIGIR 2007.
     """
-    return _ap_loss(
-        scores,
-        targets,
-        groups,
-        offsets,
-        weight,
-        "hinge",
-        check_scale("margin", margin),
-        "positive",
-        method,
-        dim,
-        ignore_index,
-        reduction,
-        backend,
-        process_group,
-        sharded,
-    )
+    objective = Objective("hinge", check_scale("margin", margin), "positive", method)
+    options = (dim, ignore_index, reduction, backend, process_group, sharded)
+    return _ap_loss(scores, targets, groups, offsets, weight, objective, *options)
 
 
 def ap_perceptron_loss(
@@ -187,23 +157,9 @@ def ap_perceptron_loss(
     The subgradient at equal scores is half of either side. All arguments, results and errors are those of
     :func:`direct_ap_loss`.
     """
-    return _ap_loss(
-        scores,
-        targets,
-        groups,
-        offsets,
-        weight,
-        "perceptron",
-        1.0,
-        "positive",
-        "auto",
-        dim,
-        ignore_index,
-        reduction,
-        backend,
-        process_group,
-        sharded,
-    )
+    objective = Objective("perceptron", 1.0, "positive", "auto")
+    options = (dim, ignore_index, reduction, backend, process_group, sharded)
+    return _ap_loss(scores, targets, groups, offsets, weight, objective, *options)
 
 
 def average_precision(
@@ -290,44 +246,43 @@ def _ap_loss(
     groups: Tensor | None,
     offsets: Tensor | None,
     weight: Tensor | None,
-    loss: str,
-    epsilon: float,
-    update: str,
-    method: str,
+    objective: Objective,
     dim: int,
     ignore_index: int | None,
-    reduction: str,
+    reduction: Reduction,
     backend: str,
     process_group: ProcessGroup | None,
-    sharded: str,
+    sharded: Sharded,
 ) -> Tensor:
     scores, targets, dim, offsets = _flat(scores, targets, dim, groups, offsets)
     dim = check_tensors(scores, targets, dim, ignore_index)
     check_ragged(scores, groups, offsets)
     if weight is not None:
         check_weight(weight, scores, dim, groups, offsets)
-    run: Any = ops.ap_loss
-    if torch._C._are_functorch_transforms_active():
-        run = ops.TransformedAPLoss.apply
-    elif all(each is None or has_values(each) for each in (scores, targets, groups, offsets, weight)):
-        run = ops.EagerAPLoss.apply
-    value: Tensor = run(
+    call = Arguments(
         scores,
         targets,
         groups,
         offsets,
         weight,
-        loss,
-        epsilon,
-        check_update(update),
-        check_method(method),
+        objective.loss,
+        objective.epsilon,
+        check_update(objective.update),
+        check_method(objective.method),
         dim,
         ignore_index,
         check_reduction(reduction),
         check_backend(backend, scores.device),
         None if process_group is None else check_process_group(process_group),
         check_sharded(sharded),
-    )[0]
+    )
+    value: Tensor
+    if torch._C._are_functorch_transforms_active():
+        value = ops.TransformedAPLoss.apply(*call)[0]  # type: ignore[no-untyped-call]
+    elif all(each is None or has_values(each) for each in call[:5]):
+        value = ops.EagerAPLoss.apply(scores, call)  # type: ignore[no-untyped-call]
+    else:
+        value = ops.ap_loss(*call)[0]
     return value
 
 

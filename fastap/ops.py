@@ -6,7 +6,6 @@ axis last is made inside, where compilers do not look.
 
 from __future__ import annotations
 
-import inspect
 from typing import Any, NoReturn, cast
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from fastap import backends, exchange, ragged
 from fastap.backends import masked
-from fastap.problem import Batch, Losses, Objective, loss_dtype
+from fastap.problem import Arguments, Batch, Losses, Objective, loss_dtype
 from fastap.ragged import Ragged
 
 
@@ -42,40 +41,28 @@ def _fake_rankings_shape(scores: Tensor, groups: Tensor | None, offsets: Tensor 
     return _rankings_shape(scores, dim) if offsets is None else [offsets.shape[0] - 1]
 
 
-def _ap_loss(
-    scores: Tensor,
-    targets: Tensor,
-    groups: Tensor | None,
-    offsets: Tensor | None,
-    weight: Tensor | None,
-    loss: str,
-    epsilon: float,
-    update: str,
-    method: str,
-    dim: int,
-    ignore_index: int | None,
-    reduction: str,
-    backend: str,
-    process_group: str | None,
-    sharded: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _solve(call: Arguments) -> tuple[Tensor, Tensor, Tensor | None]:
     """The reduced loss, its gradient, with the ranked axis last, and which of the losses each item counts in.
 
-    The last is empty but for ragged rankings that are not reduced.
+    The last is there only for ragged rankings that are not reduced.
     """
-    objective = Objective(cast(Any, loss), epsilon, cast(Any, update), cast(Any, method))
-    if process_group is not None:
+    objective = call.objective
+    if call.process_group is not None:
         return exchange.losses_across(
-            scores, targets, groups, offsets, weight,
-            dim, ignore_index, objective, reduction, backend,
-            process_group, sharded,
-        )  # fmt: skip
+            *call[:5],
+            call.dim,
+            call.ignore_index,
+            objective,
+            call.reduction,
+            call.backend,
+            call.process_group,
+            call.sharded,
+        )
+    scores, weight, dim, reduction = call.scores, call.weight, call.dim, call.reduction
     shape, dtype = _moved_shape(scores, dim), loss_dtype(scores)
-    rankings = ragged.of(scores, groups, offsets)
-    number = scores.new_empty(0, dtype=torch.int64)
-    if rankings is not None and reduction == "none":
-        number = rankings.rankings_of_items()
-    batch = _batch(scores, targets, dim, ignore_index, rankings)
+    rankings = ragged.of(scores, call.groups, call.offsets)
+    number = rankings.rankings_of_items() if rankings is not None and reduction == "none" else None
+    batch = _batch(scores, call.targets, dim, call.ignore_index, rankings)
     if weight is not None:
         # Of a mean the gradient is multiplied with shares of 1.
         held = torch.float64 if reduction == "mean" else dtype
@@ -84,7 +71,7 @@ def _ap_loss(
         none = _rankings_shape(scores, dim) if rankings is None else [batch.rankings]
         value = scores.new_zeros(none if reduction == "none" else [], dtype=dtype)
         return value, scores.new_zeros(shape, dtype=dtype), number
-    engine = backends.get(backend, scores.device)
+    engine = backends.get(call.backend, scores.device)
     reduces = reduction != "none" and (batch.rankings > 1 or weight is not None)
     losses = engine.losses(batch, objective, torch.float64 if reduces or weight is not None else dtype)
     losses = _mark_wrong(losses, rankings)
@@ -119,63 +106,66 @@ def _mark_wrong(losses: Losses, rankings: Ragged | None) -> Losses:
     return Losses(loss, gradient, losses.takes_part | rankings.wrong)
 
 
-ap_loss = torch.library.custom_op("fastap::ap_loss", _ap_loss, mutates_args=())
+def _with_number(call: Arguments, number: Tensor | None) -> Tensor:
+    """An operator always has three results."""
+    return call.scores.new_empty(0, dtype=torch.int64) if number is None else number
+
+
+def _ap_loss(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    call = Arguments(*inputs)
+    value, gradient, number = _solve(call)
+    return value, gradient, _with_number(call, number)
+
+
+ap_loss = torch.library.custom_op(
+    "fastap::ap_loss",
+    _ap_loss,
+    mutates_args=(),
+    schema="(Tensor scores, Tensor targets, Tensor? groups, Tensor? offsets, Tensor? weight, str loss, float epsilon, "
+    "str update, str method, SymInt dim, SymInt? ignore_index, str reduction, str backend, str? process_group, "
+    "str sharded) -> (Tensor, Tensor, Tensor)",
+)
 
 
 @ap_loss.register_fake
-def _(
-    scores: Tensor,
-    targets: Tensor,
-    groups: Tensor | None,
-    offsets: Tensor | None,
-    weight: Tensor | None,
-    loss: str,
-    epsilon: float,
-    update: str,
-    method: str,
-    dim: int,
-    ignore_index: int | None,
-    reduction: str,
-    backend: str,
-    process_group: str | None,
-    sharded: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = loss_dtype(scores)
-    unreduced = reduction == "none"
-    shape = _fake_rankings_shape(scores, groups, offsets, dim) if unreduced else []
-    is_ragged = groups is not None or offsets is not None
-    number = scores.new_empty(scores.shape[0] if is_ragged and unreduced else 0, dtype=torch.int64)
-    return scores.new_empty(shape, dtype=dtype), scores.new_empty(_moved_shape(scores, dim), dtype=dtype), number
-
-
-# Where the arguments above stand.
-_NAMES = list(inspect.signature(_ap_loss).parameters)
-_GROUPS, _OFFSETS, _WEIGHT, _DIM, _REDUCTION, _PROCESS_GROUP = map(
-    _NAMES.index, ("groups", "offsets", "weight", "dim", "reduction", "process_group")
-)
+def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    call = Arguments(*inputs)
+    scores, dtype = call.scores, loss_dtype(call.scores)
+    shape, number = [], None
+    if call.reduction == "none":
+        shape = _fake_rankings_shape(scores, call.groups, call.offsets, call.dim)
+        if call.groups is not None or call.offsets is not None:
+            number = scores.new_empty(scores.shape[0], dtype=torch.int64)
+    gradient = scores.new_empty(_moved_shape(scores, call.dim), dtype=dtype)
+    return scores.new_empty(shape, dtype=dtype), gradient, _with_number(call, number)
 
 
 def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     ctx.save_for_backward(*output[1:])
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
-    ctx.dim, ctx.reduction = inputs[_DIM], inputs[_REDUCTION]
-    ctx.scores = inputs[0]
+    ctx.call = Arguments(*inputs)
 
 
 def _scale_gradient(ctx: Any, incoming: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    nothing = (None,) * (len(_NAMES) - 1)
+    return _scaled(ctx, incoming), *[None] * (len(Arguments._fields) - 1)
+
+
+def _scaled(ctx: Any, incoming: Tensor | None) -> Tensor | None:
+    """The gradient of the scores, from that of the result."""
     if incoming is None:
-        return None, *nothing
-    gradient, number = ctx.saved_tensors
+        return None
+    gradient: Tensor
+    gradient, *number = ctx.saved_tensors
+    scores, dim = ctx.call.scores, ctx.call.dim
     if torch.is_grad_enabled():  # create_graph=True
-        gradient = cast(Any, _NotTwice).apply(gradient, ctx.scores)
-    if ctx.reduction == "none":
+        gradient = cast(Any, _NotTwice).apply(gradient, scores)
+    if ctx.call.reduction == "none":
         # Of ragged rankings both are flat.
-        incoming = incoming[number] if gradient.dim() == incoming.dim() else incoming.unsqueeze(-1)
+        incoming = incoming[number[0]] if gradient.dim() == incoming.dim() else incoming.unsqueeze(-1)
     # Cast last: a scaled float16 gradient is not rounded before it is scaled.
-    gradient = (gradient * incoming).to(ctx.scores.dtype)
-    return gradient if ctx.dim == gradient.dim() - 1 else gradient.movedim(-1, ctx.dim), *nothing
+    gradient = (gradient * incoming).to(scores.dtype)
+    return gradient if dim == gradient.dim() - 1 else gradient.movedim(-1, dim)
 
 
 class _NotTwice(torch.autograd.Function):
@@ -203,32 +193,37 @@ ap_loss.register_autograd(_scale_gradient, setup_context=_save_gradient)
 
 
 class EagerAPLoss(torch.autograd.Function):
-    """The operator less its dispatcher, for calls outside compilers: the same three functions.
+    """The operator less its dispatcher, for calls outside compilers.
 
     Of a call on 110 scores, forward and backward, the dispatcher takes 50 us (2 cores, PyTorch 2.13). ``setup_context``
-    apart from ``forward`` would cost 70 us for inspecting signatures.
+    apart from ``forward`` would cost 70 us for inspecting signatures, and every argument 1 us for looking at it.
     """
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        output = _ap_loss(*inputs)
-        _save_gradient(ctx, inputs, output)
-        return output
+    def forward(ctx: Any, scores: Tensor, call: Arguments) -> Tensor:
+        value, *rest = _solve(call)
+        ctx.save_for_backward(*rest)
+        ctx.set_materialize_grads(False)
+        ctx.call = call
+        return value
 
-    backward = staticmethod(_scale_gradient)
+    @staticmethod
+    def backward(ctx: Any, incoming: Tensor | None) -> tuple[Tensor | None, None]:
+        return _scaled(ctx, incoming), None
 
 
-def _mapped_first(info: Any, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...], dim: int) -> list[Any]:
+def _mapped_first(operator: Any, info: Any, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...]) -> list[Any]:
     """The arguments of an operator, the mapped axis of its tensors in front, and ``dim`` counted with it."""
     mapped = list(inputs)
-    if any(isinstance(each, Tensor) for each in inputs[_GROUPS : _OFFSETS + 1]):  # where all operators have them
+    names = [argument.name for argument in operator._opoverload._schema.arguments]
+    if any(inputs[names.index(name)] is not None for name in ("groups", "offsets")):
         raise NotImplementedError(
             "torch.func.vmap does not map groups and offsets; give ids or offsets that tell the samples apart instead"
         )
     for place, (tensor, at) in enumerate(zip(inputs, in_dims, strict=True)):
         if isinstance(tensor, Tensor):
             mapped[place] = tensor.expand(info.batch_size, *tensor.shape) if at is None else tensor.movedim(at, 0)
-    mapped[dim] += 1
+    mapped[names.index("dim")] += 1
     return mapped
 
 
@@ -236,23 +231,21 @@ def _map_ap_loss(
     info: Any, in_dims: tuple[int | None, ...], *inputs: Any
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, ...]]:
     """All rankings at once, each sample's losses then reduced by themselves."""
-    if inputs[_PROCESS_GROUP] is not None:
+    if Arguments(*inputs).process_group is not None:
         raise NotImplementedError(
             "torch.func.vmap does not map a loss with a process_group; leave the axis in the scores"
         )
-    options = _mapped_first(info, in_dims, inputs, _DIM)
-    reduction, options[_REDUCTION] = options[_REDUCTION], "none"
-    weight = options[_WEIGHT]
+    call = Arguments(*_mapped_first(ap_loss, info, in_dims, inputs))
+    reduction, weight = call.reduction, call.weight
     if weight is not None:  # has the shape of a sample's rankings, or a shorter one
-        shape = _rankings_shape(options[0], options[_DIM])
+        shape = _rankings_shape(call.scores, call.dim)
         weight = weight.view(weight.shape[0], *[1] * (len(shape) - weight.dim()), *weight.shape[1:]).expand(shape)
-    options[_WEIGHT] = weight if reduction == "none" else None
-    loss, gradient, number = ap_loss(*options)
+    loss, gradient, number = ap_loss(*call._replace(reduction="none", weight=weight if reduction == "none" else None))
     number = number.expand(info.batch_size, 0)
     if reduction == "none":
         return (loss, gradient, number), (0, 0, 0)
-    targets, dim = options[1], options[_DIM]
-    takes_part = ((targets == 1).any(dim) & (targets == 0).any(dim)) | loss.isnan()
+    positive, negative = ((call.targets == target).any(call.dim) for target in (1, 0))
+    takes_part = (positive & negative) | loss.isnan()
     each, takes_part = (values.flatten(1) if values.dim() > 1 else values[:, None] for values in (loss, takes_part))
     shares = None if weight is None else weight.reshape(each.shape).double()
     losses = Losses(each.double(), gradient, takes_part)
@@ -320,7 +313,7 @@ def _(
 
 @average_precision.register_vmap
 def _(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
-    return average_precision(*_mapped_first(info, in_dims, inputs, dim=5)), 0
+    return average_precision(*_mapped_first(average_precision, info, in_dims, inputs)), 0
 
 
 @torch.library.custom_op("fastap::loss_augmented_ranking", mutates_args=())
@@ -371,4 +364,4 @@ def _(
 
 @loss_augmented_ranking.register_vmap
 def _(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-    return loss_augmented_ranking(*_mapped_first(info, in_dims, inputs, dim=7)), (0, 0)
+    return loss_augmented_ranking(*_mapped_first(loss_augmented_ranking, info, in_dims, inputs)), (0, 0)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ class Batch:
     ignore_index: int | None
     offsets: Tensor | None = None  # (rankings + 1,) int64, from 0 to the number of items, never falling
 
-    @property
+    @cached_property
     def rankings(self) -> int:
         return self.scores.shape[:-1].numel() if self.offsets is None else self.offsets.shape[0] - 1
 
@@ -111,6 +112,30 @@ class Objective:
     def ceiling(self) -> float:
         """The largest loss there is; rounding apart, none falls below 0 or rises above this."""
         return 1.0 if self.loss == "direct" else inf
+
+
+class Arguments(NamedTuple):
+    """Those of the operator ``fastap::ap_loss``, checked, in its order; an :class:`Objective` in words and numbers."""
+
+    scores: Tensor
+    targets: Tensor
+    groups: Tensor | None
+    offsets: Tensor | None
+    weight: Tensor | None
+    loss: str
+    epsilon: float
+    update: str
+    method: str
+    dim: int  # counted from the front
+    ignore_index: int | None
+    reduction: str
+    backend: str
+    process_group: str | None  # its name
+    sharded: str
+
+    @property
+    def objective(self) -> Objective:
+        return Objective(*cast(Any, self[5:9]))
 
 
 class Losses(NamedTuple):

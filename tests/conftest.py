@@ -18,7 +18,7 @@ from tests.paths import PATHS, solving
 
 @pytest.fixture(params=PATHS)
 def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run the test once on each path of the torch backend."""
+    """Run the test once on each path of the CPU."""
     with solving(request.param):
         yield request.param
 
