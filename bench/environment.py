@@ -77,11 +77,9 @@ def stem(kind: str, where: dict[str, Any]) -> str:
 
 
 def is_installed() -> bool:
-    try:
-        importlib.metadata.distribution("fastap")
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+    """Whether pip knows this package; what a build leaves behind in a checkout, ``fastap.egg-info``, has no record."""
+    found = importlib.metadata.distributions(name="fastap")
+    return any(each.read_text("RECORD") is not None for each in found)
 
 
 def stand_in_for_installation() -> None:

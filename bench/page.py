@@ -43,7 +43,7 @@ python -m pytest bench --benchmark-json=FILE    # the suites; options of pytest-
 python -m bench.peers --out DIR                 # other libraries, each in a process of its own
 python -m bench.profile --out DIR               # one call, kernel by kernel (operator by operator on a CPU)
 python -m bench.gpu --out DIR                   # tests and times on an NVIDIA GPU
-python -m bench.report                          # this page and the README's table from the files in bench/results
+python -m bench.report                          # this page and the guide's table from the files in bench/results
 python -m bench.compare OLD.json NEW.json       # what became slower between two files
 ```"""
 

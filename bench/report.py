@@ -1,4 +1,4 @@
-"""Stored results as a page: ``docs/benchmarks.md``, its pictures, and the README's table.
+"""Stored results as a page: ``docs/benchmarks.md``, its pictures, and the table of ``docs/guide/performance.md``.
 
 The newest file of each kind and device counts (and, of profiles, of each call). Nothing is measured, and the same files
 give the same page.
@@ -20,7 +20,7 @@ from bench.stored import UPDATES, Result, Row, Series, times_of
 
 DOCS = ROOT / "docs"
 PAGE = "benchmarks.md"
-README = ROOT / "README.md"
+GUIDE = DOCS / "guide" / "performance.md"
 START, END = "<!-- speed -->\n", "\n<!-- /speed -->"
 
 
@@ -38,8 +38,8 @@ def load(folder: Path) -> list[Result]:
     return results
 
 
-def in_readme(results: Sequence[Result]) -> str:
-    """What stands between the README's marks: a table a device, and a line on the machine."""
+def in_guide(results: Sequence[Result]) -> str:
+    """What stands between the marks of the guide: a table a device, and a line on the machine."""
     parts = []
     for device in dict.fromkeys(result.about["device"] for result in results):
         found = {result.kind: result for result in results if result.about["device"] == device}
@@ -49,12 +49,12 @@ def in_readme(results: Sequence[Result]) -> str:
         sources = list(dict.fromkeys(machine(result.about) for result in (suites, peers) if result is not None))
         parts += [short_table(suites, peers), f"Measured on {'; peers on '.join(sources)}."]
     if not parts:
-        raise NothingStoredError("the README's table needs results of the suites or of the peers, and none are stored")
+        raise NothingStoredError("the guide's table needs results of the suites or of the peers, and none are stored")
     parts.append(
         "In brackets: the ratio to `torch.sort`; in the last column the nearest of the other losses and how many times "
         "as long as this library's slower update it takes. Rows with another loss are medians over the processes of "
         "all peers, in each of which this library and the sort took turns with one peer. More figures, pictures, what "
-        "was checked, and how to measure again: [docs/benchmarks.md](docs/benchmarks.md)."
+        "was checked, and how to measure again: [Benchmarks](../benchmarks.md)."
     )
     return "\n\n".join(parts)
 
@@ -112,11 +112,11 @@ def _spaced(lines: Sequence[Series], low: float) -> list[tuple[int, int, int]]:
 
 
 def put_into(text: str, section: str) -> str:
-    """The README with another section between its marks."""
+    """The guide with another section between its marks."""
     before, marked, rest = text.partition(START)
     _, closed, after = rest.partition(END)
     if not marked or not closed:
-        raise ValueError(f"the README lacks the marks {START.strip()} and {END.strip()}")
+        raise ValueError(f"the guide lacks the marks {START.strip()} and {END.strip()}")
     return before + START + section + END + after
 
 
@@ -137,23 +137,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of stored results (bench/results)")
     parser.add_argument("--out", type=Path, default=DOCS, help=f"folder of {PAGE} and images/ (docs)")
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--readme", type=Path, help="file with the table (README.md if the results are bench/results)")
-    group.add_argument("--no-readme", action="store_true", help="leave the README alone")
+    group.add_argument("--guide", type=Path, help="file with the table (the guide if the results are bench/results)")
+    group.add_argument("--no-guide", action="store_true", help="leave the guide alone")
     options = parser.parse_args(arguments)
-    readme: Path | None = options.readme
-    if readme is None and not options.no_readme and options.results.resolve() == RESULTS.resolve():
-        readme = README
+    guide: Path | None = options.guide
+    if guide is None and not options.no_guide and options.results.resolve() == RESULTS.resolve():
+        guide = GUIDE
     try:
         results = load(options.results)
-        section = in_readme(results) if readme is not None else ""
+        section = in_guide(results) if guide is not None else ""
     except NothingStoredError as error:
         print(f"bench.report: {error}.", file=sys.stderr)
         return 1
     for path in write(page.write(results, options.results, options.out), options.out):
         print(path)
-    if readme is not None:
-        readme.write_text(put_into(readme.read_text(encoding="utf-8"), section), encoding="utf-8")
-        print(readme)
+    if guide is not None:
+        guide.write_text(put_into(guide.read_text(encoding="utf-8"), section), encoding="utf-8")
+        print(guide)
     return 0
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench import gpu
+from bench import gpu_targets, gpu_times
 
 CPU = "AMD EPYC"
 GPU = "NVIDIA H200"
@@ -145,10 +145,10 @@ def profile(device: str = GPU, **call: Any) -> dict[str, Any]:
 def gate() -> dict[str, Any]:
     """As ``bench.gpu`` stores it, with times made up."""
     times = []
-    for case in gpu.CASES:
+    for case in gpu_times.CASES:
         works: dict[str, Any] = {}
         for number, name in enumerate(case.works):
-            work, scores = gpu.WORKS[name], case.rankings * case.items
+            work, scores = gpu_times.WORKS[name], case.rankings * case.items
             median = (8e-6 + scores * work.bytes / 2e12) * (1 + 0.4 * number)
             works[name] = {**quantiles(median), "repeats": 50, "host": 6e-5, "wall": 9e-5, "bytes a score": 33.0}
             works[name]["GB/s"] = scores * work.bytes / median / 1e9
@@ -160,7 +160,7 @@ def gate() -> dict[str, Any]:
     results = {key: where[key] for key in ("device", "cpu", "versions", "commit", "date")}
     tests = {"passed": 300, "failed": [], "skipped": {"needs two GPUs": 1}, "seconds": 100.0, "green": True}
     results |= {"tests": tests, "sanitizer": {"memcheck": "clean"}, "times": times, "launches": 1}
-    return results | {"targets": [each._asdict() for each in gpu.judge(results)], "seconds": 300.0}
+    return results | {"targets": [each._asdict() for each in gpu_targets.judge(results)], "seconds": 300.0}
 
 
 def store(folder: Path, **files: dict[str, Any]) -> Path:

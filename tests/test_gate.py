@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import fastap
-from bench import gpu
+from bench import gpu, gpu_targets, gpu_tests, gpu_times
 from bench.environment import ROOT
 from fastap.backends.triton import launch
 from tests import device_checks as checks
@@ -91,12 +91,12 @@ def test_checks_of_repeated_calls(dtype: torch.dtype) -> None:
 
 @pytest.mark.usefixtures("one_program_a_ranking")
 def test_checks_under_a_sanitizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert gpu.sanitize_case(DEVICE, 5, 1) == 0
+    assert gpu_tests.sanitize_case(DEVICE, 5, 1) == 0
     monkeypatch.setattr(checks, "check_losses", mock.Mock(side_effect=AssertionError))
-    assert gpu.sanitize_case(DEVICE, 5, 1) == gpu.WRONG
+    assert gpu_tests.sanitize_case(DEVICE, 5, 1) == gpu_tests.WRONG
 
 
-def tiny(case: gpu.Case) -> gpu.Case:
+def tiny(case: gpu_times.Case) -> gpu_times.Case:
     return replace(case, rankings=min(case.rankings, 2), positives=2, negatives=4)
 
 
@@ -107,14 +107,14 @@ def results() -> dict[str, Any]:
     long_ago, soon = time.monotonic() - 1, time.monotonic() + 3600
     seen: set[str] = set()
     times = []
-    with mock.patch.object(gpu, "REPEATS", (1, 1)), mock.patch.object(launch, "_PROCESSORS", 0):
-        for case in gpu.CASES:
+    with mock.patch.object(gpu_times, "REPEATS", (1, 1)), mock.patch.object(launch, "_PROCESSORS", 0):
+        for case in gpu_times.CASES:
             once = replace(tiny(case), works=tuple(name for name in case.works if name not in seen))
             seen.update(once.works)
-            taken = gpu.time_case(once, device, soon, 0.0)
-            late = gpu.time_case(replace(once, works=tuple(set(case.works) & seen)), device, long_ago)
+            taken = gpu_times.time_case(once, device, soon, 0.0)
+            late = gpu_times.time_case(replace(once, works=tuple(set(case.works) & seen)), device, long_ago)
             times.append({**taken, "case": case.name, "works": {**late["works"], **taken["works"]}})
-    assert seen == set(gpu.WORKS)
+    assert seen == set(gpu_times.WORKS)
     return {
         "device": "NVIDIA H200 / 1",
         "versions": {"torch": "2.11.0+cu130"},
@@ -129,7 +129,7 @@ def results() -> dict[str, Any]:
 def test_every_case_is_timed(results: dict[str, Any]) -> None:
     timed = [figures for case in results["times"] for figures in case["works"].values() if "error" not in figures]
     late = [figures for case in results["times"] for figures in case["works"].values() if "error" in figures]
-    assert len(timed) == len(gpu.WORKS)
+    assert len(timed) == len(gpu_times.WORKS)
     assert all(figures["median"] > 0 and figures["repeats"] >= 1 and figures["GB/s"] > 0 for figures in timed)
     assert late
     assert all(figures == {"error": "no time was left"} for figures in late)
@@ -139,20 +139,22 @@ def test_a_work_that_fails_loses_no_other() -> None:
     def fail(scores: torch.Tensor, targets: torch.Tensor) -> None:
         raise ValueError("first line\nsecond line")
 
-    works = {"broken": gpu.Work(fail, 9), "torch.sort": gpu.WORKS["torch.sort"]}
-    with mock.patch.object(gpu, "WORKS", works):
-        taken = gpu.time_case(gpu.Case(1, 2, 3, ("broken", "torch.sort")), torch.device(DEVICE), math.inf, 0.0)
+    works = {"broken": gpu_times.Work(fail, 9), "torch.sort": gpu_times.WORKS["torch.sort"]}
+    with mock.patch.object(gpu_times, "WORKS", works):
+        taken = gpu_times.time_case(
+            gpu_times.Case(1, 2, 3, ("broken", "torch.sort")), torch.device(DEVICE), math.inf, 0.0
+        )
     assert taken["works"]["broken"] == {"error": "ValueError: first line"}
     assert taken["works"]["torch.sort"]["median"] > 0
-    with mock.patch.object(gpu, "draw_inputs", side_effect=MemoryError):
-        taken = gpu.time_case(gpu.ONE_LONG, torch.device(DEVICE), math.inf)
+    with mock.patch.object(gpu_times, "draw_inputs", side_effect=MemoryError):
+        taken = gpu_times.time_case(gpu_times.ONE_LONG, torch.device(DEVICE), math.inf)
     assert all(figures == {"error": "MemoryError: "} for figures in taken["works"].values())
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "cauchy"])
 def test_inputs(kind: str) -> None:
-    case = gpu.Case(3, 2, 5, (), kind)
-    (first, targets), (second, _) = gpu.draw_inputs(case, torch.device("cpu"), 2)
+    case = gpu_times.Case(3, 2, 5, (), kind)
+    (first, targets), (second, _) = gpu_times.draw_inputs(case, torch.device("cpu"), 2)
     assert first.shape == targets.shape == (3, 7)
     assert (first.dtype, targets.dtype) == (torch.float32, torch.bool)
     assert targets.sum(1).tolist() == [2, 2, 2]
@@ -160,7 +162,7 @@ def test_inputs(kind: str) -> None:
 
 
 def test_statistics() -> None:
-    found = gpu.statistics_of([float(number) for number in range(101)])
+    found = gpu_times.statistics_of([float(number) for number in range(101)])
     assert found == {"median": 50.0, "p10": 10.0, "p90": 90.0, "repeats": 101}
 
 
@@ -169,33 +171,33 @@ def test_a_file_keeps_all_of_it(results: dict[str, Any], tmp_path: Path) -> None
     assert path.name == "gpu-NVIDIA-H200-1-torch-2.11.0-cu130-0123abc-dirty.json"
     kept = json.loads(path.read_text())
     assert kept["times"][0]["positives"] == 2
-    assert [case["case"] for case in kept["times"]] == [case.name for case in gpu.CASES]
+    assert [case["case"] for case in kept["times"]] == [case.name for case in gpu_times.CASES]
 
 
 def test_the_table_has_a_line_for_every_figure(results: dict[str, Any]) -> None:
-    lines = gpu.table_of_times(results).splitlines()
+    lines = gpu_targets.table_of_times(results).splitlines()
     assert len(lines) == 2 + sum(len(case["works"]) for case in results["times"])
     assert len({len(line) for line in lines}) == 1
-    assert gpu.table([("a", "bc")], ("head", "x")) == "| head | x  |\n| ---- | -- |\n| a    | bc |"
+    assert gpu_targets.table([("a", "bc")], ("head", "x")) == "| head | x  |\n| ---- | -- |\n| a    | bc |"
 
 
 # Microseconds that just meet every target.
 REACHED = {
-    gpu.ONE_LONG.name: {"torch.sort": 100, "positive": 150, "negative": 150, "sort_rows triton": 130},
-    gpu.MULTI_LABEL.name: {"forward positive": 40, "forward negative": 40},
-    gpu.RETRIEVAL.name: {
+    gpu_times.ONE_LONG.name: {"torch.sort": 100, "positive": 150, "negative": 150, "sort_rows triton": 130},
+    gpu_times.MULTI_LABEL.name: {"forward positive": 40, "forward negative": 40},
+    gpu_times.RETRIEVAL.name: {
         "torch.sort": 1000,
         "positive": 600,
         "negative": 600,
         "torch backend positive": 5000,
         "torch backend negative": 5000,
     },
-    gpu.FULL_BANDS.name: {"dp positive": 1, "dp negative": 1},
-    gpu.MANY_LONG.name: {"torch.sort": 100, "sort_rows triton": 130},
+    gpu_times.FULL_BANDS.name: {"dp positive": 1, "dp negative": 1},
+    gpu_times.MANY_LONG.name: {"torch.sort": 100, "sort_rows triton": 130},
 }
 
 
-def judged(slower: float, algorithm: str = "triton") -> list[gpu.Verdict]:
+def judged(slower: float, algorithm: str = "triton") -> list[gpu_targets.Verdict]:
     """Verdicts where all that was to be fast takes this much longer."""
     slow = ("torch.sort", "torch backend")
     times = [
@@ -211,8 +213,8 @@ def judged(slower: float, algorithm: str = "triton") -> list[gpu.Verdict]:
         }
         for case, works in REACHED.items()
     ]
-    with mock.patch.object(gpu, "choose_algorithm", return_value=algorithm):
-        return gpu.judge({"times": times, "launches": 1 if slower <= 1 else 2})
+    with mock.patch.object(gpu_targets, "choose_algorithm", return_value=algorithm):
+        return gpu_targets.judge({"times": times, "launches": 1 if slower <= 1 else 2})
 
 
 def test_targets_are_judged(results: dict[str, Any]) -> None:
@@ -220,9 +222,9 @@ def test_targets_are_judged(results: dict[str, Any]) -> None:
     assert {verdict.verdict for verdict in judged(1.01)} == {"missed"}
     chosen = [verdict for verdict in judged(1.01, "torch") if verdict.verdict == "met"]
     assert [verdict.what for verdict in chosen] == ["Triton's sort, 1 x 1,010,000", "Triton's sort, 64 x 65,536"]
-    nothing = gpu.judge({"times": [], "launches": "the profiler saw no kernels"})
+    nothing = gpu_targets.judge({"times": [], "launches": "the profiler saw no kernels"})
     assert {verdict.verdict for verdict in nothing} == {"not measured"}
-    assert len(nothing) == len(judged(1)) == len(gpu.judge(results)) == 13
+    assert len(nothing) == len(judged(1)) == len(gpu_targets.judge(results)) == 13
 
 
 def test_no_figure_after_a_red_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,28 +267,28 @@ def test_shares_of_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     def start(number: int, of: int, expression: str, folder: Path) -> tuple[subprocess.Popen[bytes], Path, Path]:
         log = folder / "log"
-        return gpu._start(commands[expression], log, dict(os.environ)), log, reports[expression]
+        return gpu_tests._start(commands[expression], log, dict(os.environ)), log, reports[expression]
 
-    monkeypatch.setattr(gpu, "_start_share", start)
-    monkeypatch.setattr(gpu, "SHARES", 1)
-    outcome = gpu.run_tests(time.monotonic() + 1.0, tmp_path)
+    monkeypatch.setattr(gpu_tests, "_start_share", start)
+    monkeypatch.setattr(gpu_tests, "SHARES", 1)
+    outcome = gpu_tests.run_tests(time.monotonic() + 1.0, tmp_path)
     assert outcome["failed"] == ["tests.a::two", "second: ran out of time"]
     assert (outcome["passed"], outcome["skipped"], outcome["green"]) == (1, {"no room": 1}, False)
 
 
 def test_outcomes_of_sanitizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    statuses = (None, 0, gpu.WRONG, gpu.FOUND, 1)
-    given = [gpu.outcome_of_sanitizer(status) for status in statuses]
+    statuses = (None, 0, gpu_tests.WRONG, gpu_tests.FOUND, 1)
+    given = [gpu_tests.outcome_of_sanitizer(status) for status in statuses]
     assert given == ["ran out of time", "clean", "wrong results", "errors found", "could not run, exit 1"]
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert set(gpu.sanitize(0.0, tmp_path).values()) == {"compute-sanitizer is not here"}
+    assert set(gpu_tests.sanitize(0.0, tmp_path).values()) == {"compute-sanitizer is not here"}
     tool = tmp_path / "tool"
     tool.write_text("#!/bin/sh\nexit 9\n")
     tool.chmod(0o755)
     monkeypatch.setattr(shutil, "which", lambda name: str(tool))
-    found = gpu.sanitize(time.monotonic() + 20, tmp_path)
+    found = gpu_tests.sanitize(time.monotonic() + 20, tmp_path)
     assert found == {"memcheck": "errors found", "racecheck": "errors found"}
-    assert not gpu.is_green({"tests": {"green": True}, "sanitizer": found})
+    assert not gpu_tests.is_green({"tests": {"green": True}, "sanitizer": found})
 
 
 # Of what is installed here the gate must not need these; fastap itself among them.
@@ -322,7 +324,7 @@ def test_gpu_tests_need_no_more_than_the_gate_does(bare: dict[str, str], tmp_pat
     report = tmp_path / "report.xml"
     done = on_bare_machine(bare, "-m", "bench.gpu", "--share", "1/20", "gpu and not slow", str(report))
     outcome: dict[str, Any] = {"passed": 0, "skipped": {}, "failed": []}
-    gpu.read_report(report, outcome)
+    gpu_tests.read_report(report, outcome)
     assert done.returncode == 0, done.stdout + done.stderr
     assert outcome["failed"] == []
     assert outcome["skipped"]["needs a CUDA device"] >= 10

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import fastap
-from bench import gpu
+from bench import gpu_times
 from tests import device_checks as checks
 from tests.kernels import poisoned
 from tests.losses import LOSSES, Loss, value_and_gradient
@@ -197,10 +197,10 @@ def test_other_types_at_length(dtype: torch.dtype, update: str) -> None:
     checks.check_long(scores.to(dtype), targets, update, CUDA, unique=dtype == torch.float64)
 
 
-@pytest.mark.parametrize("case", gpu.CASES, ids=lambda case: case.name)
-def test_what_is_timed_is_right(case: gpu.Case) -> None:
-    scores, targets = next(gpu.draw_inputs(case, torch.device("cpu"), 1))
-    for update, method in sorted({gpu.WORKS[name].solves for name in case.works} - {None}):
+@pytest.mark.parametrize("case", gpu_times.CASES, ids=lambda case: case.name)
+def test_what_is_timed_is_right(case: gpu_times.Case) -> None:
+    scores, targets = next(gpu_times.draw_inputs(case, torch.device("cpu"), 1))
+    for update, method in sorted({gpu_times.WORKS[name].solves for name in case.works} - {None}):
         few = slice(0, max(1, 3_000_000 // case.items))
         checks.check_long(scores[few], targets[few], update, CUDA, method=method, unique=case.kind in checks.CONTINUOUS)
 

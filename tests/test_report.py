@@ -1,4 +1,4 @@
-"""The page, its pictures and the README's table, from results made up here; whether the committed ones are stale."""
+"""The page, its pictures and the guide's table, from results made up here; whether the committed ones are stale."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from bench import gpu, page_gpu, plots, profile_report, report, stored
+from bench import gpu_times, page_gpu, plots, profile_report, report, stored
 from bench import page as pages
 from bench.environment import RESULTS, ROOT
 from bench.inputs import PEER_SHAPES
@@ -103,7 +103,7 @@ def test_ratios_of_peers_are_of_the_times_in_their_row(tmp_path: Path) -> None:
 
 
 def test_ratios_of_paired_rounds_come_before_quotients(tmp_path: Path) -> None:
-    """In the tables, the targets, and the README; and what is asserted of a peer, and its note, stand on the page."""
+    """In the tables, the targets, and the guide; and what is asserted of a peer, and its note, stand on the page."""
     data = peers(nearest=4.0)
     data["rows"] = [paired(row, 0.2) for row in data["rows"]]
     folder = store(tmp_path, peers_1=data)
@@ -115,7 +115,7 @@ def test_ratios_of_paired_rounds_come_before_quotients(tmp_path: Path) -> None:
     assert "quotient" not in text
     assert "blackbox AP takes 0.80 times as long" in text
     assert re.search(r"^\| blackbox AP +\| falls on separated scores +\| blackbox AP has 20 bins +\|$", text, re.M)
-    assert "blackbox AP (0.80)" in report.in_readme(report.load(folder))
+    assert "blackbox AP (0.80)" in report.in_guide(report.load(folder))
 
 
 def test_what_rests_on_one_call_says_so(tmp_path: Path) -> None:
@@ -207,15 +207,15 @@ def test_pictures_of_an_earlier_page_go(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["suites", "peers"])
 def test_a_page_of_one_kind(tmp_path: Path, kind: str) -> None:
     folder = store(tmp_path / "results", **{f"{kind}_1": {"suites": suites, "peers": peers}[kind]()})
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.START}old{report.END}\nafter\n")
-    assert report.main(["--results", str(folder), "--out", str(tmp_path), "--readme", str(readme)]) == 0
+    guide = tmp_path / "guide.md"
+    guide.write_text(f"before\n{report.START}old{report.END}\nafter\n")
+    assert report.main(["--results", str(folder), "--out", str(tmp_path), "--guide", str(guide)]) == 0
     text = (tmp_path / "benchmarks.md").read_text()
     assert ("### Growth" in text) == (kind == "suites")
     assert ("### Other libraries" in text) == (kind == "peers")
     assert "No result of a GPU is stored" in text
     assert "python -m bench.gpu --out bench/results" in text
-    short = readme.read_text()
+    short = guide.read_text()
     assert short.startswith(f"before\n{report.START}| ")
     assert short.endswith(f"{report.END}\nafter\n")
     assert "old" not in short
@@ -228,15 +228,15 @@ def test_without_results_there_is_no_page(tmp_path: Path, capsys: pytest.Capture
     assert not (tmp_path / "out").exists()
 
 
-def test_the_table_of_the_readme_needs_suites_or_peers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_of_the_guide_needs_suites_or_peers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = store(tmp_path / "results", profile_1=profile(CPU))
-    readme = tmp_path / "README.md"
-    assert report.main(["--results", str(folder), "--out", str(tmp_path), "--readme", str(readme)]) == 1
+    guide = tmp_path / "guide.md"
+    assert report.main(["--results", str(folder), "--out", str(tmp_path), "--guide", str(guide)]) == 1
     assert "needs results of the suites or of the peers" in capsys.readouterr().err
 
 
 def test_the_short_table_names_the_nearest_peer_and_goes_on_where_peers_end(tmp_path: Path) -> None:
-    text = report.in_readme(stored.newest(store(tmp_path, suites_1=suites(), peers_1=peers())))
+    text = report.in_guide(stored.newest(store(tmp_path, suites_1=suites(), peers_1=peers())))
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if re.match(r"\| +\d", line)
     ]
@@ -258,10 +258,10 @@ def test_the_roofline_has_calls_and_kernels(tmp_path: Path) -> None:
     results = {each.kind: each for each in stored.newest(store(tmp_path, gpu_1=gate(), profile_1=profile()))}
     points = page_gpu.points_of(results["gpu"], [results["profile"]])
     names = [point.name for point in points]
-    timed = [(case, name) for case in gpu.CASES for name in case.works if not name.startswith("torch backend")]
+    timed = [(case, name) for case in gpu_times.CASES for name in case.works if not name.startswith("torch backend")]
     assert len(names) == len(timed) - 1 + 2  # one call failed; of three kernels two have known bytes
-    sort = next(point for point in points if point.name == "torch.sort" and point.case == gpu.ONE_LONG.name)
-    np.testing.assert_allclose(sort.bytes, 1_010_000 * gpu.WORKS["torch.sort"].bytes)
+    sort = next(point for point in points if point.name == "torch.sort" and point.case == gpu_times.ONE_LONG.name)
+    np.testing.assert_allclose(sort.bytes, 1_010_000 * gpu_times.WORKS["torch.sort"].bytes)
     search = next(point for point in points if point.name == "kernel search_rankings")
     np.testing.assert_allclose([search.bytes, search.seconds], [3e6, 2e-5])  # of one launch of two
     assert {point.name for point in points if point.cells_per_second} == {"dp positive", "dp negative"}
@@ -358,11 +358,11 @@ class TestCommitted:
         shown = {(report.DOCS / file).name for file in page.pictures}
         assert {path.name for path in (report.DOCS / "images").glob("bench-*.png")} == shown
 
-    def test_the_readme(self) -> None:
-        text = report.README.read_text(encoding="utf-8")
-        assert report.put_into(text, report.in_readme(report.load(RESULTS))) == text
+    def test_the_guide(self) -> None:
+        text = report.GUIDE.read_text(encoding="utf-8")
+        assert report.put_into(text, report.in_guide(report.load(RESULTS))) == text
 
     def test_links(self) -> None:
-        for file in (report.README, report.DOCS / report.PAGE):
+        for file in (report.GUIDE, report.DOCS / report.PAGE):
             for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", file.read_text(encoding="utf-8")):
                 assert (file.parent / link).exists(), f"{file.relative_to(ROOT)} links to {link}"
