@@ -9,7 +9,7 @@ OUT ?= bench/out
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo experiment test lint types check-full docs bench bench-gpu dist clean
+.PHONY: help demo experiment test test-oldest test-newest lint types check-full docs bench bench-gpu dist clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
@@ -22,6 +22,18 @@ experiment: .venv/demo.stamp  ## run one of docs/experiments.md: STUDY=label_noi
 
 test: .venv/test.stamp  ## run the tests
 	$(VENV) -m pytest
+
+# Both ends of the supported range: give the oldest and the newest Python as PYTHON, too. Before a release.
+test-oldest:  ## run the tests with the oldest packages that pyproject.toml allows
+	$(PYTHON) -m venv .venv-oldest
+	grep -oE '"[a-z-]+>=[0-9.]+' pyproject.toml | tr -d '"' | sed 's/>=\(.*\)/==\1.*/' > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/constraints.txt -e ".[test]"
+	.venv-oldest/bin/python -m pytest
+
+test-newest:  ## run the tests with the newest packages there are
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade -e ".[test]"
+	.venv-newest/bin/python -m pytest
 
 lint: .venv/test.stamp  ## check style and formatting
 	$(VENV) -m ruff check .
@@ -59,8 +71,9 @@ dist: .venv/release.stamp  ## build sdist and wheel, check both, and try the whe
 	cd build && empty/bin/python -I ../tests/first_example.py ../README.md
 	rm -rf build
 
-clean:  ## remove .venv, caches and everything the programs wrote
-	rm -rf .venv build dist site *.egg-info demo.png results bench/out .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+# Not results/: an experiment may be hours of work.
+clean:  ## remove environments, caches and what the programs wrote, but for results/
+	rm -rf .venv .venv-oldest .venv-newest build dist site *.egg-info demo.png bench/out .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -f fastap/backends/native/*.so
 
