@@ -41,9 +41,9 @@ cores; the page of its figures is `bench/out/benchmarks.md`. The parts alone:
 ```
 python -m pytest bench --benchmark-json=FILE    # the suites; options of pytest-benchmark apply
 python -m bench.peers --out DIR                 # other libraries, each in a process of its own
-python -m bench.profile --out DIR               # one call, kernel by kernel (operator by operator on a CPU)
+python -m bench.profile --out DIR               # one call, by kernel (on a CPU by operator)
 python -m bench.gpu --out DIR                   # tests and times on an NVIDIA GPU
-python -m bench.report                          # this page and the guide's table from the files in bench/results
+python -m bench.report                          # this page and the guide's table
 python -m bench.compare OLD.json NEW.json       # what became slower between two files
 ```"""
 

@@ -85,7 +85,7 @@ def rows(figure: Figure) -> None:
             axes.plot(values, color=POSITIVE, alpha=shade, label=f"positive {row + 1}")
             axes.plot(values.argmax(), 0, "o", color=POSITIVE, alpha=shade)
             axes.plot(bound, values[bound], "|", color=NEGATIVE, markersize=16, markeredgewidth=2)
-        axes.set(xlabel="a, negatives above it", ylim=(-4, 0.4), xlim=(-1, 41))
+        axes.set(xlabel="a, negatives above it", ylim=(-4, 0.4), xlim=(-1, 56))
         axes.set_title("positive update: concave" if sign == 1 else "negative update: concave + convex", loc="left")
         axes.legend(loc="lower right", frameon=False)
     figure.axes[0].set_ylabel("$g_i(a)$ less its maximum")

@@ -127,7 +127,7 @@ def chosen_table(results: Results, words: Words) -> str:
 def source(results: Results) -> str:
     """What was run, where, and how long it took."""
     seconds = sum(outcome.seconds for outcome in results.done.values())
-    seeds = len({trial.seed for trial in results.repeats})
+    seeds = len({trial.seed for trial in results.done if trial.seed != harness.TUNING_SEED})
     commits = " and ".join(dict.fromkeys(run["commit"] for run in results.runs))
     where = machine({**results.runs[-1], "commit": commits})
     return f"{len(results.done):,} trainings, {seconds / 3600:.1f} core hours; {seeds} seeds. {where}."
@@ -318,6 +318,46 @@ def epsilon_figure(results: Results) -> Figure:
     return figure
 
 
+# Of the study of retrieval: (share of wrong labels,), loss and its own parameter -> test AP of every seed.
+Retrieved = dict[tuple[Setting, str, float], list[float]]
+
+
+def retrieved(results: Results) -> Retrieved:
+    """At the learning rate with the best validation AP of that seed."""
+    best: dict[tuple[Setting, str, float, int], harness.Outcome] = {}
+    for t, outcome in results.done.items():
+        key = t.setting, t.method, t.parameter, t.seed
+        if key not in best or outcome.valid > best[key].valid:
+            best[key] = outcome
+    found: Retrieved = {}
+    for key in sorted(best, key=lambda key: (not key[1].startswith("direct"), key)):
+        found.setdefault(key[:3], []).append(best[key].test)
+    return found
+
+
+def retrieval(results: Results) -> Parts:
+    """A row for every value of every loss's own parameter."""
+    found = retrieved(results)
+    settings = sorted({setting for setting, _, _ in found})
+    losses = list(dict.fromkeys((name, value) for _, name, value in found))
+    columns = [bold_best([interval(found[(setting, *loss)]) for loss in losses]) for setting in settings]
+    rows = [*zip([f"{name} {value:g}" for name, value in losses], *columns, strict=True)]
+    return {"ap": table(rows, ["", *map(share, settings)]), "source": source(results)}
+
+
+def retrieval_figure(results: Results) -> Figure:
+    found = {key: values for key, values in retrieved(results).items() if "epsilon" in key[1]}
+    figure, (axes,) = panels(["Digits that find each other, by epsilon"], height=3.8)
+    for number, setting in enumerate(sorted({setting for setting, _, _ in found})):
+        points = [(epsilon, *interval(values)) for (other, _, epsilon), values in found.items() if other == setting]
+        axes.errorbar(
+            *zip(*points, strict=True), label=f"{share(setting)} of the labels wrong", capsize=2, **style(number)
+        )
+    axes.set(xscale="log", xlabel="epsilon", ylabel="mAP, clean test labels")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
 class Study(NamedTuple):
     """How the results of one study are told."""
 
@@ -338,6 +378,7 @@ STUDIES = {
     "label-noise-digits-each": of_noise("Digits, labels of each kind flipped"),
     "detection-batches": Study(partial(by_setting, words=batch_words), batches_figure),
     "epsilon": Study(epsilon, epsilon_figure),
+    "retrieval-digits": Study(retrieval, retrieval_figure),
 }
 
 

@@ -1,98 +1,111 @@
-"""Embed handwritten digits so that images of one digit find each other: mAP of held-out images, by epsilon.
+"""Embed handwritten digits so that images of one digit find each other: mAP of held-out images, by ``epsilon``.
 
-Every test image is a query and all others are ranked by their cosine to it. Methods share data, wrong labels, initial
-weights, batches and steps; the learning rate is chosen by mAP of a validation part whose labels are wrong as often as
-those of the training part, and the test labels are right. With pytorch-metric-learning installed, its two losses of AP
-are run too, on the same batches: six images of each digit, digit by digit, as SmoothAP needs them.
+Every image of a part is a query, and all others are ranked by their cosine to it. Losses share data, wrong labels,
+first weights, batches and steps: six images of each digit a batch, digit by digit, as SmoothAP of
+pytorch-metric-learning needs them, whose two losses of AP are run too if it is there. For every loss, parameter and
+seed the learning rate and the step are chosen on a validation part whose labels are wrong as often as those of the
+training part; test labels are right.
+
+    python -m examples.retrieval_digits
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import ClassVar
 
 import torch
-from sklearn.datasets import load_digits
-from tabulate import tabulate
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 import fastap
-from fastap.retrieval import RetrievalAPLoss
+from examples import harness, report
+from examples.data import Part, Parts, digits, two_layers
 
 DIGITS, OF_EACH = 10, 6
-EPSILONS = (0.02, 0.1, 0.5)
-LEARNING_RATES = (3e-3, 1e-2)
-SHARES = (0.0, 0.2)
-Part = tuple[Tensor, Tensor]  # images (n, 64) and labels (n,)
 
 
-def methods() -> dict[str, Callable[[], nn.Module]]:
-    found = {f"direct AP, epsilon {epsilon:g}": partial(RetrievalAPLoss, epsilon=epsilon) for epsilon in EPSILONS}
-    try:
-        from pytorch_metric_learning import losses
-    except ImportError:
-        return found
-    # Of temperatures 0.01, 0.05, 0.1 and 0.3 the best here; its default is 0.01.
-    smooth = partial(losses.SmoothAPLoss, temperature=0.1)
-    return {**found, "SmoothAP, temperature 0.1": smooth, "FastAP (histograms)": losses.FastAPLoss}
+def smooth_ap(temperature: float) -> nn.Module:
+    from pytorch_metric_learning.losses import SmoothAPLoss
+
+    return SmoothAPLoss(temperature=temperature)
 
 
-def parts(seed: int, share: float) -> tuple[Part, Part, Part]:
-    """To train, to choose the learning rate, to test; a ``share`` of the labels of the first two is another digit."""
+def histograms(bins: float) -> nn.Module:
+    from pytorch_metric_learning.losses import FastAPLoss
+
+    return FastAPLoss(num_bins=int(bins))
+
+
+# Name -> the loss with its own parameter, and the values of that.
+LOSSES: dict[str, tuple[Callable[[float], nn.Module], tuple[float, ...]]] = {
+    "direct AP, epsilon": (lambda epsilon: fastap.RetrievalAPLoss(epsilon=epsilon), (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)),
+    "SmoothAP, temperature": (smooth_ap, (0.01, 0.03, 0.1, 0.3)),
+    "FastAP, bins": (histograms, (10.0,)),
+}
+
+
+@dataclass(frozen=True)
+class Config(harness.Config):
+    methods: tuple[str, ...] = tuple(LOSSES) if find_spec("pytorch_metric_learning") else ("direct AP, epsilon",)
+    no_options: ClassVar[tuple[str, ...]] = ("methods", "draws")  # all of the grid
+    seeds: int = 5
+    shares: tuple[float, ...] = (0.0, 0.2, 0.4)
+    lrs: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    out: Path = Path("results/retrieval-digits.json")
+
+
+QUICK = {**harness.QUICK, "shares": (0.2,), "lrs": (3e-3,)}
+
+
+def parts(seed: int, share: float) -> Parts:
+    """700 images to train, 400 to validate, 697 to test; a ``share`` of the labels of the former two are wrong."""
     generator = torch.Generator().manual_seed(seed)
-    images, labels = load_digits(return_X_y=True)
-    order = torch.randperm(len(labels), generator=generator)
-    images, labels = torch.tensor(images, dtype=torch.float32)[order] / 16, torch.tensor(labels)[order]
-    wrong = torch.randperm(1100, generator=generator)[: round(share * 1100)]
-    labels[wrong] += torch.randint(1, DIGITS, wrong.shape, generator=generator)
-    labels %= DIGITS
-    return tuple(zip(images.split([700, 400, 697]), labels.split([700, 400, 697]), strict=True))
+    data = digits()
+    order = torch.randperm(len(data), generator=generator).split([700, 400, 697])
+    return Parts(*(data[index] for index in order)).with_flips(share, DIGITS, generator)
 
 
 @torch.no_grad()
 def mean_ap(net: nn.Module, part: Part) -> float:
     """Exact AP of every image as a query, averaged."""
-    images, labels = part
-    unit = F.normalize(net(images), dim=1)
-    relevant = (labels[:, None] == labels).to(torch.int8).fill_diagonal_(-1)
-    return fastap.average_precision(unit @ unit.T, relevant, ignore_index=-1).nanmean().item()
+    unit = F.normalize(net(part.inputs), dim=1)
+    relevant = (part.labels[:, None] == part.labels).to(torch.int8).fill_diagonal_(-1)
+    return round(fastap.average_precision(unit @ unit.T, relevant, ignore_index=-1).nanmean().item(), 5)
 
 
-def train(loss: nn.Module, part: Part, seed: int, learning_rate: float, steps: int) -> nn.Module:
-    torch.manual_seed(seed)
-    images, labels = part
-    members = [(labels == digit).nonzero()[:, 0] for digit in range(DIGITS)]
-    net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 16))
-    optimizer = torch.optim.Adam(net.parameters(), learning_rate)
-    for _ in range(steps):
-        batch = torch.cat([of_digit[torch.randperm(len(of_digit))[:OF_EACH]] for of_digit in members])
-        optimizer.zero_grad()
-        loss(net(images[batch]), labels[batch]).backward()
-        optimizer.step()
-    return net
+def fit(config: Config, trial: harness.Trial) -> harness.Outcome:
+    data = parts(trial.seed, float(trial.setting[0]))
+    torch.manual_seed(trial.seed)
+    net, loss = two_layers(64, 64, 16), LOSSES[trial.method][0](trial.parameter)
+    optimiser = harness.adamw(net.parameters(), trial.lr, trial.weight_decay)
+    members = [(data.train.labels == digit).nonzero()[:, 0] for digit in range(DIGITS)]
 
+    def update() -> None:
+        batch = data.train[torch.cat([of_digit[torch.randperm(len(of_digit))[:OF_EACH]] for of_digit in members])]
+        optimiser.zero_grad()
+        loss(net(batch.inputs), batch.labels).backward()
+        optimiser.step()
 
-def test_map(make: Callable[[], nn.Module], seed: int, share: float, steps: int) -> float:
-    training, validation, test = parts(seed, share)
-    nets = [train(make(), training, seed, rate, steps) for rate in LEARNING_RATES]
-    return mean_ap(max(nets, key=lambda net: mean_ap(net, validation)), test)
+    return harness.course(
+        config, update, lambda: harness.Outcome(*(mean_ap(net, part) for part in vars(data).values()))
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=200)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    table = []
-    for name, make in methods().items():
-        of_shares = [
-            torch.tensor([test_map(make, seed, share, given.steps) for seed in range(given.seeds)]) for share in SHARES
-        ]
-        table.append([name, *(f"{of.mean():.3f} ± {of.std():.3f}" for of in of_shares)])
-    print(tabulate(table, ["test mAP", *(f"{share:.0%} wrong labels" for share in SHARES)]))
+    config = harness.parse(Config(), QUICK, __doc__)
+    trials = [
+        harness.Trial((share,), method, seed, lr, 0.01, parameter)
+        for method, share, seed, lr in product(config.methods, config.shares, range(config.seeds), config.lrs)
+        for parameter in LOSSES[method][1]
+    ]
+    results = harness.load(config)
+    harness.execute("grid", trials, config, fit, results)
+    report.show("retrieval-digits", results, config.out)
 
 
 if __name__ == "__main__":

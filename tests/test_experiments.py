@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 
 import fastap
 from bench.environment import ROOT
-from examples import data, detection_batches, harness, methods, report
+from examples import data, detection_batches, harness, methods, report, retrieval_digits
 from examples.harness import Outcome, Trial
 from examples.methods import METHODS, Problem
 
@@ -523,6 +524,42 @@ def test_epsilon_that_serves_all_tasks() -> None:
     assert [cell.strip() for cell in rows["pos-AP relative"][2:5]] == ["0.0", "0.0", "0.0"]
 
 
+def test_retrieval_by_epsilon() -> None:
+    """On each seed the learning rate of the best validation AP counts, whatever is best on others or for the test."""
+    done = {}
+    for name, parameters in (("direct AP, epsilon", (0.1, 0.5)), ("FastAP, bins", (10.0,))):
+        for parameter, seed, lr in product(parameters, (0, 1), (1e-3, 1e-2)):
+            better = (lr == 1e-3) == (seed == 0)
+            test = 0.6 + 0.1 * seed + parameter / 10 if better else 0.99
+            done[Trial((0.2,), name, seed, lr, 0.01, parameter)] = Outcome(0.9, 0.8 if better else 0.7, test, 1, 1.0)
+    results = replace(made({}), done=done)
+    study = report.STUDIES["retrieval-digits"]
+    rows = [line.split("|") for line in study.parts(results)["ap"].splitlines()]
+    assert rows[0][2].strip() == "20 %"
+    assert [(row[1].strip(), row[2].strip().strip("*")[:5]) for row in rows[2:]] == [
+        ("direct AP, epsilon 0.1", "0.660"),
+        ("direct AP, epsilon 0.5", "0.700"),
+        ("FastAP, bins 10", "1.650"),
+    ]
+    assert "2 seeds" in study.parts(results)["source"]
+    assert study.draw(results).axes
+
+
+def test_wrong_labels_of_retrieval() -> None:
+    clean, wrong = (retrieval_digits.parts(3, share) for share in (0.0, 0.2))
+    for part, n, share in (("train", 700, 0.2), ("valid", 400, 0.2), ("test", 697, 0.0)):
+        right, other = getattr(clean, part), getattr(wrong, part)
+        assert len(right) == n
+        assert torch.equal(right.inputs, other.inputs)
+        assert (right.labels != other.labels).float().mean().item() == pytest.approx(share)
+    # Two directions: those of one kind are found first, and no image is its own neighbour.
+    part = data.Part(torch.tensor([[1.0, 0.0], [2.0, 0.1], [0.0, 1.0], [0.1, 3.0]]), torch.tensor([0, 0, 1, 1]))
+    assert retrieval_digits.mean_ap(nn.Identity(), part) == 1.0
+    crossed = replace(part, labels=torch.tensor([0, 1, 0, 1]))
+    expected = (1 / 3 + 1 / 2 + 1 / 3 + 1 / 2) / 4
+    assert retrieval_digits.mean_ap(nn.Identity(), crossed) == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_method_may_lack_a_setting() -> None:
     both, one = made({"pos-AP": [0.8, 0.9], "x-ent": [0.7, 0.8]}), made({"pos-AP": [0.8, 0.7]}, (0.4,))
     results = replace(both, done={**both.done, **one.done})
@@ -561,6 +598,7 @@ PROGRAMS = {
     "label_noise digits": ["--dataset", "digits", "--flips", "each", "--methods", "pos-AP", "x-ent"],
     "detection_batches": ["--data", "{images}"],
     "epsilon": [],
+    "retrieval_digits": [],
 }
 
 

@@ -1,0 +1,37 @@
+"""The figures of ``tests/test_theorem.py`` as the table of docs/experiments.md: ``python -m tests.theorem``."""
+
+from __future__ import annotations
+
+import torch
+
+from bench.markdown import table
+from tests.test_theorem import EPSILONS, PREDICTORS, differences, mean_and_error
+
+
+def row(name: str, update: str) -> list[str]:
+    """The norm of the bias at each epsilon (its largest part in standard errors), and that of the wrong sign."""
+    predictor, slopes = differences(name)
+    cells, opposite = [], 0.0
+    for epsilon in EPSILONS:
+        scores = (predictor.inputs @ predictor.weights).requires_grad_()
+        (pull,) = torch.autograd.grad(predictor.direct(scores, epsilon=epsilon, update=update).sum(), scores)
+        gradient = torch.einsum("np,npw->nw", pull, predictor.inputs)
+        bias, error = mean_and_error(gradient - slopes)
+        cells.append(f"{bias.norm():.2g} ({figures((bias / error).abs().max().item())})")
+        bias, error = mean_and_error(-gradient - slopes)
+        opposite = (bias / error).abs().max().item()
+    return [f"{name}, {update}", f"{len(slopes):,}", *cells, f"({figures(opposite)})"]
+
+
+def figures(value: float) -> str:
+    return f"{value:.1f}" if value < 10 else f"{value:.0f}"
+
+
+def as_table() -> str:
+    rows = [row(name, update) for name in PREDICTORS for update in ("positive", "negative")]
+    heads = ["", "draws", *(f"epsilon {epsilon:g}" for epsilon in EPSILONS), f"wrong sign, {EPSILONS[-1]:g}"]
+    return table(rows, heads)
+
+
+if __name__ == "__main__":
+    print(as_table())
