@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.masked import MaskedTensor
 
 from fastap.backends import HAS_TRITON, INTERPRETS_TRITON
 from fastap.problem import BACKENDS, METHODS, REDUCTIONS, SHARDED, UPDATES
@@ -16,25 +17,49 @@ from fastap.problem import BACKENDS, METHODS, REDUCTIONS, SHARDED, UPDATES
 _SMALLEST = sys.float_info.min
 # Narrower floats and whatever is quantized or packed would need a meaning of their own: some of them have no zero.
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_INTEGER = (
+INTEGER = (
     *(torch.int8, torch.int16, torch.int32, torch.int64),
     *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
 )
+REAL = (*INTEGER, *FLOATING)
+NUMBERS = (torch.bool, *REAL)
+
+
+def check_tensor(
+    name: str,
+    given: object,
+    dtypes: Sequence[torch.dtype],
+    wanted: str,
+    *,
+    optional: bool = False,
+    returned: bool = False,
+) -> None:
+    """A dense tensor of one of these types, ``wanted`` in words; of ``returned`` ones the name is the function's."""
+    be, have = ("return", "return") if returned else ("be", "have")
+    if not isinstance(given, Tensor):
+        instead = " or None" if optional else ""
+        raise TypeError(f"{name} must {be} a torch.Tensor{instead}, got {type(given).__name__}")
+    if given.dtype not in dtypes:
+        raise TypeError(f"{name} must {have} {wanted}, got {given.dtype}")
+    if hasattr(given, "full_tensor"):  # a DTensor, whose values lie on several ranks
+        part = "its" if returned else f"{name}."
+        raise TypeError(
+            f"{name} must {be} a dense tensor, got a DTensor; give its part, {part}to_local(), and process_group=, "
+            f"or all of it, {part}full_tensor()"
+        )
+    if isinstance(given, MaskedTensor):
+        raise TypeError(f"{name} must {be} a dense tensor, got a masked one; ignore_index= leaves items out")
+    if given.is_nested or given.layout != torch.strided:
+        kind = "a nested one" if given.is_nested else f"one of layout {given.layout}"
+        raise TypeError(f"{name} must {be} a dense tensor, got {kind}")
 
 
 def check_tensors(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None) -> int:
     """Types, shapes and ``dim``; returns ``dim`` counted from the front. Reads no values, so it can be traced."""
-    for name, given in (("scores", scores), ("targets", targets)):
-        if not isinstance(given, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(given).__name__}")
-    if scores.dtype not in FLOATING:
-        raise TypeError(f"scores must have a floating dtype of 16 to 64 bits, got {scores.dtype}")
-    if targets.is_nested:
+    check_tensor("scores", scores, FLOATING, "a floating dtype of 16 to 64 bits")
+    if isinstance(targets, Tensor) and targets.is_nested:
         raise TypeError("targets must be a dense tensor, as scores is, got a nested one")
-    if targets.dtype not in (torch.bool, *_INTEGER, *FLOATING):
-        raise TypeError(f"targets must be bool, integer or floating (of 16 to 64 bits), got {targets.dtype}")
-    _check_dense("scores", scores)
-    _check_dense("targets", targets)
+    check_tensor("targets", targets, NUMBERS, "a bool, integer or floating (of 16 to 64 bits) dtype")
     if scores.dim() == 0:
         raise ValueError("scores must have at least one dimension, got a 0-dimensional tensor")
     if scores.shape != targets.shape:
@@ -51,17 +76,6 @@ def check_tensors(scores: Tensor, targets: Tensor, dim: int, ignore_index: int |
             f"dim must be in [{-scores.dim()}, {scores.dim() - 1}] for scores of {scores.dim()} dimensions, got {dim}"
         )
     return dim % scores.dim()
-
-
-def _check_dense(name: str, given: Tensor) -> None:
-    if hasattr(given, "full_tensor"):  # a DTensor, whose values lie on several ranks
-        raise TypeError(
-            f"{name} must be a dense tensor, got a DTensor; give its part, {name}.to_local(), and process_group=, "
-            f"or all of it, {name}.full_tensor()"
-        )
-    if given.is_nested or given.layout != torch.strided:
-        kind = "a nested one" if given.is_nested else f"one of layout {given.layout}"
-        raise TypeError(f"{name} must be a dense tensor, got {kind}")
 
 
 def check_nested(
@@ -98,11 +112,8 @@ def check_ragged(scores: Tensor, groups: Tensor | None, offsets: Tensor | None) 
     if groups is not None and offsets is not None:
         raise ValueError("groups and offsets must not be given together")
     name, given = ("groups", groups) if groups is not None else ("offsets", offsets)
-    if not isinstance(given, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor or None, got {type(given).__name__}")
-    if given.dtype not in _INTEGER:
-        raise TypeError(f"{name} must have an integer dtype, got {given.dtype}")
-    _check_dense(name, given)
+    assert given is not None
+    check_tensor(name, given, INTEGER, "an integer dtype", optional=True)
     if scores.dim() != 1:
         raise ValueError(f"scores must be one-dimensional with {name}, got shape {tuple(scores.shape)}")
     if name == "groups" and given.shape != scores.shape:
@@ -115,7 +126,7 @@ def check_ragged(scores: Tensor, groups: Tensor | None, offsets: Tensor | None) 
 
 def check_weight(weight: Tensor, scores: Tensor, dim: int, groups: Tensor | None, offsets: Tensor | None) -> None:
     """Type and shape of one weight a ranking; how many groups there are shows later."""
-    _check_weights("weight", weight, scores)
+    check_weights("weight", weight, "scores", scores)
     if groups is not None:
         if weight.dim() != 1:
             raise ValueError(f"weight must have one dimension with groups, got shape {tuple(weight.shape)}")
@@ -131,41 +142,41 @@ def check_weight(weight: Tensor, scores: Tensor, dim: int, groups: Tensor | None
 
 def check_sample_weight(weight: Tensor, scores: Tensor) -> Tensor:
     """Weights of items: shaped like the scores, and finite and not negative where asking costs nothing."""
-    _check_weights("sample_weight", weight, scores)
+    check_weights("sample_weight", weight, "scores", scores)
     if weight.shape != scores.shape:
         raise ValueError(
             f"sample_weight must have the shape of scores, {tuple(scores.shape)}, got {tuple(weight.shape)}"
         )
-    if has_values(weight) and weight.device.type == "cpu":
-        check_finite("sample_weight", weight)
-        if bool((weight < 0).any()):
-            raise ValueError(f"sample_weight must not be negative, got {weight[weight < 0][0].item()}")
+    if can_look(weight):
+        right_weights("sample_weight", weight, looks=True)
     return weight
 
 
-def _check_weights(name: str, weight: Tensor, scores: Tensor) -> None:
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor or None, got {type(weight).__name__}")
-    if weight.dtype not in (*_INTEGER, *FLOATING):
-        raise TypeError(f"{name} must have a floating or integer dtype, got {weight.dtype}")
-    _check_dense(name, weight)
+def check_weights(name: str, weight: Tensor, of_name: str, of: Tensor) -> None:
+    """Type and device of weights of whatever kind; their shape is for the caller to check."""
+    check_tensor(name, weight, REAL, "a floating or integer dtype", optional=True)
     if weight.requires_grad:
         raise ValueError(f"{name} must not require a gradient, for it gets none; give {name}.detach()")
-    if weight.device != scores.device:
-        raise ValueError(f"{name} must be on the device of scores, {scores.device}, got {weight.device}")
+    if weight.device != of.device:
+        raise ValueError(f"{name} must be on the device of {of_name}, {of.device}, got {weight.device}")
+
+
+def right_weights(name: str, weight: Tensor, dtype: torch.dtype = torch.float64, *, looks: bool) -> Tensor:
+    """The weights, float64: not negative, and finite in the type of what they are multiplied with.
+
+    A wrong one is an error if values may be looked at, else NaN.
+    """
+    weight = weight.detach().to(torch.float64)
+    right = (weight >= 0) & (weight <= torch.finfo(dtype).max)
+    if looks and not bool(right.all()):
+        raise ValueError(f"{name} must be finite in {dtype} and not negative, got {weight[~right][0].item()}")
+    return torch.where(right, weight, torch.nan)
 
 
 def check_class_tensors(logits: Tensor, targets: Tensor, ignore_index: int | None) -> int:
     """Types and shapes as in ``torch.nn.functional.cross_entropy``; returns the dimension of the classes."""
-    for name, given in (("logits", logits), ("targets", targets)):
-        if not isinstance(given, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(given).__name__}")
-    if logits.dtype not in FLOATING:
-        raise TypeError(f"logits must have a floating dtype of 16 to 64 bits, got {logits.dtype}")
-    if targets.dtype not in _INTEGER:
-        raise TypeError(f"targets must have an integer dtype, got {targets.dtype}")
-    _check_dense("logits", logits)
-    _check_dense("targets", targets)
+    check_tensor("logits", logits, FLOATING, "a floating dtype of 16 to 64 bits")
+    check_tensor("targets", targets, INTEGER, "an integer dtype")
     if logits.dim() == 0:
         raise ValueError("logits must have at least one dimension, got a 0-dimensional tensor")
     dim = min(logits.dim() - 1, 1)
@@ -193,20 +204,25 @@ def check_class_to_ignore(ignore_index: int | None) -> None:
 
 def check_cost_table(cost: Tensor) -> None:
     """A square matrix of real numbers, which get no gradient."""
-    if not isinstance(cost, Tensor):
-        raise TypeError(f"cost must be a torch.Tensor or None, got {type(cost).__name__}")
-    if cost.dtype not in (*_INTEGER, *FLOATING):
-        raise TypeError(f"cost must have a floating or integer dtype, got {cost.dtype}")
-    _check_dense("cost", cost)
+    check_tensor("cost", cost, REAL, "a floating or integer dtype", optional=True)
     if cost.dim() != 2 or cost.shape[0] != cost.shape[1]:
         raise ValueError(f"cost must have the shape (classes, classes), got {tuple(cost.shape)}")
     if cost.requires_grad:
         raise ValueError("cost must not require a gradient, for it gets none; give cost.detach()")
 
 
+def check_count(name: str, given: int) -> int:
+    """A positive int."""
+    if not isinstance(given, int) or isinstance(given, bool):
+        raise TypeError(f"{name} must be an int, got {type(given).__name__}")
+    if given < 1:
+        raise ValueError(f"{name} must be at least 1, got {given}")
+    return given
+
+
 def check_finite(name: str, values: Tensor) -> Tensor:
     """The values, which are finite, where asking costs nothing."""
-    if has_values(values) and values.device.type == "cpu" and not bool(values.isfinite().all()):
+    if can_look(values) and not bool(values.isfinite().all()):
         raise ValueError(f"{name} must be finite in {values.dtype}, got {values[~values.isfinite()][0].item()}")
     return values
 
@@ -342,7 +358,7 @@ def wrong_classes(targets: Tensor, ignored: Tensor | None, classes: int) -> Tens
     wrong = (targets < 0) | (targets >= classes)
     if ignored is not None:
         wrong = wrong & ~ignored
-    if targets.device.type != "cpu" or not has_values(targets):
+    if not can_look(targets):
         return wrong
     if bool(wrong.any()):
         wanted = f"in [0, {classes - 1}]" + ("" if ignored is None else " or ignore_index")
@@ -359,6 +375,11 @@ def has_values(tensor: Tensor) -> bool:
         and not torch._C._len_torch_dispatch_stack()
         and not torch._C._are_functorch_transforms_active()
     )
+
+
+def can_look(tensor: Tensor) -> bool:
+    """Whether values can be looked at without stalling a stream or a trace."""
+    return tensor.device.type == "cpu" and has_values(tensor)
 
 
 def can_hold(dtype: torch.dtype, number: int) -> bool:

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from fastap.checks import (
     FLOATING,
+    NUMBERS,
     check_class_tensors,
     check_cost,
     check_finite,
     check_reduction,
     check_scale,
+    check_tensor,
     check_update,
     wrong_classes,
 )
@@ -108,10 +110,7 @@ def direct_loss(
     if task_loss is not None:
         with torch.no_grad():
             task = task_loss(direct)
-        if not isinstance(task, Tensor):
-            raise TypeError(f"task_loss must return a torch.Tensor, got {type(task).__name__}")
-        if task.is_complex():
-            raise TypeError(f"task_loss must return bool, integer or floating values, got {task.dtype}")
+        check_tensor("task_loss", task, NUMBERS, "bool, integer or floating (of 16 to 64 bits) values", returned=True)
         if task.shape != loss.shape:
             raise ValueError(
                 f"task_loss must return a tensor of the shape of the scores, {tuple(loss.shape)}, "
@@ -125,13 +124,7 @@ def direct_loss(
 
 def _scores(score_fn: Callable[[Any], Tensor], solution: Any) -> Tensor:
     scores = score_fn(solution)
-    if not isinstance(scores, Tensor):
-        raise TypeError(f"score_fn must return a torch.Tensor, got {type(scores).__name__}")
-    if scores.dtype not in FLOATING or scores.layout != torch.strided:
-        raise TypeError(
-            "score_fn must return a dense tensor of a floating dtype of 16 to 64 bits, "
-            f"got {scores.dtype} of layout {scores.layout}"
-        )
+    check_tensor("score_fn", scores, FLOATING, "a floating dtype of 16 to 64 bits", returned=True)
     return scores
 
 

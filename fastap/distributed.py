@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastap.checks import check_dim, check_process_group, check_ragged, check_tensors
-from fastap.exchange import Link, connect
+from fastap.link import Link, connect
 
 __all__ = ["gather", "gather_scores"]
 

@@ -14,27 +14,23 @@ for DDP and FSDP divide by it. The host waits for the device once, for the heade
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from fastap import backends, ragged
 from fastap.backends import masked
 from fastap.checks import allowed_targets, wrong_targets
+from fastap.link import Link, connect
 from fastap.problem import Batch, Losses, Objective, loss_dtype
 from fastap.ragged import Ragged
 
-_TEXT = 1024  # bytes that a rank has to describe its error or its call, sent only when there is something wrong
 # In what is sent a target is a class: 1, 0 or this; one less is a wrong target, where that is no error.
 _IGNORED = -1
-
-T = TypeVar("T")
 
 
 class Exchanged(NamedTuple):
@@ -43,125 +39,6 @@ class Exchanged(NamedTuple):
     value: Tensor  # reduced, 0-dimensional; else one a ranking, of all where items are sharded, or of this rank's own
     gradient: Tensor  # of this rank's items, the ranked axis last
     number: Tensor  # of ragged rankings that are not reduced, which of the values each item counts in; else empty
-
-
-@dataclass(frozen=True)
-class Link:
-    """A process group, and the device on which its backend takes tensors of a device.
-
-    It has the group's name, not the group: a graph that outlives its group must not keep it, for a group that is taken
-    down at the end of the program aborts it.
-    """
-
-    name: str
-    size: int
-    rank: int
-    device: torch.device
-
-    def agree(self, call: str, prepare: Callable[[], tuple[T, Sequence[int] | Tensor]]) -> tuple[T, list[list[int]]]:
-        """What ``prepare`` returns, and the numbers of every rank, at most one more than there are ranks.
-
-        An error on one rank is an error on all, as is a call that differs: nobody waits for one who will not come.
-        """
-        problem, mine, numbers = None, None, torch.zeros(self.size + 1, dtype=torch.int64, device=self.device)
-        try:
-            mine, own = prepare()
-            numbers[: len(own)] = torch.as_tensor(own, device=self.device)
-        except Exception as error:
-            problem = error
-        digest = hashlib.blake2b(call.encode(), digest_size=8).digest()
-        head = [int(problem is not None), int.from_bytes(digest, "little", signed=True)]
-        header = torch.cat([torch.tensor(head, device=self.device), numbers])
-        headers: list[list[int]] = self.from_all(header, "learn what the others have").tolist()
-        failed = [rank for rank, (status, *_) in enumerate(headers) if status]
-        if not failed and len({header[1] for header in headers}) == 1:
-            return mine, [header[2:] for header in headers]  # type: ignore[return-value]
-        text = (call if problem is None else str(problem)).encode()[:_TEXT]
-        texts = self.from_all(
-            torch.tensor([*text, *bytes(_TEXT - len(text))], dtype=torch.uint8, device=self.device), "tell of an error"
-        )
-        said = [bytes(each).rstrip(b"\0").decode(errors="ignore") for each in texts.tolist()]
-        if failed:
-            raise ValueError("; ".join(f"rank {rank} of process_group: {said[rank]}" for rank in failed)) from problem
-        other = next(rank for rank in range(self.size) if headers[rank][1] != headers[0][1])
-        raise ValueError(
-            "the ranks of process_group must make the same call, "
-            f"got on rank 0: {said[0]}; on rank {other}: {said[other]}"
-        )
-
-    def from_all(self, values: Tensor, purpose: str) -> Tensor:
-        """The values of every rank, of one shape, stacked in the order of the ranks."""
-        sent = values.to(self.device).contiguous()
-        got = sent.new_empty((self.size, *values.shape))
-        if got.numel():
-            # The name since PyTorch 2.13, which warns of the other.
-            gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-            self._run(purpose, gather, got.view(-1), sent.view(-1))
-        return got.to(values.device)
-
-    def concatenated(self, values: Tensor, lengths: Sequence[int], purpose: str) -> Tensor:
-        """The values of every rank end to end along the first axis, of which every rank has its own length."""
-        longest, rest = max(lengths), values.shape[1:]
-        padded = values
-        if values.shape[0] != longest:
-            padded = values.new_empty((longest, *rest))
-            padded[: values.shape[0]] = values
-        got = self.from_all(padded.contiguous().view(-1).view(torch.uint8), purpose)
-        whole = got.view(-1).view(values.dtype).view(self.size, longest, *rest)
-        if min(lengths) == longest:
-            return whole.flatten(0, 1)
-        return torch.cat([part[:length] for part, length in zip(whole, lengths, strict=True)])
-
-    def exchange(self, values: Tensor, send: Sequence[int], receive: Sequence[int], purpose: str) -> Tensor:
-        """Consecutive parts of flat values, one for each rank; what the ranks send this one, in their order."""
-        # As bytes, which every backend takes.
-        width = values.element_size()
-        sent = values.to(self.device).contiguous()
-        got = sent.new_empty(sum(receive))
-        self._run(
-            purpose,
-            dist.all_to_all_single,
-            got.view(torch.uint8),
-            sent.view(torch.uint8),
-            [width * length for length in receive],
-            [width * length for length in send],
-        )
-        return got.to(values.device)
-
-    def _run(self, purpose: str, collective: Callable[..., Any], *arguments: Any) -> None:
-        try:
-            collective(*arguments, group=_find(self.name))
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            raise RuntimeError(
-                f"rank {self.rank} of the {self.size} of process_group could not {purpose}: another rank has died, has "
-                "raised an error, or has not made the same call within the timeout of the group, which cannot be used "
-                f"any more ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-            ) from error
-
-
-def _find(name: str) -> dist.ProcessGroup:
-    from torch.distributed import distributed_c10d
-
-    # As the functional collectives of PyTorch do.
-    find: Callable[[Any], dist.ProcessGroup] = distributed_c10d._resolve_process_group  # type: ignore[attr-defined]
-    return find(name)
-
-
-def connect(name: str, device: torch.device) -> Link:
-    """The group of that name, for tensors of that device."""
-    try:
-        group = _find(name)
-        # Such as "cpu:gloo,cuda:nccl".
-        kinds = dict(kind.split(":") for kind in dist.get_backend_config(group).split(","))
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"process_group must be a group that has not been destroyed, got {name!r}") from error
-    kind = kinds.get(device.type)
-    if kind is None:
-        raise ValueError(f"process_group must have a backend for tensors on {device}, got {', '.join(kinds.values())}")
-    # Gloo has no all_to_all for tensors of a GPU.
-    return Link(name, group.size(), group.rank(), torch.device("cpu") if kind == "gloo" else device)
 
 
 @dataclass(frozen=True)
@@ -241,12 +118,25 @@ def _by_ranking(link: Link, call: _Call, words: str) -> Exchanged:
         value, share = _unreduced(losses.loss, weight, call.dtype)
         value = value.view(call.shape if layout is None else -1)
     else:
-        columns = [_bits(losses.loss), losses.takes_part, *([] if weight is None else [_bits(weight)])]
-        loss, takes_part, *rest = link.concatenated(_table(columns), counts, "gather the losses").unbind(1)
-        value, share = _reduce(_floats(loss), takes_part, _floats(rest[0]) if rest else None, call)
-        share = _part(share, sum(counts[: link.rank]), counts[link.rank])
+        value, share = reduce_across(link, losses, weight, counts, call.dtype, mean=call.reduction == "mean")
     gradient = losses.gradient.mul_(ragged.for_items(share * link.size, layout).to(call.dtype))
     return Exchanged(value, _in_place(gradient, layout).view(call.scores.shape), _numbers(call, layout))
+
+
+def reduce_across(
+    link: Link, losses: Losses, weight: Tensor | None, counts: Sequence[int], dtype: torch.dtype, *, mean: bool
+) -> tuple[Tensor, Tensor]:
+    """The sum or mean over the rankings of all ranks, of which each has so many; and the share of this rank's own.
+
+    The share is what the gradient of a ranking is to be multiplied with, one for all where there are no weights.
+    """
+    columns = [_bits(losses.loss), losses.takes_part, *([] if weight is None else [_bits(weight)])]
+    loss, takes_part, *rest = link.concatenated(_table(columns), counts, "gather the losses").unbind(1)
+    value, share = _reduce(_floats(loss), takes_part, _floats(rest[0]) if rest else None, dtype, mean=mean)
+    if share.shape[0] == 1:
+        return value, share
+    start = sum(counts[: link.rank])
+    return value, share[start : start + counts[link.rank]]
 
 
 def _by_item(link: Link, call: _Call, words: str) -> Exchanged:
@@ -282,7 +172,7 @@ def _by_item(link: Link, call: _Call, words: str) -> Exchanged:
         value, share = _unreduced(_floats(loss), weight, call.dtype)
         value = value.view(-1 if sent.layout is not None or ids else call.shape)
     else:
-        value, share = _reduce(_floats(loss), takes_part, weight, call)
+        value, share = _reduce(_floats(loss), takes_part, weight, call.dtype, mean=call.reduction == "mean")
     share = share if share.shape[0] == 1 else share[own]
     gradient = losses.gradient.mul_(ragged.for_items(share * link.size, whole.layout).to(call.dtype))
     back = link.exchange(whole.give_back(gradient), receive, send, "return the gradient")
@@ -417,20 +307,17 @@ def _solve(batch: Batch, call: _Call) -> Losses:
     return Losses(losses.loss, losses.gradient.view(shape), losses.takes_part)
 
 
-def _reduce(loss: Tensor, takes_part: Tensor, weight: Tensor | None, call: _Call) -> tuple[Tensor, Tensor]:
-    losses = Losses(loss, loss, takes_part == 1)
-    value, share = masked.reduce(losses, call.dtype, mean=call.reduction == "mean", weight=weight)
-    return value, torch.ones(1, dtype=call.dtype, device=loss.device) if share is None else share.view(-1)
+def _reduce(
+    loss: Tensor, takes_part: Tensor, weight: Tensor | None, dtype: torch.dtype, *, mean: bool
+) -> tuple[Tensor, Tensor]:
+    value, share = masked.reduce(Losses(loss, loss, takes_part == 1), dtype, mean=mean, weight=weight)
+    return value, torch.ones(1, dtype=dtype, device=loss.device) if share is None else share.view(-1)
 
 
 def _unreduced(loss: Tensor, weight: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     if weight is None:
         return loss.to(dtype), torch.ones(1, dtype=dtype, device=loss.device)
     return (loss * weight).to(dtype), weight
-
-
-def _part(share: Tensor, start: int, count: int) -> Tensor:
-    return share if share.shape[0] == 1 else share[start : start + count]
 
 
 def _in_place(values: Tensor, layout: Ragged | None) -> Tensor:

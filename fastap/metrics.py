@@ -15,8 +15,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fastap.checks import can_hold, check_choice, check_class_to_ignore
+from fastap.checks import (
+    FLOATING,
+    INTEGER,
+    NUMBERS,
+    can_hold,
+    check_choice,
+    check_class_to_ignore,
+    check_count,
+    check_tensor,
+    check_weights,
+    right_weights,
+)
 from fastap.functional import average_precision
+from fastap.ragged import comparable
 
 try:
     from torchmetrics import Metric
@@ -59,10 +71,8 @@ class _Items(Metric):
 
     def _keep(self, **items: Tensor) -> None:
         for name, given in items.items():
-            # A copy: buffers are written over, and of a column the whole matrix would be kept. One number for all is
-            # our own, and stays one.
-            is_one = given.untyped_storage().nbytes() == given.element_size()
-            getattr(self, name).append(given.detach() if is_one else given.detach().clone())
+            # A copy: buffers are written over, and of a column the whole matrix would be kept.
+            getattr(self, name).append(given.detach().clone())
 
     def _all(self, name: str) -> Tensor:
         """All items of a state, in order."""
@@ -70,6 +80,13 @@ class _Items(Metric):
         if isinstance(state, Tensor):  # as synchronising leaves it
             return state
         shape, dtype = self._kept[name]
+        types = {each.dtype for each in state}
+        if len(types) > 1:
+            if torch.uint64 in types and dtype == torch.int64:  # which would wrap it
+                raise ValueError(
+                    f"indexes must be torch.uint64 in all updates or in none, got {sorted(map(str, types))}"
+                )
+            state = [each.to(dtype) for each in state]
         return torch.cat(state) if state else torch.empty(0, *shape, dtype=dtype, device=self.device)
 
     def _value(self, value: Tensor) -> Tensor:
@@ -127,6 +144,7 @@ class AveragePrecision(_Items):
     """
 
     plot_legend_name = "Class"
+    weight: list[Tensor]
 
     def __init__(
         self,
@@ -142,7 +160,7 @@ class AveragePrecision(_Items):
         columns = 1
         if task != "binary":
             name, given = ("num_classes", num_classes) if task == "multiclass" else ("num_labels", num_labels)
-            columns = _check_count(name, given)
+            columns = check_count(name, given)  # type: ignore[arg-type]
         check_class_to_ignore(ignore_index)
         super().__init__(
             {
@@ -154,7 +172,9 @@ class AveragePrecision(_Items):
         )
         self.task = task
         self.columns = columns
-        self.average = check_choice("average", average or "none", ("macro", "micro", "weighted", "none"))
+        self.average = check_choice(
+            "average", "none" if average is None else average, ("macro", "micro", "weighted", "none")
+        )
         self.ignore_index = ignore_index
 
     def update(self, preds: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> None:
@@ -164,21 +184,27 @@ class AveragePrecision(_Items):
             if preds.dim() < 2 or preds.shape[1] != self.columns:
                 raise ValueError(f"preds must have the shape (N, {self.columns}, ...), got {tuple(preds.shape)}")
             items = preds.shape[:1] + preds.shape[2:]
-        _check_like("target", target, items if self.task == "multiclass" else preds.shape, preds.device)
-        # One number for all takes no memory until states are joined.
-        weight = torch.ones((), device=preds.device).expand(items) if sample_weight is None else sample_weight
-        _check_like("sample_weight", weight, items, preds.device)
+        target = _checked_target(target, items if self.task == "multiclass" else preds.shape, preds.device)
         target = target.reshape(-1) if self.task == "multiclass" else self._rows(target)
+        if sample_weight is not None:
+            check_weights("sample_weight", sample_weight, "preds", preds)
+            _check_shape("sample_weight", sample_weight, items)
         # On an accelerator a look at the values would stall the stream; there `compute` looks.
         if preds.device.type == "cpu":
             self._check_target(target)
-            _check_weight(weight)
-        self._keep(preds=self._rows(preds), target=target, weight=weight.reshape(-1))
+            if sample_weight is not None:
+                right_weights("sample_weight", sample_weight, looks=True)
+        self._keep(preds=self._rows(preds), target=target)
+        if sample_weight is None:
+            # One number for all takes no memory until states are joined.
+            self.weight.append(torch.ones((), device=preds.device).expand(items.numel()))
+        else:
+            self._keep(weight=sample_weight.reshape(-1))
 
     def compute(self) -> Tensor:
         scores, target, weight = (self._all(name) for name in self._kept)
         self._check_target(target)
-        _check_weight(weight)
+        weight = right_weights("sample_weight", weight, looks=True)
         ignored = _is(target, self.ignore_index)
         if self.task == "multiclass":
             positive = target[:, None] == torch.arange(self.columns, device=target.device)
@@ -186,7 +212,7 @@ class AveragePrecision(_Items):
         else:
             positive = target == 1
         positive = positive & ~ignored
-        weights = None if bool((weight == 1).all()) else weight.to(torch.float64)[:, None].expand_as(scores)
+        weights = None if bool((weight == 1).all()) else weight[:, None].expand_as(scores)
         if self.average == "micro":
             scores, positive, ignored = (each.reshape(-1, 1) for each in (scores, positive, ignored))
             weights = None if weights is None else weights.reshape(-1, 1)
@@ -259,7 +285,7 @@ class RetrievalMAP(_Items):
         check_choice("empty_target_action", empty_target_action, ("neg", "pos", "skip", "error"))
         check_class_to_ignore(ignore_index)
         if top_k is not None:
-            _check_count("top_k", top_k)
+            check_count("top_k", top_k)
         if not callable(aggregation):
             check_choice("aggregation", aggregation, ("mean", "median", "min", "max"))
         # `query`, for TorchMetrics' retrieval metrics keep other values under the name of `indexes`.
@@ -273,16 +299,17 @@ class RetrievalMAP(_Items):
 
     def update(self, preds: Tensor, target: Tensor, indexes: Tensor) -> None:
         _check_preds(preds)
-        _check_like("target", target, preds.shape, preds.device)
-        _check_like("indexes", indexes, preds.shape, preds.device)
-        if indexes.is_floating_point() or indexes.dtype == torch.bool:
-            raise TypeError(f"indexes must have an integer dtype, got {indexes.dtype}")
+        target = _checked_target(target, preds.shape, preds.device)
+        check_tensor("indexes", indexes, INTEGER, "an integer dtype")
+        _check_shape("indexes", indexes, preds.shape)
+        _check_device("indexes", indexes, preds.device)
         if preds.device.type == "cpu":
             self._check_target(target)
         self._keep(preds=preds.reshape(-1), target=target.reshape(-1), query=indexes.reshape(-1))
 
     def compute(self) -> Tensor:
         preds, target, query = (self._all(name) for name in self._kept)
+        query = comparable(query)
         self._check_target(target)
         if self.ignore_index is not None:
             taken = ~_is(target, self.ignore_index)
@@ -299,7 +326,7 @@ class RetrievalMAP(_Items):
         if self.top_k is None:
             values = average_precision(preds, relevant, offsets=offsets)
         else:
-            last = preds[torch.minimum(offsets[:-1] + self.top_k, offsets[1:]) - 1]
+            last = preds[torch.minimum(offsets[:-1] + min(self.top_k, preds.shape[0]), offsets[1:]) - 1]
             # A NaN is no lower than any: it comes first, takes part and makes the value of its query NaN.
             taken = ~(preds < last.repeat_interleave(counts))
             within = _sums(_of_each(taken, offsets))
@@ -319,7 +346,9 @@ class RetrievalMAP(_Items):
         if values.shape[0] == 0:
             return self._value(values.new_zeros(()))
         aggregate = self.aggregation if callable(self.aggregation) else getattr(torch, self.aggregation)
-        return self._value(aggregate(values))
+        value = aggregate(values)
+        check_tensor("aggregation", value, NUMBERS, "a real dtype", returned=True)
+        return self._value(value)
 
     def _check_target(self, target: Tensor) -> None:
         allowed = (target == 0) | (target == 1) | _is(target, self.ignore_index)
@@ -343,35 +372,28 @@ def _is(target: Tensor, number: int | None) -> Tensor:
 
 
 def _check_preds(preds: Tensor) -> None:
-    if not isinstance(preds, Tensor):
-        raise TypeError(f"preds must be a torch.Tensor, got {type(preds).__name__}")
-    if not preds.is_floating_point():
-        raise TypeError(f"preds must have a floating dtype, got {preds.dtype}")
+    check_tensor("preds", preds, FLOATING, "a floating dtype of 16 to 64 bits")
 
 
-def _check_like(name: str, given: Tensor, shape: torch.Size, device: torch.device) -> None:
-    if not isinstance(given, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(given).__name__}")
-    if given.is_complex():
-        raise TypeError(f"{name} must have a real dtype, got {given.dtype}")
+def _checked_target(target: Tensor, shape: torch.Size, device: torch.device) -> Tensor:
+    """Of that shape, in a type whose values can be compared."""
+    check_tensor("target", target, NUMBERS, "a bool, integer or floating (of 16 to 64 bits) dtype")
+    _check_shape("target", target, shape)
+    _check_device("target", target, device)
+    if target.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        target = target.to(torch.int64)
+        return target.where(target >= 0, torch.iinfo(torch.int64).max)  # what int64 cannot hold is no class either
+    return target
+
+
+def _check_shape(name: str, given: Tensor, shape: torch.Size) -> None:
     if given.shape != shape:
         raise ValueError(f"{name} must have the shape {tuple(shape)}, got {tuple(given.shape)}")
+
+
+def _check_device(name: str, given: Tensor, device: torch.device) -> None:
     if given.device != device:
         raise ValueError(f"{name} must be on the device of preds, {device}, got {given.device}")
-
-
-def _check_count(name: str, given: int | None) -> int:
-    if not isinstance(given, int) or isinstance(given, bool):
-        raise TypeError(f"{name} must be an int, got {type(given).__name__}")
-    if given < 1:
-        raise ValueError(f"{name} must be at least 1, got {given}")
-    return given
-
-
-def _check_weight(weight: Tensor) -> None:
-    wrong = ~weight.isfinite() | (weight < 0)
-    if bool(wrong.any()):
-        raise ValueError(f"sample_weight must be finite and not negative, got {weight[wrong][0].item()}")
 
 
 def _check_all(target: Tensor, allowed: Tensor, wanted: str, ignore_index: int | None) -> None:

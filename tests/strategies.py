@@ -22,14 +22,14 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 SMALLEST, LARGEST = 2.3e-308, 1.7e308
 
-_TIMES = int(os.environ.get("FASTAP_EXAMPLES", "1"))
+TIMES = int(os.environ.get("FASTAP_EXAMPLES", "1"))
 
 
 def examples(count: int) -> Callable[[Any], Any]:
     """The fixed profile with so many examples; shrinking apart, a failure prints what reproduces it."""
     return settings(
-        max_examples=count * _TIMES,
-        derandomize=_TIMES == 1,
+        max_examples=count * TIMES,
+        derandomize=TIMES == 1,
         database=None,
         deadline=None,
         phases=(Phase.explicit, Phase.generate, Phase.shrink),
@@ -91,6 +91,13 @@ def rankings(draw: st.DrawFn, most: int = 14) -> Ranking:
     place = draw(st.integers(0, items - 1))
     targets[place], targets[place - 1] = 1, 0
     return Ranking(draw(score_lists(items, dtype)), targets, dtype)
+
+
+def holds(dtype: torch.dtype, number: int) -> bool:
+    """Whether that is a number of the type."""
+    if dtype in INTEGERS:
+        return torch.iinfo(dtype).min <= number <= torch.iinfo(dtype).max
+    return abs(number) <= torch.finfo(dtype).max and int(torch.tensor(float(number), dtype=dtype)) == number
 
 
 def strided(values: Tensor, how: str) -> Tensor:
@@ -159,6 +166,26 @@ def truth(scores: Sequence[float], targets: Sequence[int], name: str, scale: flo
             return Truth(loss, None, best)
         choice.append(near[0])
     return Truth(loss, _gradient(scores, targets, choice, name, float(gain)), best)
+
+
+def nearly(given: Tensor, expected: Any, relative: float, absolute: float = 0.0) -> None:
+    """Close after rounding to the type that is given; infinite where that is."""
+    expected = torch.as_tensor(expected, dtype=torch.float64).to(given.dtype)
+    absolute = min(absolute, torch.finfo(torch.float64).max)
+    torch.testing.assert_close(given.double(), expected.double(), rtol=relative, atol=absolute)
+
+
+def float_of(number: Fraction) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return float("inf") if number > 0 else float("-inf")
+
+
+def may_be_lost(scores: Sequence[float], scale: float | None) -> bool:
+    """Whether a sum over all pairs may overflow: then the answer may be NaN."""
+    pairs = len(scores) ** 2
+    return not all(np.isfinite(16.0 * pairs * size) for size in (max(scores) - min(scores), scale or 0.0))
 
 
 def _best_until(term: list[list[Fraction]]) -> list[list[Fraction]]:

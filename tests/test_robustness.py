@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import sys
-import warnings
-from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -19,6 +16,7 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 import fastap
+from tests.bad_arguments import SCORES, TARGETS
 from tests.losses import LOSSES, value_and_gradient
 from tests.paths import PATHS, solving
 from tests.strategies import (
@@ -27,6 +25,10 @@ from tests.strategies import (
     STRIDES,
     Ranking,
     examples,
+    float_of,
+    holds,
+    may_be_lost,
+    nearly,
     ranking_value,
     rankings,
     scales,
@@ -36,20 +38,6 @@ from tests.strategies import (
 )
 
 UPDATES = {"positive": 1, "negative": -1}
-
-
-def may_be_lost(ranking: Ranking, name: str, scale: float) -> bool:
-    """Whether a sum over all pairs may overflow: then the answer may be NaN."""
-    span = max(ranking.scores) - min(ranking.scores)
-    pairs = len(ranking.targets) ** 2
-    return not np.isfinite(16.0 * pairs * span) or (name != "perceptron" and not np.isfinite(16.0 * pairs * scale))
-
-
-def nearly(given: Tensor, expected: Any, relative: float, absolute: float = 0.0) -> None:
-    """Close after rounding to the type that is given; infinite where that is."""
-    expected = torch.as_tensor(expected, dtype=torch.float64).to(given.dtype)
-    absolute = min(absolute, torch.finfo(torch.float64).max)
-    torch.testing.assert_close(given.double(), expected.double(), rtol=relative, atol=absolute)
 
 
 # Values, gradients and rankings
@@ -73,7 +61,7 @@ def test_losses_are_exact(ranking: Ranking, scale: float, method: str) -> None:
             with solving(path):
                 value, gradient = value_and_gradient(loss, scores, targets, weight=scale, **options)
             if value.isnan():
-                assert may_be_lost(ranking, name, scale)
+                assert may_be_lost(ranking.scores, None if name == "perceptron" else scale)
                 assert gradient.isnan().all()
                 continue
             direct = name in UPDATES
@@ -82,13 +70,6 @@ def test_losses_are_exact(ranking: Ranking, scale: float, method: str) -> None:
                 assert 0 <= value <= 1
             if exact.gradient is not None:
                 nearly(gradient, exact.gradient, slope, slope * float(np.abs(exact.gradient).max()))
-
-
-def float_of(number: Fraction) -> float:
-    try:
-        return float(number)
-    except OverflowError:
-        return float("inf") if number > 0 else float("-inf")
 
 
 @examples(100)
@@ -101,8 +82,8 @@ def test_rankings_attain_their_value(ranking: Ranking, scale: float, update: str
             scores, targets, epsilon=scale, update=update, method=method, backend=backend
         )
         assert sorted(ranks.tolist()) == list(range(len(ranking.targets)))
-        if value.isnan() or may_be_lost(ranking, update, scale):
-            assert may_be_lost(ranking, update, scale)
+        if value.isnan() or may_be_lost(ranking.scores, scale):
+            assert may_be_lost(ranking.scores, scale)
             continue
         attained = ranking_value(ranking.scores, ranking.targets, ranks.tolist(), UPDATES[update] * scale)
         assert exact.best - attained <= Fraction(scale) / 10**8
@@ -146,12 +127,6 @@ def test_average_precision_is_that_of_scikit_learn(
 
 
 # Layouts
-
-
-def holds(dtype: torch.dtype, number: int) -> bool:
-    if dtype in INTEGERS:
-        return torch.iinfo(dtype).min <= number <= torch.iinfo(dtype).max
-    return abs(number) <= torch.finfo(dtype).max and int(torch.tensor(float(number), dtype=dtype)) == number
 
 
 @st.composite
@@ -414,201 +389,3 @@ def test_cost_losses_are_exact(
             nearly(value[row], float_of(exact), unit, unit * largest)
         else:
             assert not value[row].isfinite() or np.isclose(value[row].item(), float_of(exact), rtol=1e-5)
-
-
-# Bad arguments
-
-SCORES = torch.tensor([[0.5, 0.1, 0.9], [0.2, 0.7, 0.3]])
-TARGETS = torch.tensor([[1, 0, 0], [0, 1, 0]])
-LOGITS, CLASSES = torch.tensor([[0.5, 0.1, 0.9], [0.2, 0.7, 0.3]]), torch.tensor([2, 0])
-NO_TENSORS = [None, "0.5", 1, 1.5, True, [[0.5, 0.1, 0.9], [0.2, 0.7, 0.3]], SCORES.numpy(), object(), {}]
-NO_NUMBERS = ["1", b"1", [1.0], 1j, torch.tensor(1.0), torch.ones(2), np.array(1.0), True, np.bool_(True), object()]
-NO_INTS = [1.0, "1", [1], torch.tensor(1), np.int64(1), True, 1j, object()]
-NO_WORDS = ["", "Mean", b"mean", 0, True, ["mean"], torch.tensor(1), np.array(["mean"]), np.array(["a", "b"]), object()]
-NO_SCALES = [*NO_NUMBERS, None, 0.0, -0.0, -1, torch.nan, torch.inf, -torch.inf, 1e-310, 10**400, -(10**400)]
-
-
-def exotic(values: Tensor) -> list[Tensor]:
-    """The same numbers in tensors of a kind that no loss is made for."""
-    floats = values.float()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some are in beta, some deprecated
-        return [
-            floats.to_sparse(),
-            values.to_sparse(),
-            floats.to_sparse_csr() if values.dim() == 2 else floats.to_sparse(),
-            floats.to_mkldnn(),
-            torch.quantize_per_tensor(floats, 1.0, 0, torch.quint8),
-            values.to(torch.complex64),
-            floats.to(torch.float8_e4m3fn),
-            floats.to(torch.float8_e8m0fnu),  # it has no zero
-            torch.zeros(values.shape, dtype=torch.uint8).view(torch.float4_e2m1fn_x2),
-            values.to("meta"),
-            torch.nested.nested_tensor(list(floats)) if values.dim() == 2 else values.to("meta"),
-        ]
-
-
-def wrong_shapes(values: Tensor) -> list[Tensor]:
-    return [
-        values.reshape(-1)[0],
-        values[:1],
-        values[..., :1],
-        values[None],
-        values.reshape(-1)[:0],
-        values.reshape(3, 2),
-    ]
-
-
-FLAT_WEIGHTS = [*NO_TENSORS[1:], *exotic(torch.ones(2)), torch.tensor([True, True]), torch.ones(2, requires_grad=True)]
-SMALL_TABLE = torch.eye(2)
-BAD: dict[str, list[Any]] = {
-    "scores": [*NO_TENSORS, *exotic(SCORES), SCORES.long(), SCORES > 0, SCORES.to(torch.uint16)],
-    "targets": [*NO_TENSORS, *exotic(TARGETS), *wrong_shapes(TARGETS), TARGETS - 1, TARGETS * 0.5, TARGETS + torch.nan],
-    "dim": [*NO_INTS, None, 2, -3, 2**70, -(2**70)],
-    "ignore_index": [*NO_INTS, 0, 1, 2**63, -(2**63) - 1],
-    "update": [*NO_WORDS, None, "Positive", np.array(["positive"])],
-    "method": [*NO_WORDS, None, "DP", np.array(["dp"])],
-    "reduction": [*NO_WORDS, None, "average"],
-    "backend": [*NO_WORDS, None, "numpy", np.array(["auto"])],
-    "sharded": [*NO_WORDS, None, np.array(["items"])],
-    "process_group": ["world", 0, True, object(), [0, 1]],
-    "epsilon": NO_SCALES,
-    "margin": NO_SCALES,
-    "groups": [*NO_TENSORS[1:], *exotic(TARGETS.view(-1)), TARGETS, TARGETS.view(-1)[:5], TARGETS.view(-1) > 0],
-    "offsets": [
-        *NO_TENSORS[1:],
-        *exotic(torch.tensor([0, 3, 6])),
-        torch.tensor([0.0, 3.0, 6.0]),
-        *(torch.tensor(wrong) for wrong in (0, [[0, 6]], [0, 5], [1, 6], [0, 7, 6], [0, 4, 3, 6], [6, 0], [-1, 6], [])),
-        *(torch.tensor([0, 2**63, 6], dtype=torch.uint64), torch.tensor([0, 2**62, -(2**62), 6])),
-    ],
-    "weight": [
-        *FLAT_WEIGHTS,
-        torch.ones(3),
-        torch.ones(2, 1),
-        *(torch.tensor([1.0, w]) for w in (-1, torch.nan, torch.inf)),
-    ],
-    "sample_weight": [
-        *FLAT_WEIGHTS,
-        torch.ones(2),
-        torch.ones(2, 1),
-        *(torch.full((2, 3), wrong) for wrong in (-1.0, torch.nan, torch.inf)),
-    ],
-    "logits": [*NO_TENSORS, *exotic(LOGITS), torch.tensor(0.5), LOGITS[:, :0], LOGITS.long()],
-    "cost": [
-        *NO_TENSORS[1:],
-        *exotic(torch.eye(3)),
-        SMALL_TABLE,
-        torch.ones(3),
-        torch.ones(3, 3) / 0,
-        torch.eye(3) > 0,
-    ],
-    "score_fn": [None, 1, "f", torch.ones(2), lambda y: None, lambda y: 1.0, lambda y: torch.ones(2).long()],
-    "task_loss": [1, "f", torch.ones(2), lambda y: None, lambda y: torch.ones(3), lambda y: torch.ones(2).to("meta")],
-}
-BAD["score_fn"] += [lambda y: torch.ones(2).to_sparse(), lambda y: torch.ones(2).to(torch.float8_e5m2)]
-BAD_CLASSES = [*NO_TENSORS, *exotic(CLASSES), CLASSES[:1], CLASSES[None], CLASSES + 1, CLASSES - 1, CLASSES.float()]
-GIVEN: dict[str, dict[str, Any]] = {
-    "direct_ap_loss": {"scores": SCORES, "targets": TARGETS},
-    "ap_hinge_loss": {"scores": SCORES, "targets": TARGETS},
-    "ap_perceptron_loss": {"scores": SCORES, "targets": TARGETS},
-    "average_precision": {"scores": SCORES, "targets": TARGETS},
-    "loss_augmented_ranking": {"scores": SCORES, "targets": TARGETS},
-    "direct_cost_loss": {"logits": LOGITS, "targets": CLASSES},
-    "cost_hinge_loss": {"logits": LOGITS, "targets": CLASSES},
-    "cost_perceptron_loss": {"logits": LOGITS, "targets": CLASSES},
-    "direct_loss": {
-        "score_fn": lambda y: torch.ones(2),
-        "y_standard": 0,
-        "y_direct": 1,
-        "task_loss": lambda y: torch.ones(2),
-    },
-}
-MODULES = ("DirectAPLoss", "APHingeLoss", "APPerceptronLoss", "DirectCostLoss", "CostHingeLoss", "CostPerceptronLoss")
-
-
-def bad_values(function: str, name: str) -> list[Any]:
-    if "cost" in function and name == "targets":
-        return BAD_CLASSES
-    if "cost" in function.lower() and name == "ignore_index":
-        return [each for each in BAD[name] if not (type(each) is int and each in (0, 1))]
-    return BAD[name]
-
-
-def refused(call: Callable[[], Any], name: str, value: Any) -> None:
-    try:
-        with pytest.raises((TypeError, ValueError, RuntimeError)) as caught:
-            call()
-    except pytest.fail.Exception:
-        pytest.fail(f"{name} = {value!r} was taken")
-    assert name in str(caught.value), f"{name} = {value!r}: the message names no {name}: {caught.value}"
-
-
-@pytest.mark.parametrize(
-    ("function", "name"),
-    [
-        (function, name)
-        for function in GIVEN
-        for name in inspect.signature(getattr(fastap, function)).parameters
-        if name not in ("y_standard", "y_direct")
-    ],
-)
-def test_every_bad_argument_is_named(function: str, name: str) -> None:
-    for value in bad_values(function, name):
-        arguments = {**GIVEN[function], name: value}
-        if name in ("groups", "offsets"):
-            arguments |= {"scores": SCORES.view(-1), "targets": TARGETS.view(-1)}
-        refused(lambda: getattr(fastap, function)(**arguments), name, value)  # noqa: B023
-
-
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [(module, name) for module in MODULES for name in inspect.signature(getattr(fastap, module)).parameters],
-)
-def test_every_bad_option_of_a_module_is_named(module: str, name: str) -> None:
-    for value in bad_values(module, name):
-        if name == "dim" and type(value) is int:
-            continue  # whether there is such a dimension shows when scores are there
-        if name == "cost" and isinstance(value, Tensor) and (value is SMALL_TABLE or value.device.type == "meta"):
-            continue  # and so do the classes and the device
-        refused(lambda: getattr(fastap, module)(**{name: value}), name, value)  # noqa: B023
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_every_bad_tensor_of_a_module_is_named(module: str) -> None:
-    loss = getattr(fastap, module)()
-    tensors = {"logits": LOGITS, "targets": CLASSES} if "Cost" in module else {"scores": SCORES, "targets": TARGETS}
-    for name in (*tensors, *(() if "Cost" in module else ("weight",))):
-        for value in BAD_CLASSES if "Cost" in module and name == "targets" else BAD[name]:
-            refused(lambda: loss(**{**tensors, name: value}), name, value)  # noqa: B023
-    if "Cost" not in module:
-        for name in ("groups", "offsets"):
-            for value in BAD[name]:
-                options = {name: value}
-                refused(lambda: loss(SCORES.view(-1), TARGETS.view(-1), **options), name, value)  # noqa: B023
-
-
-class Labelled(torch.Tensor):
-    """A subclass that adds nothing."""
-
-
-@pytest.mark.parametrize("function", ["direct_ap_loss", "ap_hinge_loss", "ap_perceptron_loss", "average_precision"])
-def test_subclasses_of_tensors_are_tensors(function: str) -> None:
-    run = getattr(fastap, function)
-    expected = run(SCORES, TARGETS)
-    for scores, targets in (
-        (SCORES.as_subclass(Labelled), TARGETS),
-        (SCORES, TARGETS.as_subclass(Labelled)),
-        (torch.nn.Parameter(SCORES), TARGETS),
-        (torch.nn.Buffer(SCORES), TARGETS),
-    ):
-        assert torch.equal(torch.as_tensor(run(scores, targets)).as_subclass(Tensor), expected)
-
-
-def test_classes_that_64_bits_wrap_are_no_class() -> None:
-    """The largest of uint64 is -1 in int64."""
-    targets = torch.tensor([0, 2**64 - 1], dtype=torch.uint64)
-    with pytest.raises(ValueError, match="targets"):
-        fastap.direct_cost_loss(LOGITS, targets, ignore_index=-1)
-    with pytest.raises(ValueError, match="targets"):
-        fastap.direct_ap_loss(torch.ones(2), targets, ignore_index=-1)

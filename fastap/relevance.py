@@ -1,0 +1,180 @@
+"""What is relevant to which query: from labels, named pairs and ``ignore_index`` to the targets of a ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastap.checks import INTEGER, NUMBERS, can_hold, can_look, check_tensor
+
+# What a pair of a query and a reference can be. The last stands where an error would stall the stream: the loss is NaN.
+RELEVANT, IRRELEVANT, IGNORED, WRONG = 1, 0, -1, 2
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Labels in a form that can be compared and sent to other processes."""
+
+    values: Tensor  # (N,) int64, or (N, K) int8: 1 for yes, 0 for no, -1 for not known and 2 for wrong
+    ignored: int | None  # the class whose items take no part
+    wraps: bool  # from uint64, of which int64 makes the largest numbers negative
+
+    def are_ignored(self) -> Tensor | None:
+        """(N,) bool, which items take no part, or None where all do."""
+        return None if self.ignored is None else self.values == self.ignored
+
+    def part(self, values: Tensor) -> Classes:
+        """Of other items."""
+        return Classes(values, self.ignored, self.wraps)
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """The targets of all queries, to be had for some of them at a time."""
+
+    classes: Classes | None  # of the N queries
+    ref_classes: Classes | None  # of the M references
+    named: Tensor | None  # (N, M) int8, from `of_pairs`
+    first: int | None  # where the queries begin among the references, if they are among them
+
+    def targets(self, start: int, stop: int) -> Tensor:
+        """(stop - start, M) int8 of these queries."""
+        classes = None if self.classes is None else self.classes.part(self.classes.values[start:stop])
+        if self.named is not None:
+            targets = self.named[start:stop]  # to be written to, in the same way every time
+        else:
+            assert classes is not None
+            assert self.ref_classes is not None
+            targets = _shared(classes, self.ref_classes)
+        for of_items, dim in ((classes, 1), (self.ref_classes, 0)):
+            ignored = None if of_items is None else of_items.are_ignored()
+            if ignored is not None:
+                targets.masked_fill_(ignored.unsqueeze(dim), IGNORED)
+        if self.first is not None:
+            targets.diagonal(self.first + start).fill_(IGNORED)
+        return targets
+
+
+def _shared(ours: Classes, theirs: Classes) -> Tensor:
+    """Targets from labels alone, int8."""
+    classes, ref_classes = ours.values, theirs.values
+    if classes.dim() == 1:
+        same = classes[:, None] == ref_classes
+        if ours.wraps != theirs.wraps:
+            same = same & (ref_classes >= 0)
+        return same.to(torch.int8)
+    surely = _in_common(classes == 1, ref_classes == 1)
+    maybe = _in_common(classes != 0, ref_classes != 0)  # 1 or not known
+    targets = 2 * surely - maybe  # 1, 0 or, where only maybe, -1
+    if not can_look(classes):
+        wrong = (classes == WRONG).any(1)[:, None] | (ref_classes == WRONG).any(1)
+        targets.masked_fill_(wrong, WRONG)
+    return targets
+
+
+def _in_common(chosen: Tensor, ref_chosen: Tensor) -> Tensor:
+    """Whether a row and a row share a column, int8; by counting, which is exact in float32 up to 2^24 columns."""
+    counts: Tensor = chosen.float() @ ref_chosen.float().T
+    return (counts > 0).to(torch.int8)
+
+
+def of_labels(name: str, labels: Tensor | None, ignore_index: int | None, device: torch.device) -> Classes | None:
+    """A copy, since memory banks are written over before a backward pass."""
+    if labels is None:
+        return None
+    if labels.dim() == 1:
+        wraps = labels.dtype == torch.uint64
+        ignored = None if ignore_index is not None and wraps and ignore_index < 0 else ignore_index
+        return Classes(labels.to(device, torch.int64, copy=True), ignored, wraps)
+    yes, known = labels == 1, (labels == 0) | (labels == 1)
+    allowed = known
+    if ignore_index is not None and can_hold(labels.dtype, ignore_index):
+        allowed = known | (labels == ignore_index)
+    if can_look(labels) and not bool(allowed.all()):
+        wanted = "0 or 1" if ignore_index is None else f"0, 1 or ignore_index = {ignore_index}"
+        raise ValueError(f"{name} of shape (items, labels) must be {wanted}, got {labels[~allowed][0].item()}")
+    values = yes.to(torch.int8).masked_fill_(~known, IGNORED).masked_fill_(~allowed, WRONG)
+    return Classes(values.to(device), None, False)
+
+
+def of_pairs(indices_tuple: Sequence[Tensor], queries: int, items: int, device: torch.device) -> Tensor:
+    """The pairs of ``indices_tuple`` as targets, (N, M) int8; all others are ignored."""
+    indices = [index.to(device) for index in _check_indices(indices_tuple, queries, items, device)]
+    named = torch.full((queries, items), IGNORED, dtype=torch.int8, device=device)
+    anchors, relevant = indices[:2]
+    others, irrelevant = indices[2:] if len(indices) == 4 else (anchors, indices[2])
+    named[anchors, relevant] = RELEVANT
+    named[others, irrelevant] = IRRELEVANT
+    return named
+
+
+def check_labels(
+    embeddings: Tensor,
+    references: Tensor,
+    labels: Tensor | None,
+    ref_labels: Tensor | None,
+    ignore_index: int | None,
+    *,
+    needed: bool,
+) -> None:
+    """Types and shapes; what values they have shows when they are used."""
+    for name, given, of_name, of in (
+        ("labels", labels, "embeddings", embeddings),
+        ("ref_labels", ref_labels, "ref_embeddings", references),
+    ):
+        if given is None:
+            if needed:
+                raise ValueError(f"{name} must be given for {of_name} unless indices_tuple says what is relevant")
+            continue
+        check_tensor(name, given, NUMBERS, "a bool, integer or (if of shape (items, labels)) floating dtype")
+        if given.dim() not in (1, 2):
+            raise ValueError(f"{name} must have the shape (items,) or (items, labels), got {tuple(given.shape)}")
+        if given.dim() == 1 and given.is_floating_point():
+            raise TypeError(f"{name} of shape (items,) must have an integer dtype, got {given.dtype}")
+        if given.shape[0] != of.shape[0]:
+            raise ValueError(f"{name} must be as many as {of_name}, {of.shape[0]}, got {given.shape[0]}")
+        if given.dim() == 2 and ignore_index in (0, 1):
+            raise ValueError(f"ignore_index must differ from 0 and 1 for {name} of 2 dimensions, got {ignore_index}")
+        _check_has_values(name, given, embeddings.device)
+    if labels is not None and ref_labels is not None and ref_labels.shape[1:] != labels.shape[1:]:
+        raise ValueError(
+            "ref_labels must have the dimensions and the number of labels an item that labels have, "
+            f"{tuple(labels.shape)}, got {tuple(ref_labels.shape)}"
+        )
+
+
+def _check_indices(indices_tuple: Sequence[Tensor], queries: int, items: int, device: torch.device) -> list[Tensor]:
+    """The indices, int64."""
+    if not isinstance(indices_tuple, (tuple, list)):
+        raise TypeError(f"indices_tuple must be a tuple of tensors, got {type(indices_tuple).__name__}")
+    if len(indices_tuple) not in (3, 4):
+        raise ValueError(f"indices_tuple must be (a, p, n) or (a1, p, a2, n), got {len(indices_tuple)} elements")
+    triplets = len(indices_tuple) == 3
+    names = ("a", "p", "n") if triplets else ("a1", "p", "a2", "n")
+    limits = (queries, items, items) if triplets else (queries, items, queries, items)
+    result = []
+    for letter, limit, given in zip(names, limits, indices_tuple, strict=True):
+        name = f"{letter} of indices_tuple"
+        check_tensor(name, given, INTEGER, "an integer dtype")
+        if given.dim() != 1:
+            raise ValueError(f"{name} must have one dimension, got shape {tuple(given.shape)}")
+        _check_has_values(name, given, device)
+        index = given.to(torch.int64)  # in which what no other type holds is negative
+        if can_look(index):
+            wrong = (index < 0) | (index >= limit)
+            if bool(wrong.any()):
+                raise ValueError(f"{name} must be in [0, {limit - 1}], got {given[wrong.nonzero()[0, 0]].item()}")
+        result.append(index)
+    lengths = [index.shape[0] for index in result]
+    if lengths[0] != lengths[1] or lengths[-2] != lengths[-1]:
+        raise ValueError(f"indices_tuple must be of equal lengths, the two pairs each for itself, got {lengths}")
+    return result
+
+
+def _check_has_values(name: str, given: Tensor, device: torch.device) -> None:
+    """Labels and indices may lie on any device but the one from which nothing can be copied."""
+    if given.device.type == "meta" != device.type:
+        raise ValueError(f"{name} must be on a device with values, as embeddings are, {device}, got {given.device}")

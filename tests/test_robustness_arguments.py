@@ -1,0 +1,109 @@
+"""Every bad argument of every function and module of rankings and classes is an error that names it."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastap
+from tests.bad_arguments import BAD, BAD_CLASSES, CLASSES, LOGITS, SCORES, SMALL_TABLE, TARGETS, refused
+
+GIVEN: dict[str, dict[str, Any]] = {
+    "direct_ap_loss": {"scores": SCORES, "targets": TARGETS},
+    "ap_hinge_loss": {"scores": SCORES, "targets": TARGETS},
+    "ap_perceptron_loss": {"scores": SCORES, "targets": TARGETS},
+    "average_precision": {"scores": SCORES, "targets": TARGETS},
+    "loss_augmented_ranking": {"scores": SCORES, "targets": TARGETS},
+    "direct_cost_loss": {"logits": LOGITS, "targets": CLASSES},
+    "cost_hinge_loss": {"logits": LOGITS, "targets": CLASSES},
+    "cost_perceptron_loss": {"logits": LOGITS, "targets": CLASSES},
+    "direct_loss": {
+        "score_fn": lambda y: torch.ones(2),
+        "y_standard": 0,
+        "y_direct": 1,
+        "task_loss": lambda y: torch.ones(2),
+    },
+}
+MODULES = ("DirectAPLoss", "APHingeLoss", "APPerceptronLoss", "DirectCostLoss", "CostHingeLoss", "CostPerceptronLoss")
+
+
+def bad_values(function: str, name: str) -> list[Any]:
+    if "cost" in function and name == "targets":
+        return BAD_CLASSES
+    if "cost" in function.lower() and name == "ignore_index":
+        return [each for each in BAD[name] if not (type(each) is int and each in (0, 1))]
+    return BAD[name]
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (function, name)
+        for function in GIVEN
+        for name in inspect.signature(getattr(fastap, function)).parameters
+        if name not in ("y_standard", "y_direct")
+    ],
+)
+def test_every_bad_argument_is_named(function: str, name: str) -> None:
+    for value in bad_values(function, name):
+        arguments = {**GIVEN[function], name: value}
+        if name in ("groups", "offsets"):
+            arguments |= {"scores": SCORES.view(-1), "targets": TARGETS.view(-1)}
+        refused(lambda: getattr(fastap, function)(**arguments), name, value)  # noqa: B023
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(module, name) for module in MODULES for name in inspect.signature(getattr(fastap, module)).parameters],
+)
+def test_every_bad_option_of_a_module_is_named(module: str, name: str) -> None:
+    for value in bad_values(module, name):
+        if name == "dim" and type(value) is int:
+            continue  # whether there is such a dimension shows when scores are there
+        if name == "cost" and isinstance(value, Tensor) and (value is SMALL_TABLE or value.device.type == "meta"):
+            continue  # and so do the classes and the device
+        refused(lambda: getattr(fastap, module)(**{name: value}), name, value)  # noqa: B023
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_bad_tensor_of_a_module_is_named(module: str) -> None:
+    loss = getattr(fastap, module)()
+    tensors = {"logits": LOGITS, "targets": CLASSES} if "Cost" in module else {"scores": SCORES, "targets": TARGETS}
+    for name in (*tensors, *(() if "Cost" in module else ("weight",))):
+        for value in BAD_CLASSES if "Cost" in module and name == "targets" else BAD[name]:
+            refused(lambda: loss(**{**tensors, name: value}), name, value)  # noqa: B023
+    if "Cost" not in module:
+        for name in ("groups", "offsets"):
+            for value in BAD[name]:
+                options = {name: value}
+                refused(lambda: loss(SCORES.view(-1), TARGETS.view(-1), **options), name, value)  # noqa: B023
+
+
+class Labelled(torch.Tensor):
+    """A subclass that adds nothing."""
+
+
+@pytest.mark.parametrize("function", ["direct_ap_loss", "ap_hinge_loss", "ap_perceptron_loss", "average_precision"])
+def test_subclasses_of_tensors_are_tensors(function: str) -> None:
+    run = getattr(fastap, function)
+    expected = run(SCORES, TARGETS)
+    for scores, targets in (
+        (SCORES.as_subclass(Labelled), TARGETS),
+        (SCORES, TARGETS.as_subclass(Labelled)),
+        (torch.nn.Parameter(SCORES), TARGETS),
+        (torch.nn.Buffer(SCORES), TARGETS),
+    ):
+        assert torch.equal(torch.as_tensor(run(scores, targets)).as_subclass(Tensor), expected)
+
+
+def test_classes_that_64_bits_wrap_are_no_class() -> None:
+    """The largest of uint64 is -1 in int64."""
+    targets = torch.tensor([0, 2**64 - 1], dtype=torch.uint64)
+    with pytest.raises(ValueError, match="targets"):
+        fastap.direct_cost_loss(LOGITS, targets, ignore_index=-1)
+    with pytest.raises(ValueError, match="targets"):
+        fastap.direct_ap_loss(torch.ones(2), targets, ignore_index=-1)
