@@ -170,7 +170,7 @@ def right_weights(name: str, weight: Tensor, dtype: torch.dtype = torch.float64,
     right = (weight >= 0) & (weight <= torch.finfo(dtype).max)
     if looks and not bool(right.all()):
         raise ValueError(f"{name} must be finite in {dtype} and not negative, got {weight[~right][0].item()}")
-    return torch.where(right, weight, torch.nan)
+    return weight if looks else torch.where(right, weight, torch.nan)
 
 
 def check_class_tensors(logits: Tensor, targets: Tensor, ignore_index: int | None) -> int:

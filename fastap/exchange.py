@@ -26,7 +26,7 @@ from fastap import backends, ragged
 from fastap.backends import masked
 from fastap.checks import allowed_targets, wrong_targets
 from fastap.link import Link, connect
-from fastap.problem import Batch, Losses, Objective, loss_dtype
+from fastap.problem import Arguments, Batch, Losses
 from fastap.ragged import Ragged
 
 # In what is sent a target is a class: 1, 0 or this; one less is a wrong target, where that is no error.
@@ -41,70 +41,38 @@ class Exchanged(NamedTuple):
     number: Tensor  # of ragged rankings that are not reduced, which of the values each item counts in; else empty
 
 
-@dataclass(frozen=True)
-class _Call:
-    """One rank's part of a call; the ranked axis is last."""
-
-    scores: Tensor
-    targets: Tensor
-    groups: Tensor | None
-    offsets: Tensor | None
-    weight: Tensor | None  # one a ranking
-    ignore_index: int | None
-    objective: Objective
-    reduction: str
-    backend: str
-
-    @property
-    def shape(self) -> torch.Size:
-        """Of one value a ranking, where the rankings are not ragged."""
-        return self.scores.shape[:-1]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return loss_dtype(self.scores)
-
-    def layout(self) -> Ragged | None:
-        return _known(ragged.of(self.scores, self.groups, self.offsets))
-
-
-def losses_across(
-    scores: Tensor,
-    targets: Tensor,
-    groups: Tensor | None,
-    offsets: Tensor | None,
-    weight: Tensor | None,
-    dim: int,
-    ignore_index: int | None,
-    objective: Objective,
-    reduction: str,
-    backend: str,
-    group_name: str,
-    sharded: str,
-) -> Exchanged:
+def losses_across(call: Arguments) -> Exchanged:
     """The losses of the rankings of all ranks, and the gradient of this rank's items times the number of ranks.
 
-    Arguments are those of the operator, checked as far as types and shapes tell. All ranks must make the same call,
-    also one without items. A wrong value on one of them, or a call unlike the others', is a ``ValueError`` on all.
+    Arguments have been checked as far as types and shapes tell. All ranks must make the same call, also one without
+    items. A wrong value on one of them, or a call unlike the others', is a ``ValueError`` on all.
     """
-    link = connect(group_name, scores.device)
-    scores = scores.detach()
-    groups = None if groups is None else ragged.comparable(groups).to(torch.int64)
-    kind = "groups" if groups is not None else "offsets" if offsets is not None else f"dim={dim}"
-    if groups is None and offsets is None:
-        scores, targets = scores.movedim(dim, -1), targets.movedim(dim, -1)
-        weight = None if weight is None else weight.expand(scores.shape[:-1]).reshape(-1)
-    call = _Call(scores, targets, groups, offsets, weight, ignore_index, objective, reduction, backend)
-    weighted = "weight" if weight is not None else "no weight"
-    words = f"{objective}, {reduction=}, {sharded=}, {ignore_index=}, {kind}, {weighted}, {scores.dtype}"
-    return _by_ranking(link, call, words) if sharded == "rankings" else _by_item(link, call, words)
+    assert call.process_group is not None
+    link = connect(call.process_group, call.scores.device)
+    call = call._replace(scores=call.scores.detach())
+    kind = f"dim={call.dim}"
+    if call.groups is not None:
+        kind = "groups"
+        call = call._replace(groups=ragged.comparable(call.groups).to(torch.int64))
+    elif call.offsets is not None:
+        kind = "offsets"
+    else:
+        scores, targets = (each.movedim(call.dim, -1) for each in (call.scores, call.targets))
+        weight = None if call.weight is None else call.weight.expand(scores.shape[:-1]).reshape(-1)
+        call = call._replace(scores=scores, targets=targets, weight=weight, dim=-1)
+    weighted = "weight" if call.weight is not None else "no weight"
+    words = (
+        f"{call.objective}, reduction={call.reduction!r}, sharded={call.sharded!r}, ignore_index={call.ignore_index}, "
+        f"{kind}, {weighted}, {call.scores.dtype}"
+    )
+    return _by_ranking(link, call, words) if call.sharded == "rankings" else _by_item(link, call, words)
 
 
-def _by_ranking(link: Link, call: _Call, words: str) -> Exchanged:
+def _by_ranking(link: Link, call: Arguments, words: str) -> Exchanged:
     """Every rank has rankings of its own, in any number."""
 
     def prepare() -> tuple[tuple[Ragged | None, Losses, Tensor | None], list[int]]:
-        layout = call.layout()
+        layout = _layout(call)
         if layout is None:
             batch = Batch(call.scores, call.targets, call.ignore_index)
         else:
@@ -116,7 +84,7 @@ def _by_ranking(link: Link, call: _Call, words: str) -> Exchanged:
     counts = [number[0] for number in numbers]
     if call.reduction == "none":
         value, share = _unreduced(losses.loss, weight, call.dtype)
-        value = value.view(call.shape if layout is None else -1)
+        value = value.view(call.scores.shape[:-1] if layout is None else -1)
     else:
         value, share = reduce_across(link, losses, weight, counts, call.dtype, mean=call.reduction == "mean")
     gradient = losses.gradient.mul_(ragged.for_items(share * link.size, layout).to(call.dtype))
@@ -139,14 +107,14 @@ def reduce_across(
     return value, share[start : start + counts[link.rank]]
 
 
-def _by_item(link: Link, call: _Call, words: str) -> Exchanged:
+def _by_item(link: Link, call: Arguments, words: str) -> Exchanged:
     """Every rank has some items, perhaps none, of every ranking, and owns some of the rankings."""
     if call.groups is not None:
         words += "" if call.weight is None else f" of {call.weight.shape[0]}"
     elif call.offsets is not None:
         words += f", {call.offsets.shape[0] - 1} rankings"
     else:
-        words += f", shape ({', '.join(map(str, call.shape))}{', ' if call.shape else ''}*) with the ranked axis last"
+        words += f", shape ({', '.join([*map(str, call.scores.shape[:-1]), '*'])}) with the ranked axis last"
 
     def prepare() -> tuple[_Sent, Tensor]:
         sent = _pack(link, call)
@@ -170,7 +138,7 @@ def _by_item(link: Link, call: _Call, words: str) -> Exchanged:
     weight = None if call.weight is None else _checked_weight(call.weight, loss.shape[0], whole.layout, call)
     if call.reduction == "none":
         value, share = _unreduced(_floats(loss), weight, call.dtype)
-        value = value.view(-1 if sent.layout is not None or ids else call.shape)
+        value = value.view(-1 if sent.layout is not None or ids else call.scores.shape[:-1])
     else:
         value, share = _reduce(_floats(loss), takes_part, weight, call.dtype, mean=call.reduction == "mean")
     share = share if share.shape[0] == 1 else share[own]
@@ -207,7 +175,7 @@ class _Whole:
     give_back: Callable[[Tensor], Tensor]  # values of the batch's items, in the order the items came in
 
 
-def _pack(link: Link, call: _Call) -> _Sent:
+def _pack(link: Link, call: Arguments) -> _Sent:
     scores, classes = call.scores.reshape(-1), _classes(call).reshape(-1)
     scores = scores.resolve_neg()
     if call.groups is not None:
@@ -216,16 +184,16 @@ def _pack(link: Link, call: _Call) -> _Sent:
         order = owner.argsort(stable=True)
         ends = torch.searchsorted(owner[order], torch.arange(link.size + 1, device=ids.device))
         return _Sent(scores[order], classes[order], ends.diff(), order, None, ids[order])
-    layout = call.layout()
+    layout = _layout(call)
     if layout is not None:
         bounds = torch.tensor(_bounds(layout.offsets.shape[0] - 1, link.size), device=scores.device)
         return _Sent(scores, classes, layout.offsets[bounds].diff(), None, layout, None)
-    bounds = torch.tensor(_bounds(call.shape.numel(), link.size), device=scores.device)
+    bounds = torch.tensor(_bounds(call.scores.shape[:-1].numel(), link.size), device=scores.device)
     return _Sent(scores, classes, bounds.diff() * call.scores.shape[-1], None, None, None)
 
 
 def _assemble(
-    link: Link, call: _Call, sent: _Sent, scores: Tensor, classes: Tensor, send: list[int], receive: list[int]
+    link: Link, call: Arguments, sent: _Sent, scores: Tensor, classes: Tensor, send: list[int], receive: list[int]
 ) -> _Whole:
     if sent.ids is not None:
         ids = link.exchange(sent.ids, send, receive, "exchange groups")
@@ -237,7 +205,7 @@ def _assemble(
         counts = link.from_all(count, "count the groups").view(-1).tolist()
         return _Whole(batch, layout, counts, owned[layout.offsets[:-1]], layout.to_items)
 
-    rankings = call.shape.numel() if sent.layout is None else sent.layout.offsets.shape[0] - 1
+    rankings = call.scores.shape[:-1].numel() if sent.layout is None else sent.layout.offsets.shape[0] - 1
     bounds = _bounds(rankings, link.size)
     counts = [end - start for start, end in pairwise(bounds)]
     owned = counts[link.rank]
@@ -273,7 +241,7 @@ def _owners(ids: Tensor, ranks: int) -> Tensor:
     return (((folded * 0x61C88647) & 0xFFFFFFFF) >> 16) * ranks >> 16
 
 
-def _classes(call: _Call) -> Tensor:
+def _classes(call: Arguments) -> Tensor:
     """The targets as they are sent, int8."""
     targets = call.targets
     if targets.dtype == torch.bool:
@@ -297,7 +265,7 @@ def _checksum(weight: Tensor | None) -> Tensor:
     return ((halves % 2147483647) * places % 2147483647).sum().view(1)
 
 
-def _solve(batch: Batch, call: _Call) -> Losses:
+def _solve(batch: Batch, call: Arguments) -> Losses:
     shape = batch.scores.shape if batch.offsets is not None else (batch.rankings, batch.items)
     if batch.scores.numel() == 0:
         loss = batch.scores.new_zeros(batch.rankings, dtype=torch.float64)
@@ -324,10 +292,14 @@ def _in_place(values: Tensor, layout: Ragged | None) -> Tensor:
     return values if layout is None else layout.to_items(values)
 
 
-def _numbers(call: _Call, layout: Ragged | None) -> Tensor:
+def _numbers(call: Arguments, layout: Ragged | None) -> Tensor:
     if layout is None or call.reduction != "none":
         return call.scores.new_empty(0, dtype=torch.int64)
     return layout.rankings_of_items()
+
+
+def _layout(call: Arguments) -> Ragged | None:
+    return _known(ragged.of(call.scores, call.groups, call.offsets))
 
 
 def _known(layout: Ragged | None) -> Ragged | None:
@@ -341,7 +313,7 @@ def _known(layout: Ragged | None) -> Ragged | None:
     return replace(layout, offsets=layout.offsets[: int(layout.count) + 1], count=None)
 
 
-def _checked_weight(weight: Tensor, rankings: int, layout: Ragged | None, call: _Call) -> Tensor:
+def _checked_weight(weight: Tensor, rankings: int, layout: Ragged | None, call: Arguments) -> Tensor:
     if weight.shape[0] != rankings:
         raise ValueError(f"weight must have one entry for each of the {rankings} rankings, got {weight.shape[0]}")
     held = torch.float64 if call.reduction == "mean" else call.dtype

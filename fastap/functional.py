@@ -90,8 +90,9 @@ def direct_ap_loss(
     Returns:
         The loss, float64 for float64 scores and float32 for all others. All arithmetic is float64. Rankings without a
         positive or without a negative take no part: loss 0, gradient 0; so is the mean where none takes part or all
-        weights are 0. A ranking with a NaN or infinite score has loss NaN and gradient NaN; the gradients of the others
-        are untouched.
+        weights are 0. A ranking with a NaN or infinite score has loss NaN and gradient NaN, as has one whose sums over
+        all pairs overflow float64 (``epsilon`` or a difference of scores near 1e308 / (16 n^2), n the number of items);
+        the gradients of the others are untouched.
 
     Raises:
         TypeError, ValueError: naming the argument, what was given and what is wanted. On CUDA a wrong target, weight or

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastap import backends, exchange, ragged
 from fastap.backends import masked
-from fastap.problem import Arguments, Batch, Losses, Objective, loss_dtype
+from fastap.problem import Arguments, Batch, Losses, Objective
 from fastap.ragged import Ragged
 
 
@@ -46,20 +46,10 @@ def _solve(call: Arguments) -> tuple[Tensor, Tensor, Tensor | None]:
 
     The last is there only for ragged rankings that are not reduced.
     """
-    objective = call.objective
     if call.process_group is not None:
-        return exchange.losses_across(
-            *call[:5],
-            call.dim,
-            call.ignore_index,
-            objective,
-            call.reduction,
-            call.backend,
-            call.process_group,
-            call.sharded,
-        )
+        return exchange.losses_across(call)
     scores, weight, dim, reduction = call.scores, call.weight, call.dim, call.reduction
-    shape, dtype = _moved_shape(scores, dim), loss_dtype(scores)
+    shape, dtype = _moved_shape(scores, dim), call.dtype
     rankings = ragged.of(scores, call.groups, call.offsets)
     number = rankings.rankings_of_items() if rankings is not None and reduction == "none" else None
     batch = _batch(scores, call.targets, dim, call.ignore_index, rankings)
@@ -73,7 +63,7 @@ def _solve(call: Arguments) -> tuple[Tensor, Tensor, Tensor | None]:
         return value, scores.new_zeros(shape, dtype=dtype), number
     engine = backends.get(call.backend, scores.device)
     reduces = reduction != "none" and (batch.rankings > 1 or weight is not None)
-    losses = engine.losses(batch, objective, torch.float64 if reduces or weight is not None else dtype)
+    losses = engine.losses(batch, call.objective, torch.float64 if reduces or weight is not None else dtype)
     losses = _mark_wrong(losses, rankings)
     gradient, share = losses.gradient, weight
     if reduces:
@@ -130,7 +120,7 @@ ap_loss = torch.library.custom_op(
 @ap_loss.register_fake
 def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     call = Arguments(*inputs)
-    scores, dtype = call.scores, loss_dtype(call.scores)
+    scores, dtype = call.scores, call.dtype
     shape, number = [], None
     if call.reduction == "none":
         shape = _fake_rankings_shape(scores, call.groups, call.offsets, call.dim)

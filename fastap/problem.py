@@ -137,6 +137,11 @@ class Arguments(NamedTuple):
     def objective(self) -> Objective:
         return Objective(*cast(Any, self[5:9]))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of losses and gradients."""
+        return loss_dtype(self.scores)
+
 
 class Losses(NamedTuple):
     """One loss a ranking and its gradient, before any reduction."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fastap.checks import right_weights
 from fastap.problem import Batch
 
 
@@ -145,17 +146,14 @@ def weight_of_rankings(weight: Tensor, rankings: int, ragged: Ragged | None, dty
 
     NaN where an error would have to wait for the device.
     """
-    weight = weight.detach().to(torch.float64)
-    right = (weight >= 0) & (weight <= torch.finfo(dtype).max)
     on_cpu = _is_on_host(weight)
-    if on_cpu and not bool(right.all()):
-        raise ValueError(f"weight must be finite in {dtype} and not negative, got {weight[~right][0].item()}")
+    weight = right_weights("weight", weight, dtype, looks=on_cpu)
     if ragged is not None and ragged.count is not None:
-        right &= ragged.count == weight.shape[0]
-        return functional.pad(torch.where(right, weight, torch.nan), (0, rankings - weight.shape[0]))
+        weight = torch.where(ragged.count == weight.shape[0], weight, torch.nan)
+        return functional.pad(weight, (0, rankings - weight.shape[0]))
     if on_cpu and weight.shape[0] != rankings:
         raise ValueError(f"weight must have one entry for each of the {rankings} groups, got {weight.shape[0]}")
-    return torch.where(right, weight, torch.nan)
+    return weight
 
 
 def _is_on_host(tensor: Tensor) -> bool:

@@ -22,13 +22,13 @@ def run_ragged(
 ) -> None:
     """Fill the gradients or ranks, the value of every ranking, and whether it takes part."""
     assert inputs.offsets is not None
-    items, is_wide = inputs.items, inputs.scores.dtype == torch.float64
+    items = inputs.items
     groups, order = sort_flat(inputs, launch)
     # Nobody comes by the empty rankings at the end.
     value.fill_(0.0 if takes_part is not None else nan)
     if takes_part is not None:
         takes_part.zero_()
-    v = inputs.empty(items, dtype=torch.float64 if is_wide else torch.float32)
+    v = inputs.empty(items, dtype=torch.float64)
     # The metric has no rows to solve.
     is_metric = task.loss == "ap"
     s = value if is_metric else inputs.empty(items, dtype=torch.float64)

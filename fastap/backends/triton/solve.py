@@ -114,7 +114,7 @@ def _run_short(
 ) -> None:
     rankings, items = inputs.rankings, inputs.items
     plane = rankings * items
-    v = inputs.empty(plane, dtype=torch.float32)
+    v = inputs.empty(plane, dtype=torch.float64)
     order = inputs.empty(plane, dtype=torch.int32)
     s = inputs.empty(plane, dtype=torch.float64)
     # The metric has no rows to solve.
@@ -169,7 +169,7 @@ def sort_and_split(inputs: Inputs, launch: LongLaunch, algorithm: str | None = N
         BLOCK_T=launch.scan, num_warps=launch.num_warps,
     )  # fmt: skip
     keys, index = sort_rows(keys, algorithm or choose_algorithm(rankings, items, keys.dtype))
-    v = inputs.empty(plane, dtype=torch.float64 if wide else torch.float32)
+    v = inputs.empty(plane, dtype=torch.float64)
     order = inputs.empty(plane, dtype=torch.int32)
     s = inputs.empty(plane, dtype=torch.float64)
     tile_sums = inputs.empty(rankings * tiles, dtype=torch.float64)
@@ -199,7 +199,14 @@ def _run_long(
     # The metric has no rows to solve.
     rows = sorted_.order if task.loss == "ap" else inputs.empty(6 * plane, dtype=torch.int32)
     sums = s if task.loss == "ap" else inputs.empty(2 * plane, dtype=torch.float64)
+    by_score = s if task.loss in ("ap", "perceptron") else inputs.empty(rankings, dtype=torch.float64)
     if task.loss != "ap":
+        long.cut_rankings[(rankings,)](
+            v, s, counts, centre,
+            rows, sums, by_score,
+            items, plane, bits,
+            LOSS=task.loss, BLOCK=launch.items, **compiler_options(launch.tiles),
+        )  # fmt: skip
         solve(inputs, task, launch, sorted_, rows, sums)
     block = launch.tiles.rows
     tiles = triton.cdiv(items, block)
@@ -211,9 +218,9 @@ def _run_long(
         LOSS=task.loss, BLOCK=block, num_warps=launch.num_warps,
     )  # fmt: skip
     long.sum_rankings[(rankings * tiles,)](
-        s, counts, centre, rows, parts,
-        value, value if takes_part is None else takes_part, sums,
-        items, tiles, bits,
+        inputs.scores, s, sorted_.order, counts, centre, rows, parts, by_score,
+        value, value if takes_part is None else takes_part, sums, v,
+        items, tiles, inputs.inner, *inputs.strides[:3], bits,
         LOSS=task.loss, SIGN=task.sign, BLOCK=block, BLOCK_T=launch.scan, num_warps=launch.num_warps,
     )  # fmt: skip
     if out is not None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor
 
 # As in kernels/keys.py.
 _POSITIVE, _NEGATIVE, _IGNORED = 0, 1, 2
-_WRONG, _NOT_FINITE, _NAN = 1, 2, 4
+_WRONG, _NOT_FINITE, _NAN, _FAR = 1, 2, 4, 8
+_FAR_SPAN = 2.0**20
 
 
 def encode_items(
@@ -94,6 +96,49 @@ def split_classes(
     order.view(keys.shape).copy_(index.gather(1, place))
     sums = torch.where(group == _NEGATIVE, score - centre, 0.0).cumsum(1)
     s.view(keys.shape)[group != _IGNORED] = torch.where(group == _NEGATIVE, sums, 0.0)[group != _IGNORED]
+
+
+def cut_rankings(
+    v: Tensor, s: Tensor, counts: Tensor, centre: Tensor,
+    rows: Tensor, sums: Tensor, by_score: Tensor,
+    n_items: int, plane: int, epsilon_bits: int,
+    loss: str,
+) -> None:  # fmt: skip
+    """Scores that span more than ``2**20 epsilon`` and ``epsilon N`` less all of a gap that is beyond ``epsilon N``.
+
+    Gaps are those between neighbours in the sorted order of both classes; the highest score becomes 0. Sums and the
+    middle positive, from where they count, follow. ``by_score`` is ``F(y_w)`` of the scores as they were for "ranking",
+    ``F(y_w) - F(y*)`` for "hinge", else 0. A ranking whose sums may overflow is as good as infinite.
+    """
+    epsilon = _epsilon(epsilon_bits)
+    by_score.fill_(0.0)
+    for each in list(_solvable(v, s, counts, centre, n_items, loss)):
+        pairs, largest = float(each.n_positive * each.n_negative), epsilon * each.n_negative
+        scores = torch.cat([each.p, each.n])
+        reach = float(scores.max() - each.p.min())
+        span = float(scores.max() - scores.min())
+        if not (isfinite(16 * pairs * span) and isfinite(8 * pairs * epsilon)):
+            counts[each.number, 2] |= _NOT_FINITE
+        if reach <= _FAR_SPAN * epsilon or reach <= largest:
+            continue
+        counts[each.number, 2] |= _FAR
+        if loss == "perceptron" or int(counts[each.number, 2]) & _NOT_FINITE:
+            continue
+        gap = each.p[:, None] - each.n
+        if loss == "hinge":
+            by_score[each.number] = (gap.abs() - gap).sum() / pairs
+        elif loss == "ranking":
+            by_score[each.number] = gap.abs().sum() / pairs
+        ordered, place = scores.sort(descending=True)
+        gaps = torch.cat([scores.new_zeros(1), ordered[:-1] - ordered[1:]]).clamp(max=largest)
+        near = torch.empty_like(scores)
+        near[place] = -gaps.cumsum(0)
+        line = slice(each.n_positive - 1, each.n_positive + each.n_negative)
+        v.view(-1, n_items)[each.number, : scores.shape[0]] = near
+        middle = near[each.n_positive // 2]
+        centre[each.number] = middle
+        negatives = torch.cat([middle[None], near[each.n_positive :]]) - middle
+        s.view(-1, n_items)[each.number, line] = negatives.cumsum(0)
 
 
 def search_rankings(
@@ -194,7 +239,8 @@ def sum_rows(
     """Sums over tiles of rows: of what the rows add to the score, to ``1 - AP`` (or to AP), and of ``a``.
 
     With ``A(a) = S[a] - a p_i`` and ``w_i = #{n > p_i}`` a row's score is ``A(a_i) - A(w_i)`` for "direct", ``A(a_i)``
-    for "hinge" and "perceptron", ``2 / N A(a_i) + p_i - centre`` for "ranking".
+    for "hinge", ``2 / N A(a_i) + p_i - centre`` for "ranking"; where gaps were cut, these are ``A(a_i) - A(w_i)`` and
+    ``2 / N`` times that. For "perceptron" it is ``A(w_i)``, and a tile has its share of that from gap to gap.
     """
     for each in _solvable(v, s, counts, centre, n_items, loss):
         above = (each.n > each.p[:, None]).sum(1)
@@ -204,24 +250,44 @@ def sum_rows(
             sums = [torch.zeros_like(each.p), positives.double() / (positives + negatives)]
         else:
             a = rows.view(-1, n_items)[each.number, : each.n_positive].long()
+            is_far = bool(counts[each.number, 2] & _FAR)
             score = each.standard(a)
-            if loss == "direct":
+            if loss == "direct" or is_far:
                 score = score - each.standard(above)
             if loss == "ranking":
-                score = 2 / each.n_negative * score + (each.p - each.centre)
+                score = 2 / each.n_negative * score + (each.p - each.centre) * (not is_far)
+            if loss == "perceptron":
+                score = _standard_gaps(each, above)
             sums = [score, a / (each.index + a), a]
         for part, values in zip(parts.view(3, -1, n_tiles)[:, each.number], sums, strict=False):
-            used = -(-each.n_positive // tile)
+            used = -(-_summed(each.n_positive, each.n_negative, loss) // tile)
             part[:used] = _sum_tiles(values[None].double(), used, tile)[0]
 
 
+def _summed(positives: int, negatives: int, loss: str) -> int:
+    return max(positives, negatives) if loss == "perceptron" else positives
+
+
+def _standard_gaps(each: _Ranking, above: Tensor) -> Tensor:
+    """Numbers whose sum is that of ``S[w_i] - w_i p_i``, from gap to gap: one of every row and of every negative."""
+    result = torch.zeros(max(each.n_positive, each.n_negative), dtype=torch.float64, device=each.p.device)
+    left = each.n_positive - torch.arange(each.n_positive, device=each.p.device)
+    result[1 : each.n_positive] = above[:-1] * -each.p.diff() * left[1:]
+    below = each.p < each.n[:, None]
+    row = each.n_positive - below.sum(1)
+    nearest = torch.where(below, each.p, -torch.inf).amax(1)
+    result[: each.n_negative] += torch.where(below.any(1), (each.n - nearest) * (each.n_positive - row), 0.0)
+    return result
+
+
 def sum_rankings(
-    s: Tensor, counts: Tensor, centre: Tensor, rows: Tensor, parts: Tensor,
-    value: Tensor, takes_part: Tensor, before: Tensor,
-    n_items: int, n_tiles: int, epsilon_bits: int,
+    scores: Tensor, s: Tensor, order: Tensor, counts: Tensor, centre: Tensor, rows: Tensor,
+    parts: Tensor, by_score: Tensor,
+    value: Tensor, takes_part: Tensor, before: Tensor, v: Tensor,
+    n_items: int, n_tiles: int, n_inner: int, stride_so: int, stride_si: int, stride_sn: int, epsilon_bits: int,
     loss: str, sign: int, tile: int,
 ) -> None:  # fmt: skip
-    """``value`` from the sums of the tiles, ``before[i] = a[:i].sum()``.
+    """``value`` from the sums of the tiles, ``before[i] = a[:i].sum()``; scores that were cut become what they were.
 
     ===================  ============================================================
     direct               ``s / epsilon 2 / (P N) score + task / P``, from 0 to 1
@@ -229,6 +295,8 @@ def sum_rankings(
     ranking              ``score / P - S[N] / N + s epsilon task / P``
     ap                   ``task / P``
     ===================  ============================================================
+
+    and ``by_score`` more; where gaps were cut, "ranking" is not less ``S[N] / N``.
     """
     epsilon = _epsilon(epsilon_bits)
     counts_in_mean = (counts[:, :2] > 0).all(1) | (counts[:, 2] & _WRONG > 0)
@@ -238,16 +306,17 @@ def sum_rankings(
         takes_part.copy_(counts_in_mean)
     for number, positives in _solvable_counts(counts, loss):
         negatives = int(counts[number, 1])
-        used = -(-positives // tile)
+        used = -(-_summed(positives, negatives, loss) // tile)
         score, task = parts.view(3, -1, n_tiles)[:2, number, :used].sum(-1)
         task = task / positives
+        is_far = bool(counts[number, 2] & _FAR)
         if loss == "ap":
             result = task
         elif loss == "ranking":
-            last_sum = s.view(-1, n_items)[number, positives - 1 + negatives]
-            result = score / positives - last_sum / negatives + sign * epsilon * task
+            last_sum = s.view(-1, n_items)[number, positives - 1 + negatives] * (not is_far)
+            result = by_score[number] + score / positives - last_sum / negatives + sign * epsilon * task
         else:
-            result = 2 * score / (positives * negatives)
+            result = 2 * score / (positives * negatives) + (0.0 if loss == "perceptron" else by_score[number])
             if loss == "direct":
                 result = (sign * result / epsilon + task).clamp(max=1.0)
             elif loss == "hinge":
@@ -257,6 +326,10 @@ def sum_rankings(
         if loss not in ("ap", "ranking"):
             a = rows.view(-1, n_items)[number, :positives].double()
             before.view(-1, n_items)[number, : positives + 1] = torch.cat([a[:0].sum()[None], a.cumsum(0)])
+        if loss in ("direct", "hinge") and is_far:
+            shape = counts.shape[0] // n_inner, n_inner, n_items
+            line = scores.as_strided(shape, (stride_so, stride_si, stride_sn)).reshape(-1, n_items)[number]
+            v.view(-1, n_items)[number] = line[order.view(-1, n_items)[number].long()].double()
 
 
 def write_items(
@@ -326,12 +399,12 @@ def short_rankings(
 ) -> None:  # fmt: skip
     """All kernels of long rows one after the other, with one tile a ranking and ``torch.sort``."""
     rankings = plane // n_items
-    wide = v.dtype == torch.float64
+    wide = scores.dtype == torch.float64
     keys = torch.empty(rankings, n_items, dtype=torch.int64 if wide else torch.int32, device=v.device)
     classes = torch.empty(plane, dtype=torch.int8, device=v.device)
     counts = torch.zeros(rankings, 4, dtype=torch.int32, device=v.device)
     tile_counts = torch.zeros(rankings, 2, dtype=torch.int32, device=v.device)
-    tile_sums, centre = torch.empty(2, rankings, dtype=torch.float64, device=v.device)
+    tile_sums, centre, by_score = torch.empty(3, rankings, dtype=torch.float64, device=v.device)
     parts = torch.empty(3, rankings, dtype=torch.float64, device=v.device)
     encode_items(
         scores, targets, keys, classes, counts,
@@ -341,12 +414,19 @@ def short_rankings(
     keys, index = keys.sort(dim=1, stable=True)
     sum_tiles(keys, index, classes, counts, tile_counts, tile_sums, centre, n_items, 1, n_items)
     split_classes(keys, index, classes, counts, tile_counts, tile_sums, v, order, s, n_items, 1)
+    if loss != "ap":
+        cut_rankings(v, s, counts, centre, rows, sums, by_score, n_items, plane, epsilon_bits, loss)
     if loss != "ap" and method == "standard":
         search_rankings(v, s, counts, centre, rows, n_items, 1, epsilon_bits, loss, sign, method)
     elif loss != "ap":
         solve_whole(v, s, counts, centre, rows, sums, n_items, plane, epsilon_bits, sign)
     sum_rows(v, s, counts, centre, rows, parts, n_items, 1, loss, n_items)
-    sum_rankings(s, counts, centre, rows, parts, value, takes_part, sums, n_items, 1, epsilon_bits, loss, sign, n_items)
+    sum_rankings(
+        scores, s, order, counts, centre, rows, parts, by_score,
+        value, takes_part, sums, v,
+        n_items, 1, n_inner, stride_so, stride_si, stride_sn, epsilon_bits,
+        loss, sign, n_items,
+    )  # fmt: skip
     if loss != "ap":
         write_items(v, order, counts, centre, rows, sums, value, out, n_items, 1, epsilon_bits, loss, sign)
 

@@ -47,10 +47,15 @@ def ragged_rankings(
             continue
         items = order[start:end].long()
         result = torch.empty_like(out[: 1 if loss == "ap" else size])
-        wide = torch.float64 if scores.dtype == torch.float64 else torch.float32
         v, own, s, rows, sums = (
             torch.empty(size * planes, dtype=dtype, device=scores.device)
-            for planes, dtype in ((1, wide), (1, torch.int32), (1, torch.float64), (6, torch.int32), (2, torch.float64))
+            for planes, dtype in (
+                (1, torch.float64),
+                (1, torch.int32),
+                (1, torch.float64),
+                (6, torch.int32),
+                (2, torch.float64),
+            )
         )
         twins.short_rankings(
             scores[items], targets[start:end], result, *mine, v, own, s, rows, sums,
