@@ -97,7 +97,7 @@ class Profiler:
         found = isolated.peak_bytes(lambda: self.call.make(scores, targets), self.call.device) or 0
         path = self.folder / "memory.json"
         for scores, targets in inputs:
-            with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
                 self.call.make(scores, targets)
             profiler.export_chrome_trace(str(path))
             found = max(found, trace.peak_bytes(_events(path)))
@@ -110,7 +110,8 @@ class Profiler:
         with ExitStack() as stack:
             if not self.machine.on_gpu:
                 stack.enter_context(Launches(annotated=True))
-            profiler = stack.enter_context(profile(activities=activities))
+            # PyTorch 2.11 warns of several cycles, which there are not, unless told to keep them.
+            profiler = stack.enter_context(profile(activities=activities, acc_events=True))
             for scores, targets in self._inputs(2, self.repeats):
                 with record_function(CALL):
                     with record_function(HOST):
