@@ -27,7 +27,7 @@ _LAUNCHES = ("cuda_runtime", "cuda_driver", "hip_runtime")
 _STAGES = {
     "search": r"search_rankings|aten::searchsorted",
     "sort": r"encode_(items|ragged)|count_classes|count_digits|scan_tiles|scatter|.*[Ss]ort.*|.*fill_reverse_indices.*",
-    "prefix sums": r"sum_tiles|split_classes|aten::cumsum_?|.*DeviceScan.*|.*tensor_kernel_scan.*",
+    "prefix sums": r"sum_tiles|split_classes|cut_rankings|aten::cumsum_?|.*DeviceScan.*|.*tensor_kernel_scan.*",
     "repair": r"find_extremes|mark_tiles|settle_tiles|finish_rankings",
     "dynamic program": r"solve_whole|advance_wave|trace_checkpoints|solve_segments",
     "gradient": r"sum_rows|sum_rankings|write_items|reduce_losses",

@@ -15,8 +15,8 @@ launches belong to the package, which calls down into this folder (``fastap/back
 
 What those are made of: ``keys`` (scores as integers, classes, flags), ``terms`` (the formulas), ``search`` (each row
 alone), ``blocks``, ``pool`` and ``proof`` (rows in conflict), ``program`` (the dynamic program of one block),
-``resolve`` (all of these for one ranking), ``outcome`` (value and gradient), ``whole`` (from the sorted ranking to
-both), ``scans``.
+``gaps`` (scores too far apart for their sums), ``resolve`` (all of these for one ranking), ``outcome`` (value and
+gradient), ``whole`` (from the sorted ranking to both), ``scans``.
 
 Names: ``x_ptr`` pointers, ``stride_xn`` strides, ``n_rows`` sizes, ``BLOCK_N`` compile-time constants, ``o_`` offsets,
 ``m_`` masks. Offsets of rankings and planes are int64; those within a ranking are int32.

@@ -48,7 +48,7 @@ def short_rankings(
     scores_ptr, targets_ptr: (outer, inner, n_items), any strides; scores of at most 32 bits.
     out_ptr: (rankings, n_items) float32, the gradient; not written for LOSS "ap".
     value_ptr: (rankings,) float32 or float64. takes_part_ptr: (rankings,) int8.
-    v_ptr: (rankings, n_items) float32, order_ptr: the same in int32, s_ptr: the same in float64: scratch.
+    v_ptr, s_ptr: (rankings, n_items) float64, order_ptr: the same in int32: scratch.
     rows_ptr: (6, rankings, n_items) int32, sums_ptr: (2, rankings, n_items) float64: scratch, one number a row.
     plane: rankings * n_items, int64.
     """
@@ -77,10 +77,10 @@ def short_rankings(
     place = item
     tl.store(order_ptr + place, (packed & _INDEX_MASK).to(tl.int32), mask=mask)
     score = score_of((((packed >> _INDEX_BITS) & 0xFFFFFFFF) - 0x80000000).to(tl.int32))
+    score = score.to(tl.float64)
     tl.store(v_ptr + place, score, mask=mask)
     # F sees differences of scores only. Counted from the middle positive, the sums of the negatives around the
     # positives keep their digits, whatever the offset of all scores, and however far below many negatives lie.
-    score = score.to(tl.float64)
     centre = tl.sum(tl.where(place == n_positive // 2, score, 0.0), axis=0)
     is_negative = (place >= n_positive) & (place < n_positive + n_negative)
     sums = tl.cumsum(tl.where(is_negative, score - centre, 0.0), axis=0)
@@ -88,9 +88,9 @@ def short_rankings(
     tl.debug_barrier()
 
     finish_ranking(
-        v_ptr, order_ptr, s_ptr,
+        scores_ptr + score_start, v_ptr, order_ptr, s_ptr,
         out_ptr, value_ptr, takes_part_ptr,
         rows_ptr + start, sums_ptr + start,
-        ranking, n_items, plane, n_positive, n_negative, flags, centre, epsilon_bits,
+        ranking, n_items, stride_sn, plane, n_positive, n_negative, flags, centre, epsilon_bits,
         LOSS, SIGN, METHOD, BLOCK, ROWS, PIECES, COLUMNS, BLOCK_W,
     )  # fmt: skip

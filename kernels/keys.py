@@ -10,10 +10,12 @@ POSITIVE = tl.constexpr(0)
 NEGATIVE = tl.constexpr(1)
 IGNORED = tl.constexpr(2)
 
-# Flags of a ranking. A wrong target or a lost score makes a loss NaN, a NaN score the metric.
+# Flags of a ranking. A wrong target or a lost score makes a loss NaN, a NaN score the metric; scores too large to be
+# summed are as good as infinite. Of scores that are far apart the gaps are cut, see kernels/gaps.py.
 WRONG = tl.constexpr(1)
 NOT_FINITE = tl.constexpr(2)
 NAN = tl.constexpr(4)
+FAR = tl.constexpr(8)
 
 
 @triton.jit

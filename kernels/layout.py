@@ -118,9 +118,8 @@ def split_classes(
 
     One program owns BLOCK_N consecutive places in the sorted order of one ranking. Inputs are as in :func:`sum_tiles`.
 
-    v_ptr: (rankings, n_items) scores, float64 for int64 keys, else float32. order_ptr: the same in int32, the item at
-    each place. s_ptr: the same in float64: sum of the negatives up to a place, 0 at positives; not written where items
-    are ignored.
+    v_ptr: (rankings, n_items) float64 scores. order_ptr: the same in int32, the item at each place. s_ptr: the same in
+    float64: sum of the negatives up to a place, 0 at positives; not written where items are ignored.
     """
     program = tl.program_id(0).to(tl.int64)
     ranking = program // n_tiles
@@ -149,7 +148,7 @@ def split_classes(
     ignored = place.to(tl.int32) - positives - negatives
     to = tl.where(is_negative, n_positive + negatives - 1, n_positive + n_negative + ignored)
     to = ranking * n_items + tl.where(is_positive, positives - 1, to)
-    tl.store(v_ptr + to, score, mask=mask)
+    tl.store(v_ptr + to, score.to(tl.float64), mask=mask)
     tl.store(order_ptr + to, item, mask=mask)
     tl.store(s_ptr + to, tl.where(is_negative, sums, 0.0), mask=is_positive | is_negative)
 

@@ -3,7 +3,7 @@
 All arrays are those of :mod:`kernels.layout`, and
 
 counts_ptr: (rankings, 4) int32: positives, negatives, flags. centre_ptr: (rankings,) float64.
-v_ptr: (rankings, n_items) sorted scores. s_ptr: the same in float64, prefix sums of the negatives.
+v_ptr, s_ptr: (rankings, n_items) float64, sorted scores and prefix sums of the negatives.
 rows_ptr: (6, rankings, n_items) int32: choice, starts, last, low, high, work; sums_ptr: (2, rankings, n_items) float64:
 x, y: one number a row, see :mod:`kernels.blocks`. plane: rankings * n_items.
 
@@ -14,8 +14,9 @@ import triton
 import triton.language as tl
 
 from .blocks import begin_levels, copy, find_last, mark, settle
-from .keys import load_ranking, takes_part, value_unsolved
-from .outcome import ranking_value, result_at, row_sums
+from .gaps import cut_gaps, restore_scores, span_flags, value_by_score
+from .keys import FAR, NOT_FINITE, load_ranking, ranking_start, takes_part, value_unsolved
+from .outcome import ranking_value, result_at, row_sums, summed
 from .pool import pool
 from .program import solve_block
 from .resolve import search_rows
@@ -23,6 +24,44 @@ from .scans import next_set
 from .terms import task_scale
 
 _HIGHEST = tl.constexpr(2**31 - 1)
+
+
+@triton.jit(do_not_specialize=["n_items", "plane", "epsilon_bits"])
+def cut_rankings(
+    v_ptr, s_ptr, counts_ptr, centre_ptr,
+    rows_ptr, sums_ptr, by_score_ptr,
+    n_items, plane, epsilon_bits,
+    LOSS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Rankings whose scores are too far apart: flags, near scores, their sums and from where these count.
+
+    One program owns one ranking, and is done with most of them at once.
+
+    by_score_ptr: (rankings,) float64, see :func:`kernels.gaps.value_by_score`; not written for LOSS "perceptron", whose
+    scores stay as they are.
+    """
+    plane = plane.to(tl.int64)
+    ranking = tl.program_id(0).to(tl.int64)
+    n_positive, n_negative, flags, centre, solvable = load_ranking(counts_ptr, centre_ptr, ranking, LOSS)
+    by_score = tl.full([], 0.0, tl.float64)
+    if solvable:
+        v_ptr += ranking * n_items
+        flags |= span_flags(v_ptr, n_positive, n_negative, epsilon_bits)
+        tl.store(counts_ptr + ranking * 4 + 2, flags)
+        if LOSS != "perceptron":
+            if (flags & (FAR | NOT_FINITE)) == FAR:
+                s_ptr += ranking * n_items + n_positive - 1
+                n_ptr = v_ptr + n_positive - 1
+                by_score = value_by_score(v_ptr, n_ptr, s_ptr, n_positive, n_negative, centre, LOSS, BLOCK)
+                sums_ptr += ranking * n_items
+                centre = cut_gaps(
+                    v_ptr, s_ptr, rows_ptr + ranking * n_items, sums_ptr, sums_ptr + plane,
+                    n_positive, n_negative, epsilon_bits,
+                    BLOCK,
+                )  # fmt: skip
+                tl.store(centre_ptr + ranking, centre)
+    if LOSS != "perceptron":
+        tl.store(by_score_ptr + ranking, by_score)
 
 
 @triton.jit(do_not_specialize=["n_items", "n_programs", "epsilon_bits"])
@@ -213,19 +252,20 @@ def sum_rows(
 ):  # fmt: skip
     """What the rows of a tile add to the value, and the sum of their choices. One program owns BLOCK rows of a ranking.
 
-    parts_ptr: (3, rankings, n_tiles) float64; tiles beyond the last positive are not written.
+    parts_ptr: (3, rankings, n_tiles) float64; tiles beyond the last positive are not written, for LOSS "perceptron"
+    those beyond the last negative too.
     """
     program = tl.program_id(0).to(tl.int64)
     ranking = program // n_tiles
-    n_positive, n_negative, _, centre, solvable = load_ranking(counts_ptr, centre_ptr, ranking, LOSS)
+    n_positive, n_negative, flags, centre, solvable = load_ranking(counts_ptr, centre_ptr, ranking, LOSS)
     first = (program % n_tiles).to(tl.int32) * BLOCK
-    if solvable & (first < n_positive):
+    if solvable & (first < summed(n_positive, n_negative, LOSS)):
         v_ptr += ranking * n_items
         s_ptr += ranking * n_items + n_positive - 1
         choice_ptr = rows_ptr + ranking * n_items
         row = first + tl.arange(0, BLOCK)
         score_sum, task_sum = row_sums(
-            v_ptr, v_ptr + n_positive - 1, s_ptr, choice_ptr, row, n_positive, n_negative, centre, LOSS, BLOCK
+            v_ptr, v_ptr + n_positive - 1, s_ptr, choice_ptr, row, n_positive, n_negative, centre, flags, LOSS, BLOCK
         )
         parts_ptr += program
         tl.store(parts_ptr, score_sum)
@@ -235,17 +275,19 @@ def sum_rows(
             tl.store(parts_ptr + 2 * tl.num_programs(0).to(tl.int64), tl.sum(choice, axis=0))
 
 
-@triton.jit(do_not_specialize=["n_items", "n_tiles", "epsilon_bits"])
+@triton.jit(do_not_specialize=["n_items", "n_tiles", "n_inner", "stride_so", "stride_si", "stride_sn", "epsilon_bits"])
 def sum_rankings(
-    s_ptr, counts_ptr, centre_ptr, rows_ptr, parts_ptr,
-    value_ptr, takes_part_ptr, before_ptr,
-    n_items, n_tiles, epsilon_bits,
+    scores_ptr, s_ptr, order_ptr, counts_ptr, centre_ptr, rows_ptr, parts_ptr, by_score_ptr,
+    value_ptr, takes_part_ptr, before_ptr, v_ptr,
+    n_items, n_tiles, n_inner, stride_so, stride_si, stride_sn, epsilon_bits,
     LOSS: tl.constexpr, SIGN: tl.constexpr, BLOCK: tl.constexpr, BLOCK_T: tl.constexpr,
 ):  # fmt: skip
     """The value of each ranking, and the sum of the choices before each row. One program owns BLOCK rows of a ranking.
 
     value_ptr: (rankings,) float32 or float64. takes_part_ptr: (rankings,) int8.
     before_ptr: (rankings, n_items) float64, rows 0 to the number of positives; not written for LOSS "ap" and "ranking".
+    scores_ptr, order_ptr: where scores that were cut come back from to ``v_ptr``, for LOSS "direct" and "hinge".
+    by_score_ptr: see :func:`cut_rankings`, read for these and for LOSS "ranking".
     """
     program = tl.program_id(0).to(tl.int64)
     ranking = program // n_tiles
@@ -257,11 +299,19 @@ def sum_rankings(
     if tile == 0:
         value = value_unsolved(n_positive, n_negative, flags, LOSS)
         if solvable:
-            used = tl.cdiv(n_positive, BLOCK)
+            used = tl.cdiv(summed(n_positive, n_negative, LOSS), BLOCK)
             score_sum = _sum_of_tiles(parts_ptr, used, BLOCK_T)
             task_sum = _sum_of_tiles(parts_ptr + stride, used, BLOCK_T)
-            last_sum = tl.load(s_ptr + ranking * n_items + n_positive - 1 + n_negative)
-            value = ranking_value(score_sum, task_sum, last_sum, epsilon_bits, n_positive, n_negative, LOSS, SIGN)
+            by_score = tl.full([], 0.0, tl.float64)
+            last_sum = tl.full([], 0.0, tl.float64)
+            if LOSS != "ap" and LOSS != "perceptron":
+                by_score = tl.load(by_score_ptr + ranking)
+            if LOSS == "ranking":
+                last_sum = tl.load(s_ptr + ranking * n_items + n_positive - 1 + n_negative)
+                last_sum = tl.where((flags & FAR) != 0, 0.0, last_sum)
+            value = ranking_value(
+                score_sum, task_sum, last_sum, by_score, epsilon_bits, n_positive, n_negative, LOSS, SIGN
+            )
         tl.store(value_ptr + ranking, value)
         if LOSS != "ap" and LOSS != "ranking":
             tl.store(takes_part_ptr + ranking, takes_part(n_positive, n_negative, flags).to(tl.int8))
@@ -271,6 +321,12 @@ def sum_rankings(
             choice = tl.load(rows_ptr + ranking * n_items + row, mask=row < n_positive, other=0).to(tl.float64)
             before = _sum_of_tiles(parts_ptr + 2 * stride, tile, BLOCK_T) + tl.cumsum(choice, axis=0) - choice
             tl.store(before_ptr + ranking * n_items + row, before, mask=row <= n_positive)
+    if LOSS == "direct" or LOSS == "hinge":
+        if solvable & ((flags & FAR) != 0):
+            restore_scores(
+                v_ptr + ranking * n_items, scores_ptr + ranking_start(ranking, n_inner, stride_so, stride_si),
+                order_ptr + ranking * n_items, stride_sn, first + tl.arange(0, BLOCK), n_items,
+            )  # fmt: skip
 
 
 @triton.jit

@@ -7,29 +7,33 @@ then negatives, then ignored items.
 import triton
 import triton.language as tl
 
-from .keys import WRONG
-from .terms import count_above, highest_power, standard, task_loss
+from .gaps import standard_gaps
+from .keys import FAR, WRONG
+from .terms import count_above, count_above_in, highest_power, standard, task_loss
 
 
 @triton.jit
 def row_sums(
     v_ptr, n_ptr, s_ptr, choice_ptr,
-    row, n_positive, n_negative, centre,
+    row, n_positive, n_negative, centre, flags,
     LOSS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Sums over a tile of rows: of what makes up the score of the ranking, and its task loss or precision.
 
-    =================  ==========================================  =====================
-    LOSS               first sum                                   second sum
-    =================  ==========================================  =====================
-    direct             ``S[a] - a p`` of y_first less of y_second  ``a / (i + a)``
-    hinge, perceptron  ``S[a] - a p`` of y_first                   ``a / (i + a)``
-    ranking            ``2 / N (S[a] - a p) + p``                  ``a / (i + a)``
-    ap                 none                                        precision at threshold
-    =================  ==========================================  =====================
+    ==========  ============================================================  =====================
+    LOSS        first sum                                                     second sum
+    ==========  ============================================================  =====================
+    direct      ``S[a] - a p`` of the chosen ranking less of that by score    ``a / (i + a)``
+    hinge       ``S[a] - a p``, of scores far apart less of that by score     ``a / (i + a)``
+    perceptron  that of the ranking by score, see :func:`standard_gaps`       ``a / (i + a)``
+    ranking     ``2 / N (S[a] - a p) + p``, of scores far apart as the hinge  ``a / (i + a)``
+    ap          none                                                          precision at threshold
+    ==========  ============================================================  =====================
+
+    The tile of "perceptron" is also one of negatives: :func:`summed` says how many numbers are to be summed.
     """
     mask = row < n_positive
-    p = tl.load(v_ptr + row, mask=mask, other=0.0).to(tl.float64)
+    p = tl.load(v_ptr + row, mask=mask, other=0.0)
     if LOSS == "ap":
         at_or_above = count_above(v_ptr - 1, n_positive, p, mask, True)
         both = at_or_above + count_above(n_ptr, n_negative, p, mask, True)
@@ -38,21 +42,42 @@ def row_sums(
     else:
         pc = p - centre
         a = tl.load(choice_ptr + row, mask=mask, other=0)
-        score = standard(s_ptr, a, pc, mask)
         task = task_loss(a, row + 1)
-        if LOSS == "direct":
-            score = score - standard(s_ptr, count_above(n_ptr, n_negative, p, mask, False), pc, mask)
-        if LOSS == "ranking":
-            score = score * (2.0 / n_negative.to(tl.float64)) + pc
-    return tl.sum(tl.where(mask, score, 0.0), axis=0), tl.sum(tl.where(mask, task, 0.0), axis=0)
+        if LOSS == "perceptron":
+            score = standard_gaps(v_ptr, n_ptr, row, n_positive, n_negative)
+        else:
+            score = standard(s_ptr, a, pc, mask)
+            is_far = (flags & FAR) != 0
+            is_difference = is_far
+            if LOSS == "direct":
+                is_difference = is_far | True
+            if is_difference:
+                score = score - standard(s_ptr, count_above(n_ptr, n_negative, p, mask, False), pc, mask)
+            if LOSS == "ranking":
+                score = score * (2.0 / n_negative.to(tl.float64)) + tl.where(is_far, 0.0, pc)
+            score = tl.where(mask, score, 0.0)
+    return tl.sum(score, axis=0), tl.sum(tl.where(mask, task, 0.0), axis=0)
+
+
+@triton.jit
+def summed(n_positive, n_negative, LOSS: tl.constexpr):
+    """How many numbers :func:`row_sums` is to see: all rows, of "perceptron" all negatives too."""
+    number = n_positive
+    if LOSS == "perceptron":
+        number = tl.maximum(n_positive, n_negative)
+    return number
 
 
 @triton.jit
 def ranking_value(
-    score_sum, task_sum, last_sum, epsilon_bits, n_positive, n_negative,
+    score_sum, task_sum, last_sum, by_score, epsilon_bits, n_positive, n_negative,
     LOSS: tl.constexpr, SIGN: tl.constexpr,
 ):  # fmt: skip
-    """The loss of a ranking that takes part, from the sums of its rows; ``last_sum`` is ``S[N]``. NaN if not finite."""
+    """The loss of a ranking that takes part, from the sums of its rows. NaN if not finite.
+
+    ``last_sum`` is ``S[N]`` and ``by_score`` 0, but of scores far apart it is the other way round, and ``by_score`` is
+    that of :func:`kernels.gaps.value_by_score`.
+    """
     positives = n_positive.to(tl.float64)
     negatives = n_negative.to(tl.float64)
     epsilon = epsilon_bits.to(tl.float64, bitcast=True)
@@ -60,9 +85,9 @@ def ranking_value(
     if LOSS == "ap":
         value = task
     elif LOSS == "ranking":
-        value = score_sum / positives - last_sum / negatives + SIGN * epsilon * task
+        value = by_score + score_sum / positives - last_sum / negatives + SIGN * epsilon * task
     else:
-        value = 2.0 * score_sum / (positives * negatives)
+        value = by_score + 2.0 * score_sum / (positives * negatives)
         if LOSS == "direct":
             value = SIGN * value / epsilon + task
         if LOSS == "hinge":
@@ -117,11 +142,10 @@ def gradient_at(
         chosen = _chosen_pairs(v_ptr, choice_ptr, before_ptr, place, score, n_positive, n_negative)
         twice = 2.0 * chosen
     if LOSS != "hinge":
-        p = score.to(tl.float64)
         start = tl.where(is_positive, n_positive, 0)
         others = tl.where(is_positive, n_negative, n_positive)
-        above = _count_above_in(v_ptr, start, others, p, taken, False)
-        at_or_above = _count_above_in(v_ptr, start, others, p, taken, True)
+        above = count_above_in(v_ptr, start, others, score, taken, False)
+        at_or_above = count_above_in(v_ptr, start, others, score, taken, True)
         # Of a positive, the negatives above it; of a negative, the positives below it.
         pairs = tl.where(is_positive, above + at_or_above, 2 * n_positive - above - at_or_above).to(tl.float64)
         twice = pairs if LOSS == "perceptron" else twice - pairs
@@ -157,11 +181,10 @@ def _chosen_pairs(v_ptr, choice_ptr, before_ptr, place, score, n_positive, n_neg
     below = tl.load(v_ptr + place + 1, mask=has_below, other=0.0)
     tied = (has_above & (above == score)) | (has_below & (below == score))
     if tl.max(tied.to(tl.int32), axis=0) > 0:
-        p = score.to(tl.float64)
         own_start = tl.where(is_positive, 0, n_positive)
         own_count = tl.where(is_positive, n_positive, n_negative)
-        first = _count_above_in(v_ptr, own_start, own_count, p, tied, False)
-        end = _count_above_in(v_ptr, own_start, own_count, p, tied, True)
+        first = count_above_in(v_ptr, own_start, own_count, score, tied, False)
+        end = count_above_in(v_ptr, own_start, own_count, score, tied, True)
         size = tl.maximum(end - first, 1).to(tl.float64)
         # Rows [start, stop): of positives those of the group; of negatives those that choose a place inside it.
         start = count_choices_below(choice_ptr, n_positive, first + 1, tied & is_negative)
@@ -184,19 +207,5 @@ def count_choices_below(choice_ptr, n_positive, bound, mask):
         further = tl.minimum(count + step, n_positive)
         below = mask & (tl.load(choice_ptr + further - 1, mask=mask, other=0) < bound)
         count = tl.where(below, further, count)
-        step = step // 2
-    return count
-
-
-@triton.jit
-def _count_above_in(v_ptr, start, size, score, mask, EQUAL: tl.constexpr):
-    """Of each item's own stretch of ``size`` sorted scores from place ``start`` on, how many are higher."""
-    count = tl.zeros_like(size)
-    step = highest_power(tl.max(size, axis=0))
-    while step > 0:
-        further = tl.minimum(count + step, size)
-        other = tl.load(v_ptr + start + further - 1, mask=mask, other=0.0).to(tl.float64)
-        higher = (other >= score) if EQUAL else (other > score)
-        count = tl.where(higher & mask, further, count)
         step = step // 2
     return count

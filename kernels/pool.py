@@ -44,7 +44,7 @@ def pool(
             row = base + lane
             mask = row < end
             middle = _middle(low_ptr, high_ptr, row, mask)
-            p = tl.load(v_ptr + row, mask=mask, other=0.0).to(tl.float64)
+            p = tl.load(v_ptr + row, mask=mask, other=0.0)
             gain = marginal(n_ptr, tl.maximum(middle, 1), p, row + 1, task, mask)
             gain = tl.where(mask, gain, 0.0)
             segment = tl.load(last_ptr + row, mask=mask, other=-1)

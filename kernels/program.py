@@ -78,7 +78,7 @@ def _middle_choice(
         best = tl.zeros([COLUMNS], tl.float64)
         crossing = column
         for row in range(first, last + 1):
-            pc = tl.load(v_ptr + row).to(tl.float64) - centre
+            pc = tl.load(v_ptr + row) - centre
             allowed = inside & (column >= tl.load(low_ptr + row)) & (column <= tl.load(high_ptr + row))
             value = best + (sums - a * pc + task * (a / (a + (row + 1))))
             value = tl.where(allowed, value, float("-inf"))

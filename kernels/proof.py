@@ -34,7 +34,7 @@ def set_prices(
     for base in range(first, end, BLOCK):
         row = base + lane
         mask = row < end
-        p = tl.load(v_ptr + row, mask=mask, other=0.0).to(tl.float64)
+        p = tl.load(v_ptr + row, mask=mask, other=0.0)
         last = tl.load(last_ptr + row, mask=mask, other=-1)
         # Beyond #{n >= p} no row gains; a choice that falls there stays non-decreasing.
         a = tl.minimum(tl.load(low_ptr + row, mask=mask, other=0), count_above(n_ptr, n_negative, p, mask, True))
@@ -86,7 +86,7 @@ def search_priced(
         beyond = tl.zeros([ROWS], tl.int32)
         favourite = a
         if tl.max(searched.to(tl.int32), axis=0) > 0:
-            p = tl.load(v_ptr + row, mask=mask, other=0.0).to(tl.float64)
+            p = tl.load(v_ptr + row, mask=mask, other=0.0)
             top = count_above(n_ptr, n_negative, p, searched, True)
             price = _price(x_ptr, row, first, searched & old)
             pc = p - centre - price
@@ -172,7 +172,7 @@ def set_bands(
     for base in range(first, end, ROWS):
         row = base + tl.arange(0, ROWS)
         mask = row < end
-        p = tl.load(v_ptr + row, mask=mask, other=0.0).to(tl.float64)
+        p = tl.load(v_ptr + row, mask=mask, other=0.0)
         price = _price(x_ptr, row, first, mask)
         pc = p - centre - price
         p = p - price

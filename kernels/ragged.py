@@ -11,6 +11,7 @@ import triton.language as tl
 
 from .keys import IGNORED, NEGATIVE, POSITIVE, class_of, flags_of, key_of
 from .outcome import count_choices_below
+from .terms import sum_negatives
 from .whole import finish_ranking
 
 # A group: ranking and class, of which there is one more here than elsewhere, so that a ranking knows of wrong targets.
@@ -63,8 +64,8 @@ def ragged_rankings(
     out_ptr: (n_items,) float32 or float64, the gradient; int64 ranks for LOSS "ranking", -1 for ignored items; not
     written for LOSS "ap".
     value_ptr: (n_rankings,) float32 or float64. takes_part_ptr: (n_rankings,) int8, of losses only.
-    v_ptr: (n_items,) float32, float64 for such scores: scratch. s_ptr: the same in float64, rows_ptr: (6, n_items)
-    int32, sums_ptr: (2, n_items) float64: scratch, of no use to LOSS "ap".
+    v_ptr: (n_items,) float64: scratch. s_ptr: the same, rows_ptr: (6, n_items) int32, sums_ptr: (2, n_items) float64:
+    scratch, of no use to LOSS "ap".
     """
     plane = n_items.to(tl.int64)
     ranking = tl.program_id(0).to(tl.int64)
@@ -75,14 +76,15 @@ def ragged_rankings(
             scores_ptr, groups_ptr + start, order_ptr + start, v_ptr + start, size, BLOCK_W
         )
         # From where sums count: see kernels/fused.py.
-        centre = tl.load(v_ptr + start + n_positive // 2, mask=n_positive > 0, other=0.0).to(tl.float64)
+        centre = tl.load(v_ptr + start + n_positive // 2, mask=n_positive > 0, other=0.0)
         if LOSS != "ap":
-            _add_up(v_ptr + start + n_positive, s_ptr + start + n_positive, n_positive, n_negative, centre, BLOCK_W)
+            if n_positive > 0:
+                sum_negatives(v_ptr + start + n_positive, s_ptr + start + n_positive, n_negative, centre, BLOCK_W)
         finish_ranking(
-            v_ptr + start, order_ptr + start, s_ptr + start,
+            scores_ptr, v_ptr + start, order_ptr + start, s_ptr + start,
             out_ptr, value_ptr, takes_part_ptr,
             rows_ptr + start, sums_ptr + start,
-            ranking, size, plane, n_positive, n_negative, flags, centre, epsilon_bits,
+            ranking, size, 1, plane, n_positive, n_negative, flags, centre, epsilon_bits,
             LOSS, SIGN, METHOD, BLOCK, ROWS, PIECES, COLUMNS, BLOCK_W,
         )  # fmt: skip
         # Past the last ranking stands the number of items.
@@ -101,7 +103,7 @@ def _take_in(scores_ptr, groups_ptr, order_ptr, v_ptr, size, BLOCK_W: tl.constex
         mask = place < size
         group = tl.load(groups_ptr + place, mask=mask, other=IGNORED) & _CLASS_MASK
         item = tl.load(order_ptr + place, mask=mask, other=0)
-        score = tl.load(scores_ptr + item, mask=mask, other=0.0).to(v_ptr.dtype.element_ty)
+        score = tl.load(scores_ptr + item, mask=mask, other=0.0).to(tl.float64)
         tl.store(v_ptr + place, score, mask=mask)
         is_positive = group == POSITIVE
         is_negative = group == NEGATIVE
@@ -110,18 +112,3 @@ def _take_in(scores_ptr, groups_ptr, order_ptr, v_ptr, size, BLOCK_W: tl.constex
         flags |= flags_of(score, is_positive | is_negative, group == _WRONG_TARGET)
     tl.debug_barrier()
     return tl.sum(positives, axis=0), tl.sum(negatives, axis=0), flags
-
-
-@triton.jit
-def _add_up(n_ptr, s_ptr, n_positive, n_negative, centre, BLOCK_W: tl.constexpr):
-    """Prefix sums of the negatives, less the centre, behind a 0 that stands at the last positive."""
-    above = tl.full([], 0.0, tl.float64)
-    tl.store(s_ptr - 1, above, mask=n_positive > 0)
-    for base in range(0, n_negative, BLOCK_W):
-        number = base + tl.arange(0, BLOCK_W)
-        mask = number < n_negative
-        gap = tl.load(n_ptr + number, mask=mask, other=0.0).to(tl.float64) - centre
-        gap = tl.where(mask, gap, 0.0)
-        tl.store(s_ptr + number, above + tl.cumsum(gap, axis=0), mask=mask)
-        above += tl.sum(gap, axis=0)
-    tl.debug_barrier()

@@ -82,7 +82,7 @@ def search_rows(
     """The best choice of each of ROWS rows from ``base`` on, by itself."""
     row = base + tl.arange(0, ROWS)
     mask = row < n_positive
-    p = tl.load(v_ptr + row, mask=mask, other=0.0).to(tl.float64)
+    p = tl.load(v_ptr + row, mask=mask, other=0.0)
     if METHOD == "auto" and SIGN < 0:
         top = count_above(n_ptr, n_negative, p, mask, True)
         choice, _ = search_free(s_ptr, n_ptr, p, p - centre, row + 1, top, task, mask, PIECES)

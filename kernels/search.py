@@ -141,8 +141,8 @@ def _evaluate(s_ptr, n_ptr, left, right, p, pc, index, task, active):
     convex_left = task * task_loss(left, index)
     convex_right = task * task_loss(right, index)
     inside = mask & (right - left > 1)
-    slope_left = tl.load(n_ptr + left + 1, mask=inside, other=0.0).to(tl.float64) - p
-    slope_right = tl.load(n_ptr + right, mask=inside, other=0.0).to(tl.float64) - p
+    slope_left = tl.load(n_ptr + left + 1, mask=inside, other=0.0) - p
+    slope_right = tl.load(n_ptr + right, mask=inside, other=0.0) - p
     run = tl.where(inside, right - left, 1).to(tl.float64)
     # Where the tangents cross; parallel tangents (A is linear) are met at an end.
     cross = (concave_right - concave_left - run * slope_right) / tl.maximum(slope_left - slope_right, _TINY)

@@ -8,7 +8,7 @@ With ``S[a]`` the sum of the ``a`` largest negatives, ``w = epsilon * N / 2`` an
 Names that all kernels share: a ranking has its sorted scores at ``v_ptr`` (positives, then negatives), so negative
 ``a`` (counted from 1) stands at ``n_ptr + a``, ``n_ptr = v_ptr + P - 1``; ``S[a]`` stands at ``s_ptr + a``. ``p`` is
 a positive's score as it is, ``pc`` the same less ``centre``, from where ``S`` counts; ``index`` is its number ``i``,
-``task`` is ``s w``. Scores are float32 or float64, all arithmetic is float64.
+``task`` is ``s w``. Scores and all arithmetic are float64.
 """
 
 import triton
@@ -38,7 +38,7 @@ def task_loss(a, index):
 def marginal(n_ptr, a, p, index, task, mask):
     """``d_i(a)`` for ``1 <= a <= N``."""
     below = (index + a).to(tl.float64)
-    gap = tl.load(n_ptr + a, mask=mask, other=0.0).to(tl.float64) - p
+    gap = tl.load(n_ptr + a, mask=mask, other=0.0) - p
     return gap + task * index.to(tl.float64) / (below * (below - 1.0))
 
 
@@ -49,11 +49,39 @@ def count_above(n_ptr, n_negative, p, mask, EQUAL: tl.constexpr):
     step = highest_power(n_negative)
     while step > 0:
         further = tl.minimum(count + step, n_negative)
-        n = tl.load(n_ptr + further, mask=mask, other=0.0).to(tl.float64)
+        n = tl.load(n_ptr + further, mask=mask, other=0.0)
         higher = (n >= p) if EQUAL else (n > p)
         count = tl.where(higher & mask, further, count)
         step = step // 2
     return count
+
+
+@triton.jit
+def count_above_in(v_ptr, start, size, score, mask, EQUAL: tl.constexpr):
+    """Of each item's own stretch of ``size`` sorted scores from place ``start`` on, how many are higher."""
+    count = tl.zeros_like(size)
+    step = highest_power(tl.max(size, axis=0))
+    while step > 0:
+        further = tl.minimum(count + step, size)
+        other = tl.load(v_ptr + start + further - 1, mask=mask, other=0.0)
+        higher = (other >= score) if EQUAL else (other > score)
+        count = tl.where(higher & mask, further, count)
+        step = step // 2
+    return count
+
+
+@triton.jit
+def sum_negatives(n_ptr, s_ptr, n_negative, centre, BLOCK: tl.constexpr):
+    """``S`` by one program; here ``n_ptr`` and ``s_ptr`` are the places of the first negative and of ``S[1]``."""
+    above = tl.full([], 0.0, tl.float64)
+    tl.store(s_ptr - 1, above)
+    for base in range(0, n_negative, BLOCK):
+        number = base + tl.arange(0, BLOCK)
+        mask = number < n_negative
+        gap = tl.where(mask, tl.load(n_ptr + number, mask=mask, other=0.0) - centre, 0.0)
+        tl.store(s_ptr + number, above + tl.cumsum(gap, axis=0), mask=mask)
+        above += tl.sum(gap, axis=0)
+    tl.debug_barrier()
 
 
 @triton.jit

@@ -83,7 +83,7 @@ def advance_wave(
             a = column.to(tl.float64)
             task = task_scale(epsilon_bits, n_negative, SIGN)
             for row in range(first, end):
-                pc = tl.load(v_ptr + row).to(tl.float64) - centre
+                pc = tl.load(v_ptr + row) - centre
                 value = best + (sums - a * pc + task * (a / (a + (row + 1))))
                 value = tl.where(inside & ((row != known_row) | (column == most)), value, float("-inf"))
                 if row == checkpoint_row:

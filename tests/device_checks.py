@@ -87,6 +87,84 @@ def odd_batch(items: int) -> Batch:
     return Batch("odd", scores, np.stack([targets for _, targets in rows.values()]).astype(np.int64), 0.5)
 
 
+def far_batch(items: int) -> Batch:
+    """Rankings whose scores span so many epsilons that a sum of them would lose what is small against one."""
+    rng = np.random.default_rng(items)
+    plain, targets = draw(rng, "gaussian", items // 3, items - items // 3)
+    positive, negative = (np.arange(items) == int(np.flatnonzero(targets == kind)[0]) for kind in (1, 0))
+    place = rng.permutation(items)
+    rows = {
+        "one positive up": np.where(positive, 1e20, plain),
+        "one positive down": np.where(positive, -1e20, plain),
+        "one negative up": np.where(negative, 1e20, plain),
+        "one negative down": np.where(negative, -1e20, plain),
+        "one of each": np.where(positive, -1e12, np.where(negative, 1e15, plain)),
+        "many scales": plain * np.array([1e-3, 1.0, 1e6, 1e20])[place % 4],
+        "clusters": plain * 10.0 ** (4 * (place % 3)) + np.array([0.0, -1e10, 1e16])[place % 3],
+        "tied in clusters": np.round(2 * plain) + 2.0**28 * (place % 3 - 1),
+    }
+    scores = np.stack([*rows.values()]).astype(np.float32).astype(np.float64)
+    return Batch("far", scores, np.broadcast_to(targets, scores.shape).copy(), 0.5)
+
+
+def check_far(
+    name: str, device: Device, dtype: torch.dtype, items: int, method: str = "auto", *, ragged: bool = False
+) -> None:  # fmt: skip
+    """Losses and gradients of :func:`far_batch`, as rows or end to end; no tolerance grows with the scores."""
+    batch = far_batch(items)
+    scores, targets, exact = _tensors(batch, dtype)
+    options = {} if name == "perceptron" else {"method": method}
+    given = scores.to(device), targets.to(device)
+    if ragged:
+        given = given[0].flatten(), given[1].flatten()
+        options["offsets"] = torch.arange(0, scores.numel() + 1, items, device=device)
+    with poisoned():
+        value, gradient = value_and_gradient(
+            LOSSES[name], *given, weight=batch.epsilon, ignore_index=-1, backend="triton", **options
+        )
+    value, gradient = value.cpu().double(), gradient.cpu().double().view(scores.shape)
+    unit = 1e-9 if dtype == torch.float64 else 3e-7
+    for row, (score, target) in enumerate(zip(exact, batch.targets == 1, strict=True)):
+        expected = ORACLES[name](score, target, batch.epsilon)
+        absolute = 0.0 if name == "perceptron" else 1e-9
+        np.testing.assert_allclose(float(value[row]), expected.value, rtol=unit, atol=absolute)
+        # Of tied scores several choices may be the best. Of thousands a few may be as good but for rounding.
+        if row < scores.shape[0] - 1 or name == "perceptron":
+            off = np.abs(gradient[row].numpy() - expected.gradient)
+            largest = np.abs(expected.gradient).max()
+            assert (off > unit * (largest + np.abs(expected.gradient))).sum() <= 1e-3 * items
+            assert off.sum() <= 1e-5 * max(np.abs(expected.gradient).sum(), largest)
+
+
+def check_far_ranking(update: str, device: Device, dtype: torch.dtype, items: int, method: str = "auto") -> None:
+    """Ranks of :func:`far_batch` put both classes in the order of their scores, and attain what the reference does."""
+    batch = far_batch(items)
+    scores, targets, exact = _tensors(batch, dtype)
+    with poisoned():
+        ranks, value = fastap.loss_augmented_ranking(
+            scores.to(device), targets.to(device), epsilon=batch.epsilon, update=update, method=method,
+            backend="triton",
+        )  # fmt: skip
+    for row, (score, target) in enumerate(zip(exact, batch.targets == 1, strict=True)):
+        rank = ranks[row].cpu().numpy()
+        assert sorted(rank) == list(range(items))
+        expected_rank, expected = reference.augmented_ranking(score, target, batch.epsilon, update)
+        np.testing.assert_allclose(float(value[row]), expected, rtol=1e-12, atol=1e-12)
+        gain = [_gain(score, target, each, update, batch.epsilon) for each in (rank, expected_rank)]
+        np.testing.assert_allclose(*gain, rtol=1e-9, atol=1e-9)
+
+
+def _gain(score: Floats, target: Bools, rank: np.ndarray, update: str, epsilon: float) -> float:
+    """``F(y) + s epsilon L(y)`` less ``F`` of the ranking by score: a sum over the pairs that the two tell apart."""
+    gap = score[target][:, None] - score[~target]
+    above = np.where(rank[target][:, None] < rank[~target], 1.0, -1.0)
+    order = np.argsort(rank)
+    loss = 1 - reference.ap_of_order(target[order])
+    return (
+        float(np.mean(np.where(above == np.sign(gap), 0.0, above * gap - np.abs(gap)))) + SIGNS[update] * epsilon * loss
+    )
+
+
 def check_losses(batch: Batch, name: str, device: Device, dtype: torch.dtype, method: str = "auto") -> Counter[str]:
     """Value and gradient of one loss, every ranking against the dynamic program in float64."""
     scores, targets, exact = _tensors(batch, dtype)

@@ -61,6 +61,14 @@ def test_checks_of_odd_rankings() -> None:
     checks.check_metric(batch, DEVICE, torch.float32)
 
 
+@pytest.mark.usefixtures("one_program_a_ranking")
+def test_checks_of_scores_far_apart() -> None:
+    checks.check_far("perceptron", DEVICE, torch.float32, 6)
+    checks.check_far("hinge", DEVICE, torch.float64, 6, ragged=True)
+    checks.check_far("negative", DEVICE, torch.float64, 6, "dp")
+    checks.check_far_ranking("positive", DEVICE, torch.float32, 6)
+
+
 @pytest.mark.parametrize("update", ["positive", "negative"])
 def test_checks_of_long_rankings(update: str) -> None:
     scores, targets = torch.randn(2, 20, dtype=torch.float64), torch.arange(40).view(2, 20) % 3 == 0

@@ -161,6 +161,19 @@ def test_odd_rankings(items: int, name: str, dtype: torch.dtype) -> None:
         checks.check_rankings(batch, name, CUDA, dtype)
 
 
+@pytest.mark.parametrize("method", ["auto", "dp"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name_of)
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("items", [7, 100, 1000, 4999])
+def test_scores_far_apart(items: int, name: str, dtype: torch.dtype, method: str) -> None:
+    if name == "perceptron" and method == "dp":
+        pytest.skip("the perceptron has no method")
+    for ragged in (False, True):
+        checks.check_far(name, CUDA, dtype, items, method, ragged=ragged)
+    if name in UPDATES and items <= 1000:
+        checks.check_far_ranking(name, CUDA, dtype, items, method)
+
+
 @pytest.mark.parametrize("update", UPDATES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("rankings", "items"), [(2, 65_537), (1, 1_000_003)])

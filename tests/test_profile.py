@@ -135,7 +135,7 @@ def test_launches_of_triton_are_seen(path: str, tmp_path: Path, capsys: pytest.C
         assert one["launches"] == 1
         assert one["seconds"] > 0
         # Scores, targets, gradient, sorted scores, their order, prefix sums; losses and flags; work space.
-        assert one["bytes"] == 2 * 12 * (4 + 1 + 4 + 4 + 4 + 8) + 2 * (8 + 1) + per_positive
+        assert one["bytes"] == 2 * 12 * (4 + 1 + 4 + 8 + 4 + 8) + 2 * (8 + 1) + per_positive
     else:
         assert kernels["search_rankings"]["stage"] == "search"
         assert "short_rankings" not in kernels

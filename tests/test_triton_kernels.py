@@ -100,7 +100,8 @@ def corners(items: int = ITEMS) -> dict[str, tuple[Tensor, Tensor]]:
 
     zeros = torch.tensor([0.0, -0.0]).repeat(items)[:items].double()
     scores, targets = ranking("gaussian", 51, items // 3, items - items // 3, items)
-    taken = int((targets == 1).nonzero()[0])
+    place = torch.arange(items)
+    taken, other = (int((targets == kind).nonzero()[0]) for kind in (1, 0))
     alone = torch.full_like(targets, -1)
     alone[5] = 1
     return {
@@ -116,6 +117,12 @@ def corners(items: int = ITEMS) -> dict[str, tuple[Tensor, Tensor]]:
         "zeros of both signs": (zeros, targets),
         "zeros among others": (torch.where(scores.abs() < 0.7, zeros, scores), targets),
         "huge": (scores * 1e30, targets),
+        "one positive far above": (scores.index_fill(0, torch.tensor([taken]), 1e20), targets),
+        "one positive far below": (scores.index_fill(0, torch.tensor([taken]), -1e20), targets),
+        "one negative far above": (scores.index_fill(0, torch.tensor([other]), 1e20), targets),
+        "one negative far below": (scores.index_fill(0, torch.tensor([other]), -1e20), targets),
+        "many scales": (scores * torch.tensor([1e-3, 1.0, 1e6, 1e20]).double()[place % 4], targets),
+        "tied and far apart": ((3 * scores).round() + 2.0**27 * (place % 5 - 2), targets),
         "tiny": (scores * 1e-30, targets),
         "far from zero": (scores + 1e6, targets),
         "nan": changed(lambda s, t: s.index_fill_(0, (t == 1).nonzero()[:1, 0], torch.nan)),
@@ -182,14 +189,21 @@ class Batch:
         """As the twins make it."""
         given = Keys.of(scores, targets)
         rankings, items = scores.shape
-        wide = torch.float64 if scores.dtype == torch.float64 else torch.float32
         tile_counts, tile_sums = memory(rankings, 2, dtype=torch.int32), memory(rankings, dtype=torch.float64)
         centre = memory(rankings, dtype=torch.float64)
-        v, order, s = (memory(rankings, items, dtype=dtype) for dtype in (wide, torch.int32, torch.float64))
+        v, order, s = (memory(rankings, items, dtype=dtype) for dtype in (torch.float64, torch.int32, torch.float64))
         tiles = given.keys, given.index, given.classes, given.counts, tile_counts, tile_sums
         twins.sum_tiles(*tiles, centre, items, 1, items)
         twins.split_classes(*tiles, v, order, s, items, 1)
         return Batch(v, order, s, given.counts, centre)
+
+    def cut(self, loss: str, epsilon: float) -> tuple[Batch, Tensor]:
+        """The same with near scores where they are too far apart, and what the ranking by score adds to the value."""
+        cut, by_score = Batch(*(each.clone() for each in self.arrays)), memory(self.rankings, dtype=torch.float64)
+        twins.cut_rankings(
+            *cut.problem, cut.rows(), cut.sums(), by_score, cut.items, cut.plane, bits_of(epsilon), loss
+        )  # fmt: skip
+        return cut, by_score
 
     @property
     def arrays(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -319,7 +333,7 @@ def test_sum_tiles_and_split_classes(dtype: torch.dtype) -> None:
     taken = given.counts[:, :2].sum(1) > 0
     agree(*(each[taken, None] for each in centre))
 
-    outputs = [memory(rankings, items, dtype=each) for each in (dtype, torch.int32, torch.float64)]
+    outputs = [memory(rankings, items, dtype=each) for each in (torch.float64, torch.int32, torch.float64)]
     v, order, s = both(
         layout, "split_classes", rankings * n_tiles, (*inputs, counts[1], sums[1]), tuple(outputs),
         (items, n_tiles), BLOCK_N=TILE, BLOCK_T=SCAN,
@@ -330,7 +344,7 @@ def test_sum_tiles_and_split_classes(dtype: torch.dtype) -> None:
     # The twin says what it is to say.
     group = given.classes.gather(1, order[1].long())
     place = torch.arange(items, device=DEVICE)
-    again = scores.gather(1, order[1].long())
+    again = scores.double().gather(1, order[1].long())
     for number in range(rankings):
         expected = np.lexsort((place.cpu(), -scores[number].double().cpu(), given.classes[number].cpu()))
         kept = int(given.counts[number, :2].sum())
@@ -338,6 +352,40 @@ def test_sum_tiles_and_split_classes(dtype: torch.dtype) -> None:
             np.testing.assert_array_equal(order[1][number, :kept].cpu(), expected[:kept])
         torch.testing.assert_close(v[1][number, :kept], again[number, :kept], rtol=0, atol=0, equal_nan=True)
     assert (group.diff(dim=1) >= 0).all()
+
+
+@pytest.mark.parametrize("loss", ["direct", "hinge", "perceptron", "ranking"])
+@pytest.mark.parametrize("epsilon", [0.7, 1e-9, 1e300])
+def test_cut_rankings(loss: str, epsilon: float) -> None:
+    batch = Batch.of(*everything(torch.float64))
+    outputs = *batch.problem, batch.rows(), batch.sums(), memory(batch.rankings, dtype=torch.float64)
+    v, s, counts, centre, _, _, by_score = both(
+        long, "cut_rankings", batch.rankings, (), outputs,
+        (batch.items, batch.plane, bits_of(epsilon)), loss, LOSS=loss, **SMALL,
+    )  # fmt: skip
+    assert torch.equal(*counts)
+    agree(*v, rounding=1e-14)
+    agree(*s, rounding=1e-14)
+    agree(*(each[:, None] for each in centre), rounding=1e-14)
+    if loss != "perceptron":
+        agree(*(each[:, None] for each in by_score), rounding=1e-14)
+    far = counts[0][:, 2] & 8 > 0
+    assert far.any() == (epsilon < 1)
+    for number, (positives, negatives, *_) in enumerate(batch.counts.tolist()):
+        if not far[number] or loss == "perceptron":
+            assert torch.equal(v[0][number].nan_to_num(7.0), batch.v[number].nan_to_num(7.0))
+            continue
+        # In the same order, none of it twice, and equal where the scores are.
+        taken = positives + negatives
+        before, after = batch.v[number, :taken], v[0][number, :taken]
+        assert (after[:positives].diff() <= 0).all()
+        assert (after[positives:].diff() <= 0).all()
+        same = before[:, None] == before
+        assert (after[:, None] == after)[same].all()
+        order = before.argsort(descending=True)
+        gaps = -after[order].diff()
+        assert (gaps >= 0).all()
+        assert (gaps <= epsilon * negatives * (1 + 1e-12) + 1e-15 * float(after.abs().max())).all()
 
 
 # The search and the conflicts
@@ -629,8 +677,10 @@ def parts_of(batch: Batch, rows: Tensor, loss: str) -> Tensor:
 
 @pytest.mark.parametrize(("loss", "sign"), LOSSES)
 def test_sum_rows_and_sum_rankings(loss: str, sign: int) -> None:
-    batch = Batch.of(*everything(torch.float32 if sign > 0 else torch.float64))
-    programs, epsilon = batch.rankings * batch.row_tiles, 0.7
+    scores, targets = everything(torch.float32 if sign > 0 else torch.float64)
+    given, epsilon = Batch.of(scores, targets), 0.7
+    batch, by_score = given.cut(loss, epsilon) if loss != "ap" else (given, memory(given.rankings, dtype=torch.float64))
+    programs = batch.rankings * batch.row_tiles
     rows = solved(batch, sign, epsilon)
     (parts,) = both(
         long, "sum_rows", programs, (*batch.problem, rows), (memory(3, programs, dtype=torch.float64),),
@@ -642,11 +692,17 @@ def test_sum_rows_and_sum_rankings(loss: str, sign: int) -> None:
         memory(batch.rankings, dtype=torch.float64),
         memory(batch.rankings, dtype=torch.int8),
         memory(batch.rankings, batch.items, dtype=torch.float64),
+        batch.v,
     )
-    value, takes_part, before = both(
-        long, "sum_rankings", programs, (batch.s, batch.counts, batch.centre, rows, parts[1]), outputs,
-        (batch.items, batch.row_tiles, bits_of(epsilon)), loss, sign, TILE, LOSS=loss, SIGN=sign, **SMALL, BLOCK_T=SCAN,
+    arrays = scores, batch.s, batch.order, batch.counts, batch.centre, rows, parts[1], by_score
+    value, takes_part, before, v = both(
+        long, "sum_rankings", programs, arrays, outputs,
+        (batch.items, batch.row_tiles, 1, batch.items, 0, 1, bits_of(epsilon)), loss, sign, TILE,
+        LOSS=loss, SIGN=sign, **SMALL, BLOCK_T=SCAN,
     )  # fmt: skip
+    agree(*v)
+    if loss in ("direct", "hinge"):
+        agree(v[0], given.v)
     agree(value[0][:, None], value[1][:, None], rounding=1e-12)
     assert torch.equal(*takes_part)
     agree(*before)
@@ -656,7 +712,9 @@ def test_sum_rows_and_sum_rankings(loss: str, sign: int) -> None:
 
 @pytest.mark.parametrize(("loss", "sign"), LOSSES[:-1])
 def test_write_items(loss: str, sign: int) -> None:
-    batch = Batch.of(*everything(torch.float64 if sign > 0 else torch.float32))
+    dtype = torch.float64 if sign > 0 else torch.float32
+    scores, targets = everything(dtype)
+    batch = Batch.of(scores, targets)
     n_tiles, epsilon = triton.cdiv(batch.items, TILE), 0.7
     # Any choices that do not fall.
     rows = choices(batch, 5)
@@ -666,17 +724,18 @@ def test_write_items(loss: str, sign: int) -> None:
     before = memory(batch.rankings, batch.items, dtype=torch.float64)
     value, takes_part = memory(batch.rankings, dtype=torch.float64), memory(batch.rankings, dtype=torch.int8)
     twins.sum_rankings(
-        batch.s, batch.counts, batch.centre, rows, parts_of(batch, rows, loss), value, takes_part, before,
-        batch.items, batch.row_tiles, bits_of(epsilon), loss, sign, TILE,
+        scores, batch.s, batch.order, batch.counts, batch.centre, rows,
+        parts_of(batch, rows, loss), torch.zeros_like(value), value, takes_part, before, batch.v,
+        batch.items, batch.row_tiles, 1, batch.items, 0, 1, bits_of(epsilon), loss, sign, TILE,
     )  # fmt: skip
     value[-1] = torch.nan  # as if its scores were too large to be summed
     (result,) = both(
         long, "write_items", batch.rankings * n_tiles,
         (batch.v, batch.order, batch.counts, batch.centre, rows, before, value),
-        (memory(batch.rankings, batch.items, dtype=torch.int64 if loss == "ranking" else batch.v.dtype),),
+        (memory(batch.rankings, batch.items, dtype=torch.int64 if loss == "ranking" else dtype),),
         (batch.items, n_tiles, bits_of(epsilon)), loss, sign, LOSS=loss, SIGN=sign, **SMALL,
     )  # fmt: skip
-    agree(*result, rounding=0 if loss == "ranking" else 1e-14 if batch.v.dtype == torch.float64 else 1e-7)
+    agree(*result, rounding=0 if loss == "ranking" else 1e-14 if dtype == torch.float64 else 1e-7)
     if loss != "ranking":
         assert result[0][-1].isnan().any()
 
@@ -721,7 +780,7 @@ def short_both(
         memory(rankings, items, dtype=torch.float32),
         memory(rankings, dtype=torch.float64),
         memory(rankings, dtype=torch.int8),
-        memory(rankings, items, dtype=torch.float32),
+        memory(rankings, items, dtype=torch.float64),
         memory(rankings, items, dtype=torch.int32),
         memory(rankings, items, dtype=torch.float64),
         memory(6, rankings, items, dtype=torch.int32),

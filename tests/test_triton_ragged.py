@@ -497,7 +497,7 @@ def test_ragged_rankings(loss: str, sign: int, method: str) -> None:
         value, takes_part = memory(rankings, dtype=torch.float64), memory(rankings, dtype=torch.int8)
         scratch = [
             memory(size * items, dtype=each)
-            for size, each in ((1, dtype), (1, torch.float64), (6, torch.int32), (2, torch.float64))
+            for size, each in ((1, torch.float64), (1, torch.float64), (6, torch.int32), (2, torch.float64))
         ]
         constants = (
             {"loss": loss, "sign": sign, "method": method}
