@@ -27,6 +27,8 @@ from examples import harness, report
 from examples.data import Part, Parts, digits, two_layers
 
 DIGITS, OF_EACH = 10, 6
+PEERS = "pytorch_metric_learning"
+HAS_PEERS = find_spec(PEERS) is not None and find_spec(f"{PEERS}.losses.smooth_ap") is not None  # since its version 2.9
 
 
 def smooth_ap(temperature: float) -> nn.Module:
@@ -51,7 +53,7 @@ LOSSES: dict[str, tuple[Callable[[float], nn.Module], tuple[float, ...]]] = {
 
 @dataclass(frozen=True)
 class Config(harness.Config):
-    methods: tuple[str, ...] = tuple(LOSSES) if find_spec("pytorch_metric_learning") else ("direct AP, epsilon",)
+    methods: tuple[str, ...] = tuple(LOSSES) if HAS_PEERS else ("direct AP, epsilon",)
     no_options: ClassVar[tuple[str, ...]] = ("methods", "draws")  # all of the grid
     seeds: int = 5
     shares: tuple[float, ...] = (0.0, 0.2, 0.4)

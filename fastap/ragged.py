@@ -31,7 +31,7 @@ class Ragged:
     def batch(self, scores: Tensor, targets: Tensor, ignore_index: int | None) -> Batch:
         """The rankings, end to end."""
         if self.order is not None:
-            scores, targets = (each.index_select(0, self.order) for each in (scores, targets))
+            scores, targets = (_taken(each, self.order) for each in (scores, targets))
         return Batch(scores.contiguous(), targets.contiguous(), ignore_index, self.offsets)
 
     def to_items(self, values: Tensor) -> Tensor:
@@ -78,6 +78,13 @@ def items_of(nested: Any) -> tuple[Tensor, Tensor]:
     ends = lengths.cumsum(0)
     skipped = (offsets[:-1] - ends + lengths).repeat_interleave(lengths)
     return values[torch.arange(skipped.shape[0], device=values.device) + skipped], functional.pad(ends, (1, 0))
+
+
+def _taken(values: Tensor, order: Tensor) -> Tensor:
+    """``values[order]``, of 1,000,000 floats in 2 instead of 8 ms; PyTorch 2.11 has that for all but unsigned types."""
+    if values.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        return values[order]
+    return values.index_select(0, order)
 
 
 def comparable(groups: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
 
@@ -169,6 +170,8 @@ def test_everything_public_has_its_place_in_the_reference() -> None:
 
 def test_pictures_of_the_algorithm_are_of_this_library(tmp_path: Path) -> None:
     """Drawn again, with the same numbers: matplotlib's versions may differ in the rest."""
+    if not matplotlib.__version__.startswith("3.11."):
+        pytest.skip("drawn with matplotlib 3.11, which leaves other points out of a line than others do")
     render = runpy.run_path(str(DOCS / "figures.py"))["render"]
     for path in render(tmp_path):
         drawn, kept = (

@@ -147,8 +147,10 @@ def batches(draw: st.DrawFn) -> dict[str, Any]:
         # What the type cannot hold marks nothing.
         ignore_index = draw(st.sampled_from([2, 7, -1, -100, 255, 300, 2**31, -(2**63), 2**63 - 1]))
         if holds(kind, ignore_index):
-            mark = torch.tensor(ignore_index, dtype=kind)
-            targets = torch.where(torch.tensor(rng.random(shape) < 0.3), mark, targets)
+            # From a list, for PyTorch 2.11 writes into no unsigned integers.
+            pairs = zip(targets.flatten().tolist(), (rng.random(shape) < 0.3).flat, strict=True)
+            flat = [ignore_index if is_ignored else target for target, is_ignored in pairs]
+            targets = torch.tensor(flat, dtype=kind).reshape(shape)
     strides = draw(st.tuples(st.sampled_from(STRIDES), st.sampled_from(STRIDES)))
     return {
         "scores": scores,
