@@ -26,9 +26,9 @@ from fastap.backends.triton import inputs, solve, twins_ragged
 from fastap.backends.triton.launch import MOST_ITEMS, MOST_PROGRAMS, RaggedLaunch, ragged_launch
 from fastap.problem import Batch, Losses, Objective
 from tests import device_checks as checks
+from tests.kernel_batches import SEARCH, agree, bits_of, memory
 from tests.kernels import DEVICE, TILE, TILES, interpreted, poisoned, quiet
 from tests.losses import LOSSES, value_and_gradient
-from tests.test_triton_kernels import SEARCH, agree, bits_of, memory
 
 pytestmark = quiet
 
