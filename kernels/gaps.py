@@ -29,7 +29,7 @@ def span_flags(v_ptr, n_positive, n_negative, epsilon_bits):
     highest = tl.maximum(tl.load(v_ptr), tl.load(v_ptr + n_positive))
     last = tl.minimum(lowest, tl.load(v_ptr + n_positive + n_negative - 1))
     span = highest - lowest
-    is_far = (span > _FAR_SPAN * epsilon) & (span > epsilon * negatives)
+    is_far = (span > epsilon * _FAR_SPAN) & (span > epsilon * negatives)
     can_sum = (16.0 * pairs * (highest - last) < float("inf")) & (8.0 * pairs * epsilon < float("inf"))
     return tl.where(is_far, FAR, 0) + tl.where(can_sum, 0, NOT_FINITE)
 
