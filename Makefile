@@ -25,13 +25,13 @@ test: .venv/test.stamp  ## run the tests
 
 # Both ends of the supported range: give the oldest and the newest Python as PYTHON, too. Before a release.
 test-oldest:  ## run the tests with the oldest packages that pyproject.toml allows
-	$(PYTHON) -m venv .venv-oldest
+	$(PYTHON) -m venv --clear .venv-oldest
 	grep -oE '"[a-z-]+>=[0-9.]+' pyproject.toml | tr -d '"' | sed 's/>=\(.*\)/==\1.*/' > .venv-oldest/constraints.txt
 	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/constraints.txt -e ".[test]"
 	.venv-oldest/bin/python -m pytest
 
 test-newest:  ## run the tests with the newest packages there are
-	$(PYTHON) -m venv .venv-newest
+	$(PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --upgrade -e ".[test]"
 	.venv-newest/bin/python -m pytest
 
@@ -66,6 +66,7 @@ dist: .venv/release.stamp  ## build sdist and wheel, check both, and try the whe
 	rm -rf dist build
 	$(VENV) -m build
 	$(VENV) -m twine check --strict dist/*
+	tar -tzf dist/*.tar.gz | grep -q '/tests/conftest.py$$'  # whoever packages it can run the tests
 	$(PYTHON) -m venv build/empty
 	build/empty/bin/python -m pip install --quiet -c constraints.txt dist/*.whl
 	cd build && empty/bin/python -I ../tests/first_example.py ../README.md

@@ -41,6 +41,12 @@ def check_tensor(
         raise TypeError(f"{name} must {be} a torch.Tensor{instead}, got {type(given).__name__}")
     if given.dtype not in dtypes:
         raise TypeError(f"{name} must {have} {wanted}, got {given.dtype}")
+    check_dense(name, given, returned=returned)
+
+
+def check_dense(name: str, given: Tensor, *, returned: bool = False) -> None:
+    """All values in one piece, and here."""
+    be = "return" if returned else "be"
     if hasattr(given, "full_tensor"):  # a DTensor, whose values lie on several ranks
         part = "its" if returned else f"{name}."
         raise TypeError(
@@ -325,10 +331,7 @@ def check_backend(backend: str, device: torch.device | None = None) -> str:
         if not HAS_TRITON:
             raise ValueError("backend 'triton' needs the package triton, which is not installed; use 'auto' or 'torch'")
         if device is not None and device.type != "cuda" and not INTERPRETS_TRITON:
-            raise ValueError(
-                "backend 'triton' needs tensors on a CUDA device, or the environment variable TRITON_INTERPRET=1, "
-                f"got {device}; use 'auto' or 'torch'"
-            )
+            raise ValueError(f"backend 'triton' needs tensors on a CUDA device, got {device}; use 'auto' or 'torch'")
     return backend
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastap.checks import check_dim, check_process_group, check_ragged, check_tensors
+from fastap.checks import check_dense, check_dim, check_process_group, check_ragged, check_tensors
 from fastap.link import Link, connect
 
 __all__ = ["gather", "gather_scores"]
@@ -41,6 +41,9 @@ def gather(tensor: Tensor, *, dim: int = 0, process_group: dist.ProcessGroup | N
     """
     if not isinstance(tensor, Tensor):
         raise TypeError(f"tensor must be a torch.Tensor, got {type(tensor).__name__}")
+    check_dense("tensor", tensor)
+    if tensor.is_quantized:
+        raise TypeError(f"tensor must not be quantized, got {tensor.dtype}; give tensor.dequantize()")
     if tensor.dim() == 0:
         raise ValueError("tensor must have at least one dimension, got a 0-dimensional tensor")
     check_dim(dim)

@@ -259,9 +259,9 @@ def _checksum(weight: Tensor | None) -> Tensor:
     if weight is None:
         return torch.zeros(1, dtype=torch.int64, device="cpu")
     bits = _bits(weight.detach().to(torch.float64))
-    # A prime below 2**31 keeps sums within 64 bits.
+    # A prime below 2**31 keeps sums within 64 bits; no place counts 0.
     halves = (bits & 0x7FFFFFFF) ^ (bits >> 31)
-    places = torch.arange(1, weight.shape[0] + 1, device=weight.device) % 65521
+    places = torch.arange(weight.shape[0], device=weight.device) % 2147483646 + 1
     return ((halves % 2147483647) * places % 2147483647).sum().view(1)
 
 

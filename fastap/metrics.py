@@ -381,8 +381,10 @@ def _checked_target(target: Tensor, shape: torch.Size, device: torch.device) -> 
     _check_shape("target", target, shape)
     _check_device("target", target, device)
     if target.dtype in (torch.uint16, torch.uint32, torch.uint64):
-        target = target.to(torch.int64)
-        return target.where(target >= 0, torch.iinfo(torch.int64).max)  # what int64 cannot hold is no class either
+        wide = target.to(torch.int64)
+        if target.device.type == "cpu" and bool((wide < 0).any()):
+            raise ValueError(f"target must be below 2**63, got {target[wide < 0][0].item()}")
+        return wide.where(wide >= 0, torch.iinfo(torch.int64).max)  # where nobody may look; no class either
     return target
 
 

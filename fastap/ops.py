@@ -6,6 +6,7 @@ axis last is made inside, where compilers do not look.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NoReturn, cast
 
 import torch
@@ -130,11 +131,16 @@ def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     return scores.new_empty(shape, dtype=dtype), gradient, _with_number(call, number)
 
 
-def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*output[1:])
-    ctx.mark_non_differentiable(*output[1:])
+def _save(ctx: Any, call: Arguments, results: Iterable[Tensor | None]) -> None:
+    """What the backward pass needs, in places that it frees: whoever keeps a loss is not to keep its scores."""
+    ctx.save_for_backward(call.scores, *results)
     ctx.set_materialize_grads(False)
-    ctx.call = Arguments(*inputs)
+    ctx.dim, ctx.reduction = call.dim, call.reduction
+
+
+def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(*output[1:])
+    _save(ctx, Arguments(*inputs), output[1:])
 
 
 def _scale_gradient(ctx: Any, incoming: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
@@ -146,16 +152,15 @@ def _scaled(ctx: Any, incoming: Tensor | None) -> Tensor | None:
     if incoming is None:
         return None
     gradient: Tensor
-    gradient, *number = ctx.saved_tensors
-    scores, dim = ctx.call.scores, ctx.call.dim
+    scores, gradient, number = ctx.saved_tensors
     if torch.is_grad_enabled():  # create_graph=True
         gradient = cast(Any, _NotTwice).apply(gradient, scores)
-    if ctx.call.reduction == "none":
+    if ctx.reduction == "none":
         # Of ragged rankings both are flat.
-        incoming = incoming[number[0]] if gradient.dim() == incoming.dim() else incoming.unsqueeze(-1)
+        incoming = incoming[number] if gradient.dim() == incoming.dim() else incoming.unsqueeze(-1)
     # Cast last: a scaled float16 gradient is not rounded before it is scaled.
     gradient = (gradient * incoming).to(scores.dtype)
-    return gradient if dim == gradient.dim() - 1 else gradient.movedim(-1, dim)
+    return gradient if ctx.dim == gradient.dim() - 1 else gradient.movedim(-1, ctx.dim)
 
 
 class _NotTwice(torch.autograd.Function):
@@ -191,10 +196,8 @@ class EagerAPLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, call: Arguments) -> Tensor:
-        value, *rest = _solve(call)
-        ctx.save_for_backward(*rest)
-        ctx.set_materialize_grads(False)
-        ctx.call = call
+        value, *results = _solve(call)
+        _save(ctx, call, results)
         return value
 
     @staticmethod

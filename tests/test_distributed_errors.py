@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch.masked import masked_tensor
 
 import fastap
 from fastap import exchange
@@ -135,6 +137,32 @@ def test_nobody_waits_for_a_rank_that_is_gone_longer_than_the_timeout(ranks: int
         assert outcome.has_cause
         # With what came before.
         assert outcome.seconds < TIMEOUT + 4
+
+
+@pytest.mark.parametrize("layout", range(8))
+def test_gather_refuses_what_does_not_lie_in_one_piece(layout: int) -> None:
+    given = torch.ones(2, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some are in beta, some deprecated
+        tensors = [
+            given.to_sparse(),
+            given.to_sparse_csr(),
+            given.to_mkldnn(),
+            torch.quantize_per_tensor(given, 1.0, 0, torch.quint8),
+            torch.quantize_per_channel(given, torch.ones(2), torch.zeros(2), 0, torch.qint8),
+            masked_tensor(given, given > 0),
+            *(torch.nested.nested_tensor(list(given), layout=how) for how in (torch.strided, torch.jagged)),
+        ]
+    with pytest.raises(TypeError, match=r"^tensor must"):
+        gather(tensors[layout])
+
+
+@pytest.mark.parametrize("place", [0, 1, 65_519, 65_520, 69_999])
+def test_other_weights_have_another_checksum(place: int) -> None:
+    weight = torch.ones(70_000)
+    other = weight.clone()
+    other[place] = 5.0
+    assert not torch.equal(exchange._checksum(weight), exchange._checksum(other))
 
 
 def test_wrong_arguments_of_gather() -> None:

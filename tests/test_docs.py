@@ -190,6 +190,18 @@ def test_pictures_of_the_algorithm_are_of_this_library(tmp_path: Path) -> None:
     )
 
 
+def test_the_site_opens_as_the_readme_does() -> None:
+    readme, index = (path.read_text(encoding="utf-8") for path in (ROOT / "README.md", DOCS / "index.md"))
+    opening, _, _ = readme.partition("**Use it**")
+    assert index.startswith(opening.replace("(docs/", "(").rstrip())
+
+
+def test_figures_are_of_clean_commits() -> None:
+    files = [*(ROOT / "bench" / "results").glob("*.json"), *(ROOT / "examples" / "results").glob("*.json")]
+    assert files
+    assert [path.name for path in files if '-dirty"' in path.read_text(encoding="utf-8")] == []
+
+
 def test_the_site_fetches_nothing() -> None:
     settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert "font: false" in settings

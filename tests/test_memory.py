@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
+
+import fastap
+from fastap import ops
+from fastap.problem import Arguments, Reduction
 
 STEPS = """
 import gc, os, sys, warnings
@@ -106,3 +114,23 @@ def test_memory_returns_to_where_it_was(kind: str) -> None:
 def test_a_leak_would_show() -> None:
     leaks = STEPS.replace("        WRONG[", "        kept.append(bytes(4_000)); WRONG[")
     assert grown("bad", "kept = []\n" + leaks) > 2 << 20
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_loss_that_is_kept_keeps_nothing_once_it_has_gone_backward(
+    reduction: Reduction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``losses.append(loss)`` and ``total += loss`` hold a number a step."""
+    solve, held = ops._solve, []
+
+    def watched(call: Arguments) -> tuple[Tensor, Tensor, Tensor | None]:
+        value, gradient, number = solve(call)
+        held.extend(weakref.ref(each) for each in (gradient, call.scores, call.targets, call.weight))
+        return value, gradient, number
+
+    monkeypatch.setattr(ops, "_solve", watched)
+    leaf = torch.randn(3, 40, requires_grad=True)
+    loss = fastap.direct_ap_loss(leaf * 1, torch.rand(3, 40) < 0.2, weight=torch.ones(3), reduction=reduction)
+    loss.sum().backward()
+    gc.collect()
+    assert [each() is None for each in held] == [True] * 4
