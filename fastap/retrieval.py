@@ -106,11 +106,12 @@ def retrieval_ap_loss(
         autocast too: in half precision many would be equal. A query with a NaN or infinite similarity has loss NaN, so
         a NaN embedding makes NaN the loss of every query that it is ranked for.
 
-    Memory, at its peak and beyond the embeddings and their gradients: 10 bytes a similarity held at a time, 0.17 GB
-    with the default ``max_pairs`` (measured on the CPU, forward and backward, cosines of 128 numbers: 9.3 bytes for
-    4,000 x 4,000 in one chunk, 10.1 for 12,000 x 12,000 in nine; glibc's allocator may keep as much again). On CUDA the
-    work space of the kernels, up to 64 bytes a similarity, comes on top. Cosines need a normalised copy of the
-    embeddings, and ``indices_tuple`` a byte for each of the N x M pairs.
+    Memory, at its peak and beyond the embeddings and their gradients: 12 bytes a similarity in one chunk; in several 21
+    a similarity held at a time, 0.35 GB with the default ``max_pairs`` (growth of resident memory on the CPU, forward
+    and backward, cosines of 128 numbers: 12.4 bytes for 4,000 x 4,000, 21.2 for 12,000 x 12,000 in nine chunks; 14 and
+    37 where glibc's allocator keeps what is free, as it does unless ``MALLOC_MMAP_THRESHOLD_`` is set). On CUDA the work
+    space of the kernels, up to 64 bytes a similarity, comes on top. Cosines need normalised copies of the embeddings,
+    and ``indices_tuple`` a byte for each of the N x M pairs.
 
     Raises:
         TypeError, ValueError: naming the argument, what was given and what is wanted. On CUDA no value is looked at:
