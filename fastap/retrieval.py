@@ -109,7 +109,7 @@ def retrieval_ap_loss(
     Memory, at its peak and beyond the embeddings and their gradients: 12 bytes a similarity in one chunk; in several 21
     a similarity held at a time, 0.35 GB with the default ``max_pairs`` (growth of resident memory on the CPU, forward
     and backward, cosines of 128 numbers: 12.4 bytes for 4,000 x 4,000, 21.2 for 12,000 x 12,000 in nine chunks; 14 and
-    37 where glibc's allocator keeps what is free, as it does unless ``MALLOC_MMAP_THRESHOLD_`` is set). On CUDA the work
+    37 where glibc keeps what is free, as it does unless ``MALLOC_MMAP_THRESHOLD_`` is set). On CUDA the work
     space of the kernels, up to 64 bytes a similarity, comes on top. Cosines need normalised copies of the embeddings,
     and ``indices_tuple`` a byte for each of the N x M pairs.
 
