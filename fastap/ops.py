@@ -191,7 +191,7 @@ class EagerAPLoss(torch.autograd.Function):
     """The operator less its dispatcher, for calls outside compilers.
 
     Of a call on 110 scores, forward and backward, the dispatcher takes 50 us (2 cores, PyTorch 2.13). ``setup_context``
-    apart from ``forward`` would cost 70 us for inspecting signatures, and every argument 1 us for looking at it.
+    apart from ``forward`` would cost 70 us for inspecting signatures, and each argument by itself 0.2 us.
     """
 
     @staticmethod
