@@ -21,6 +21,7 @@ INTEGER = (
     *(torch.int8, torch.int16, torch.int32, torch.int64),
     *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
 )
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # of which PyTorch has few operations
 REAL = (*INTEGER, *FLOATING)
 NUMBERS = (torch.bool, *REAL)
 

@@ -26,7 +26,7 @@ from fastap import backends, ragged
 from fastap.backends import masked
 from fastap.checks import allowed_targets, wrong_targets
 from fastap.link import Link, connect
-from fastap.problem import Arguments, Batch, Losses
+from fastap.problem import Arguments, Batch, Losses, weight_dtype
 from fastap.ragged import Ragged
 
 # In what is sent a target is a class: 1, 0 or this; one less is a wrong target, where that is no error.
@@ -38,7 +38,7 @@ class Exchanged(NamedTuple):
 
     value: Tensor  # reduced, 0-dimensional; else one a ranking, of all where items are sharded, or of this rank's own
     gradient: Tensor  # of this rank's items, the ranked axis last
-    number: Tensor  # of ragged rankings that are not reduced, which of the values each item counts in; else empty
+    number: Tensor | None  # of ragged rankings that are not reduced, which of the values each item counts in
 
 
 def losses_across(call: Arguments) -> Exchanged:
@@ -292,10 +292,8 @@ def _in_place(values: Tensor, layout: Ragged | None) -> Tensor:
     return values if layout is None else layout.to_items(values)
 
 
-def _numbers(call: Arguments, layout: Ragged | None) -> Tensor:
-    if layout is None or call.reduction != "none":
-        return call.scores.new_empty(0, dtype=torch.int64)
-    return layout.rankings_of_items()
+def _numbers(call: Arguments, layout: Ragged | None) -> Tensor | None:
+    return None if layout is None or call.reduction != "none" else layout.rankings_of_items()
 
 
 def _layout(call: Arguments) -> Ragged | None:
@@ -316,8 +314,7 @@ def _known(layout: Ragged | None) -> Ragged | None:
 def _checked_weight(weight: Tensor, rankings: int, layout: Ragged | None, call: Arguments) -> Tensor:
     if weight.shape[0] != rankings:
         raise ValueError(f"weight must have one entry for each of the {rankings} rankings, got {weight.shape[0]}")
-    held = torch.float64 if call.reduction == "mean" else call.dtype
-    return ragged.weight_of_rankings(weight, rankings, layout, held)
+    return ragged.weight_of_rankings(weight, rankings, layout, weight_dtype(call.reduction, call.dtype))
 
 
 def _bits(values: Tensor) -> Tensor:

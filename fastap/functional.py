@@ -8,6 +8,7 @@ from torch.distributed import ProcessGroup
 
 from fastap import ops, ragged
 from fastap.checks import (
+    can_look,
     check_backend,
     check_method,
     check_nested,
@@ -302,7 +303,7 @@ def _flat(
     (scores, offsets), (targets, others) = ragged.items_of(scores), ragged.items_of(targets)
     if others is not offsets:
         same = (offsets == others).all()
-        if has_values(offsets) and offsets.device.type == "cpu":
+        if can_look(offsets):
             if not bool(same):
                 lengths = offsets.diff().tolist(), others.diff().tolist()
                 raise ValueError(

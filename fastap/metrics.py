@@ -19,6 +19,7 @@ from fastap.checks import (
     FLOATING,
     INTEGER,
     NUMBERS,
+    UNSIGNED,
     can_hold,
     check_choice,
     check_class_to_ignore,
@@ -380,7 +381,7 @@ def _checked_target(target: Tensor, shape: torch.Size, device: torch.device) -> 
     check_tensor("target", target, NUMBERS, "a bool, integer or floating (of 16 to 64 bits) dtype")
     _check_shape("target", target, shape)
     _check_device("target", target, device)
-    if target.dtype in (torch.uint16, torch.uint32, torch.uint64):
+    if target.dtype in UNSIGNED:
         wide = target.to(torch.int64)
         if target.device.type == "cpu" and bool((wide < 0).any()):
             raise ValueError(f"target must be below 2**63, got {target[wide < 0][0].item()}")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastap import backends, exchange, ragged
 from fastap.backends import masked
-from fastap.problem import Arguments, Batch, Losses, Objective
+from fastap.problem import Arguments, Batch, Losses, Objective, weight_dtype
 from fastap.ragged import Ragged
 
 
@@ -55,9 +55,7 @@ def _solve(call: Arguments) -> tuple[Tensor, Tensor, Tensor | None]:
     number = rankings.rankings_of_items() if rankings is not None and reduction == "none" else None
     batch = _batch(scores, call.targets, dim, call.ignore_index, rankings)
     if weight is not None:
-        # Of a mean the gradient is multiplied with shares of 1.
-        held = torch.float64 if reduction == "mean" else dtype
-        weight = _weight(weight, scores, dim, batch.rankings, rankings, held)
+        weight = _weight(weight, scores, dim, batch.rankings, rankings, weight_dtype(reduction, dtype))
     if scores.numel() == 0:
         none = _rankings_shape(scores, dim) if rankings is None else [batch.rankings]
         value = scores.new_zeros(none if reduction == "none" else [], dtype=dtype)

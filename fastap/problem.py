@@ -72,6 +72,11 @@ def loss_dtype(scores: Tensor) -> torch.dtype:
     return torch.float64 if scores.dtype == torch.float64 else torch.float32
 
 
+def weight_dtype(reduction: str, losses: torch.dtype) -> torch.dtype:
+    """The type in which weights are to be finite: of a mean, the gradient is multiplied with shares of 1."""
+    return torch.float64 if reduction == "mean" else losses
+
+
 @dataclass(frozen=True)
 class Objective:
     """A loss as a difference of two rankings: ``gain * (F(y_first) - F(y_second)) + task_weight * L(y_first)``.

@@ -32,7 +32,7 @@ from fastap.distributed import gather
 from fastap.exchange import reduce_across
 from fastap.link import Link, connect
 from fastap.modules import _Loss
-from fastap.problem import Losses, Method, Reduction, Update
+from fastap.problem import Losses, Method, Reduction, Update, weight_dtype
 from fastap.relevance import Classes, Relevance
 
 Similarity = Literal["cosine", "dot"] | Callable[[Tensor, Tensor], Tensor]
@@ -153,8 +153,7 @@ def retrieval_ap_loss(
         weights = None
         if weight is not None:
             _check_weight(weight, embeddings)
-            held = torch.float64 if reduction == "mean" else dtype
-            weights = right_weights("weight", weight, held, looks=can_look(weight))
+            weights = right_weights("weight", weight, weight_dtype(reduction, dtype), looks=can_look(weight))
         return (classes, ref_classes, weights), [n]
 
     lengths = [[n]]
