@@ -47,6 +47,8 @@ def cut_rankings(
     if solvable:
         v_ptr += ranking * n_items
         flags |= span_flags(v_ptr, n_positive, n_negative, epsilon_bits)
+        # All threads have read the flags.
+        tl.debug_barrier()
         tl.store(counts_ptr + ranking * 4 + 2, flags)
         if LOSS != "perceptron":
             if (flags & (FAR | NOT_FINITE)) == FAR:

@@ -34,7 +34,8 @@ def pool(
         last = tl.load(last_ptr + row, mask=mask, other=0)
         high = tl.load(high_ptr + last, mask=mask, other=0)
         tl.store(low_ptr + row, low, mask=mask)
-        tl.store(high_ptr + row, high, mask=mask)
+        # The last row has it already, and others may be about to read it there.
+        tl.store(high_ptr + row, high, mask=mask & (row != last))
         widest = tl.maximum(widest, tl.max(tl.where(mask, high - low, 0), axis=0))
         lowest = tl.max(low, axis=0)
     tl.debug_barrier()

@@ -51,6 +51,8 @@ def solve_block(
                 tl.debug_barrier()
             start = finish + 1
         rows = rows // 2
+    # All threads are through with the loop, which goes by `last`.
+    tl.debug_barrier()
     for base in range(first, end, BLOCK):
         row = base + lane
         mask = row < end

@@ -143,6 +143,8 @@ def solve_unproved(
             inside = tl.load(last_ptr + middle) >= block_end
             beyond = tl.where(inside, middle, beyond)
             block_first = tl.where(inside, block_first, middle + 1)
+        # All threads have read the marks, which bands replace.
+        tl.debug_barrier()
         set_bands(
             v_ptr, n_ptr, s_ptr, low_ptr, high_ptr, work_ptr, x_ptr, y_ptr,
             block_first, block_end + 1, n_negative, centre, task,

@@ -75,7 +75,7 @@ def finish_ranking(
             if LOSS != "ap" and LOSS != "ranking":
                 choice = tl.load(choice_ptr + row, mask=row < n_positive, other=0).to(tl.float64)
                 through = above + tl.cumsum(choice, axis=0)
-                tl.store(before_ptr + row, through - choice, mask=row <= n_positive)
+                tl.store(before_ptr + row, through - choice, mask=row < n_positive)
                 above += tl.sum(choice, axis=0)
         if LOSS != "ap" and LOSS != "ranking":
             tl.store(before_ptr + n_positive, above)

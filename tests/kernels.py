@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastap.backends import INTERPRETS_TRITON
-from fastap.backends.triton.launch import LongLaunch, ShortLaunch, Tiles, Waves
+from fastap.backends.triton.launch import LongLaunch, RaggedLaunch, ShortLaunch, Tiles, Waves
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -72,4 +72,16 @@ def poisoned() -> Iterator[None]:
         return memory.fill_(_POISON & torch.iinfo(memory.dtype).max)
 
     with mock.patch.object(torch, "empty", filled):
+        yield
+
+
+@contextmanager
+def few_programs(programs: int = 3) -> Iterator[None]:
+    """Ragged rankings in small tiles, memory full of NaN, and at most so many programs."""
+    from fastap.backends.triton import solve
+
+    def launch(rankings: int, items: int, architecture: str) -> RaggedLaunch:
+        return RaggedLaunch(TILE, 1, TILE, min(rankings, programs), TILES)
+
+    with mock.patch.object(solve, "ragged_launch", launch), poisoned():
         yield

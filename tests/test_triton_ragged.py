@@ -7,7 +7,6 @@ of NaN, and with so few programs that each has several rankings.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 from unittest import mock
@@ -23,11 +22,11 @@ import fastap
 from fastap.backends import masked
 from fastap.backends import triton as backend
 from fastap.backends.triton import inputs, solve, twins_ragged
-from fastap.backends.triton.launch import MOST_ITEMS, MOST_PROGRAMS, RaggedLaunch, ragged_launch
+from fastap.backends.triton.launch import MOST_ITEMS, MOST_PROGRAMS, ragged_launch
 from fastap.problem import Batch, Losses, Objective
 from tests import device_checks as checks
 from tests.kernel_batches import SEARCH, agree, bits_of, memory
-from tests.kernels import DEVICE, TILE, TILES, interpreted, poisoned, quiet
+from tests.kernels import DEVICE, TILE, few_programs, interpreted, quiet
 from tests.losses import LOSSES, value_and_gradient
 
 pytestmark = quiet
@@ -41,17 +40,6 @@ OBJECTIVES = {
 }
 # Empty ones anywhere, one item, one tile and more, as many rankings as the programs that share them and more.
 LENGTHS = (0, 5, 1, 0, 0, 2 * TILE + 1, TILE, 3, 0, 0)
-
-
-@contextmanager
-def few_programs(programs: int = 3) -> Iterator[None]:
-    """Small tiles, memory full of NaN, and at most so many programs."""
-
-    def launch(rankings: int, items: int, architecture: str) -> RaggedLaunch:
-        return RaggedLaunch(TILE, 1, TILE, min(rankings, programs), TILES)
-
-    with mock.patch.object(solve, "ragged_launch", launch), poisoned():
-        yield
 
 
 def draw(
