@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastap
+from bench import baselines
 from bench.environment import ROOT
 from examples import data, detection_batches, harness, methods, report, retrieval_digits
 from examples.harness import Outcome, Trial
@@ -587,6 +588,19 @@ def test_the_page_is_what_the_results_give() -> None:
         assert f"<!-- {name} source -->" in page
         assert f"images/{name}.png" in page
         assert (report.PAGE.parent / "images" / f"{name}.png").exists()
+
+
+def test_smooth_ap_of_embeddings() -> None:
+    generator = torch.Generator().manual_seed(0)
+    embeddings, labels = torch.randn(12, 4, generator=generator, dtype=torch.float64), torch.arange(12) % 3
+    unit = torch.nn.functional.normalize(embeddings, dim=1)
+    of_queries = [
+        baselines.smooth_ap_loss(unit[others] @ unit[query], labels[others] == labels[query], 0.1)
+        for query in range(12)
+        for others in [torch.arange(12) != query]
+    ]
+    loss = retrieval_digits.SmoothAP(0.1)(embeddings, labels)
+    torch.testing.assert_close(loss, torch.stack(of_queries).mean())
 
 
 # The programs.
