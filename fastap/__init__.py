@@ -18,7 +18,7 @@ from fastap.modules import (
     DirectAPLoss,
     DirectCostLoss,
 )
-from fastap.problem import AugmentedRanking
+from fastap.problem import AugmentedRanking, FastapWarning
 from fastap.retrieval import RetrievalAPLoss, retrieval_ap_loss
 
 __version__ = _version("fastap")
@@ -31,6 +31,7 @@ __all__ = [
     "CostPerceptronLoss",
     "DirectAPLoss",
     "DirectCostLoss",
+    "FastapWarning",
     "RetrievalAPLoss",
     "ap_hinge_loss",
     "ap_perceptron_loss",

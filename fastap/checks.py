@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.masked import MaskedTensor
 
 from fastap.backends import HAS_TRITON, INTERPRETS_TRITON
-from fastap.problem import BACKENDS, METHODS, REDUCTIONS, SHARDED, UPDATES
+from fastap.problem import BACKENDS, METHODS, REDUCTIONS, SHARDED, UPDATES, FastapWarning
 
+_WARNED: set[str] = set()
+_NOT_THE_CALLER = tuple(str(Path(str(of.__file__)).parent) for of in (sys.modules[__package__], torch))
 # Below lie the subnormal numbers, whose inverse is infinite.
 _SMALLEST = sys.float_info.min
 # Narrower floats and whatever is quantized or packed would need a meaning of their own: some of them have no zero.
@@ -39,10 +47,45 @@ def check_tensor(
     be, have = ("return", "return") if returned else ("be", "have")
     if not isinstance(given, Tensor):
         instead = " or None" if optional else ""
-        raise TypeError(f"{name} must {be} a torch.Tensor{instead}, got {type(given).__name__}")
+        how = _as_tensor(name, given)
+        raise TypeError(f"{name} must {be} a torch.Tensor{instead}, got {type(given).__name__}{how}")
     if given.dtype not in dtypes:
         raise TypeError(f"{name} must {have} {wanted}, got {given.dtype}")
     check_dense(name, given, returned=returned)
+
+
+def _as_tensor(name: str, given: Any) -> str:
+    """How what was given in place of a tensor becomes one."""
+    is_list = isinstance(given, (list, tuple))
+    if not is_list and not hasattr(given, "__array__"):
+        return ""
+    if is_list and given and isinstance(given[0], Tensor):
+        return (
+            f"; if each is of one ranking, give torch.cat({name}) and offsets=, or "
+            f"torch.nested.nested_tensor({name}, layout=torch.jagged)"
+        )
+    array = f"numpy.asarray({name})" if is_list else name
+    if numpy.asarray(given).dtype.kind in "OSTU":
+        return f'; if these are words, of which "yes" is the positive one, give torch.as_tensor({array} == "yes")'
+    return f"; give torch.as_tensor({name})"
+
+
+def check_memory(**tensors: Tensor | None) -> None:
+    """Tensors of the CPU that have memory for all their values: without it code in C would crash.
+
+    They do not after ``untyped_storage().resize_(0)``, and zeros of autograd's own (``torch._efficientzerotensor``)
+    never had any.
+    """
+    for name, given in tensors.items():
+        if given is None:
+            continue
+        if given.is_contiguous():
+            last = given.numel() - 1
+        else:
+            last = sum(stride * (size - 1) for size, stride in zip(given.shape, given.stride(), strict=True))
+        end = (given.storage_offset() + last + 1) * given.element_size()
+        if not (given.data_ptr() and end <= given.untyped_storage().nbytes()) and given.numel():
+            raise ValueError(f"{name} must have memory for all its values, got a tensor whose memory was freed")
 
 
 def check_dense(name: str, given: Tensor, *, returned: bool = False) -> None:
@@ -61,7 +104,7 @@ def check_dense(name: str, given: Tensor, *, returned: bool = False) -> None:
         raise TypeError(f"{name} must {be} a dense tensor, got {kind}")
 
 
-def check_tensors(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None) -> int:
+def check_tensors(scores: Tensor, targets: Tensor, dim: int) -> int:
     """Types, shapes and ``dim``; returns ``dim`` counted from the front. Reads no values, so it can be traced."""
     check_tensor("scores", scores, FLOATING, "a floating dtype of 16 to 64 bits")
     if isinstance(targets, Tensor) and targets.is_nested:
@@ -76,13 +119,22 @@ def check_tensors(scores: Tensor, targets: Tensor, dim: int, ignore_index: int |
         )
     if scores.device != targets.device:
         raise ValueError(f"targets must be on the device of scores, {scores.device}, got {targets.device}")
-    check_dim(dim)
-    check_ignore_index(ignore_index)
+    dim = check_dim(dim)
     if not -scores.dim() <= dim < scores.dim():
         raise ValueError(
             f"dim must be in [{-scores.dim()}, {scores.dim() - 1}] for scores of {scores.dim()} dimensions, got {dim}"
         )
     return dim % scores.dim()
+
+
+def check_lengths(rankings: int, items: int) -> None:
+    """Not several rankings of a single item each: those are a column that was meant as one ranking."""
+    if items == rankings > 1:
+        raise ValueError(
+            f"scores must have more than one item in some ranking, got {rankings} rankings of one item each, "
+            "whose loss is 0; a column of scores, (items, 1), is one ranking with dim=0, or as scores.squeeze(1) and "
+            "targets.squeeze(1)"
+        )
 
 
 def check_nested(
@@ -168,6 +220,26 @@ def check_weights(name: str, weight: Tensor, of_name: str, of: Tensor) -> None:
         raise ValueError(f"{name} must be on the device of {of_name}, {of.device}, got {weight.device}")
 
 
+def warn_of_nothing(takes_part: Tensor) -> None:
+    """A warning, once, where no ranking of a batch, whose values may be looked at, has a loss."""
+    if takes_part.numel() and not (takes_part if takes_part.numel() == 1 else takes_part.any()).item():
+        warn_once(
+            "no ranking of this batch takes part in the loss, which is 0, and so is its gradient: a ranking needs a "
+            "positive (target 1) and a negative (target 0); labels of +1 and -1 are given as targets > 0"
+        )
+
+
+def warn_once(text: str) -> None:
+    """A warning at the line that called the library, the first time only."""
+    if text in _WARNED:
+        return
+    _WARNED.add(text)
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_NOT_THE_CALLER):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, FastapWarning, stacklevel=level)
+
+
 def right_weights(name: str, weight: Tensor, dtype: torch.dtype = torch.float64, *, looks: bool) -> Tensor:
     """The weights, float64: not negative, and finite in the type of what they are multiplied with.
 
@@ -180,7 +252,7 @@ def right_weights(name: str, weight: Tensor, dtype: torch.dtype = torch.float64,
     return weight if looks else torch.where(right, weight, torch.nan)
 
 
-def check_class_tensors(logits: Tensor, targets: Tensor, ignore_index: int | None) -> int:
+def check_class_tensors(logits: Tensor, targets: Tensor) -> int:
     """Types and shapes as in ``torch.nn.functional.cross_entropy``; returns the dimension of the classes."""
     check_tensor("logits", logits, FLOATING, "a floating dtype of 16 to 64 bits")
     check_tensor("targets", targets, INTEGER, "an integer dtype")
@@ -197,16 +269,17 @@ def check_class_tensors(logits: Tensor, targets: Tensor, ignore_index: int | Non
         )
     if logits.device != targets.device:
         raise ValueError(f"targets must be on the device of logits, {logits.device}, got {targets.device}")
-    check_class_to_ignore(ignore_index)
     return dim
 
 
-def check_class_to_ignore(ignore_index: int | None) -> None:
+def check_class_to_ignore(ignore_index: int | None, name: str = "ignore_index") -> int | None:
     """An int, which may be a class, or None."""
-    if ignore_index is not None and (not isinstance(ignore_index, int) or isinstance(ignore_index, bool)):
-        raise TypeError(f"ignore_index must be an int or None, got {type(ignore_index).__name__}")
-    if ignore_index is not None and not -(2**63) <= ignore_index < 2**63:
-        raise ValueError(f"ignore_index must fit 64 bits, got {ignore_index}")
+    if ignore_index is None:
+        return None
+    number = _whole(name, ignore_index, "an int or None")
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{name} must fit 64 bits, got {number}")
+    return number
 
 
 def check_cost_table(cost: Tensor) -> None:
@@ -220,8 +293,7 @@ def check_cost_table(cost: Tensor) -> None:
 
 def check_count(name: str, given: int) -> int:
     """A positive int."""
-    if not isinstance(given, int) or isinstance(given, bool):
-        raise TypeError(f"{name} must be an int, got {type(given).__name__}")
+    given = _whole(name, given)
     if given < 1:
         raise ValueError(f"{name} must be at least 1, got {given}")
     return given
@@ -246,26 +318,35 @@ def check_cost(cost: Tensor, logits: Tensor, dim: int) -> None:
         raise ValueError(f"cost must be on the device of logits, {logits.device}, got {cost.device}")
 
 
-def check_dim(dim: int) -> None:
+def _whole(name: str, given: int, wanted: str = "an int") -> int:
+    """An int; one of NumPy as Python's."""
+    if type(given) is int:
+        return given
+    if not isinstance(given, numbers.Integral) or isinstance(given, bool):
+        raise TypeError(f"{name} must be {wanted}, got {type(given).__name__}")
+    # A compiler may hold a symbol for the number, which int() would pin.
+    return given if isinstance(given, int) else int(given)
+
+
+def check_dim(dim: int) -> int:
     """An int; whether the scores have that dimension shows when they are there."""
-    if not isinstance(dim, int) or isinstance(dim, bool):
-        raise TypeError(f"dim must be an int, got {type(dim).__name__}")
+    return _whole("dim", dim)
 
 
-def check_ignore_index(ignore_index: int | None) -> None:
+def check_ignore_index(ignore_index: int | None) -> int | None:
     """An int that is no target, or None."""
-    if ignore_index is None:
-        return
-    if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
-        raise TypeError(f"ignore_index must be an int or None, got {type(ignore_index).__name__}")
-    if ignore_index in (0, 1) or not -(2**63) <= ignore_index < 2**63:
-        raise ValueError(f"ignore_index must fit 64 bits and differ from the targets 0 and 1, got {ignore_index}")
+    ignore_index = check_class_to_ignore(ignore_index)
+    if ignore_index in (0, 1):
+        raise ValueError(f"ignore_index must differ from the targets 0 and 1, got {ignore_index}")
+    return ignore_index
 
 
 def check_scale(name: str, value: float) -> float:
-    """A finite, positive number."""
-    if isinstance(value, Tensor) or not isinstance(value, (int, float)) or isinstance(value, bool):
+    """A finite, positive number; one of NumPy as Python's."""
+    if type(value) is not float and (not isinstance(value, numbers.Real) or isinstance(value, bool)):
         raise TypeError(f"{name} must be a float, got {type(value).__name__}")
+    if not isinstance(value, (int, float)):
+        value = float(value)
     if not _SMALLEST <= value <= sys.float_info.max:
         raise ValueError(f"{name} must be finite and positive (at least {_SMALLEST:.4g}), got {value}")
     # A compiler may hold a symbol for the number, which float() would pin.
@@ -342,12 +423,25 @@ def wrong_targets(targets: Tensor, taken: Tensor, ignore_index: int | None) -> T
     On an accelerator the error would stall the stream: there the result marks the rankings (lines) with such a target.
     """
     allowed = allowed_targets(targets, taken, ignore_index)
-    if targets.device.type != "cpu":
+    if not targets.is_cpu:
         return ~allowed.all(-1)
     if not bool(allowed.all()):
-        wanted = "0 or 1" if ignore_index is None else f"0, 1 or ignore_index = {ignore_index}"
-        raise ValueError(f"targets must be {wanted}, got {targets[~allowed][0].item()}")
+        raise wrong_target("targets", "0 or 1", ignore_index, targets[~allowed][0].item())
     return None
+
+
+def wrong_target(name: str, wanted: str, ignore_index: int | None, given: float) -> ValueError:
+    """The error for a target of that value."""
+    if ignore_index is not None:
+        wanted = f"{wanted.replace(' or', ',')} or ignore_index = {ignore_index}"
+    instead = ""
+    if math.isnan(given):  # as tables have it where nothing was measured
+        known = ignore_index if ignore_index is not None else -1
+        variable, *_ = name.split()
+        instead = f"; where nothing is known, give {variable}.nan_to_num({known}) and ignore_index={known}"
+    elif given == -1 and ignore_index is None:
+        instead = f"; of +1 and -1 give {name} > 0, and for items that are to be ignored ignore_index=-1"
+    return ValueError(f"{name} must be {wanted}, got {given}{instead}")
 
 
 def allowed_targets(targets: Tensor, taken: Tensor, ignore_index: int | None) -> Tensor:
@@ -370,20 +464,26 @@ def wrong_classes(targets: Tensor, ignored: Tensor | None, classes: int) -> Tens
     return None
 
 
-def has_values(tensor: Tensor) -> bool:
-    """Whether this is a tensor with values, and nothing is looking on that must see an operator."""
-    return (
-        not torch.compiler.is_compiling()
-        and type(tensor) in (Tensor, nn.Parameter)
-        and tensor.device.type != "meta"
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch._C._are_functorch_transforms_active()
+def have_values(tensors: Iterable[object]) -> bool:
+    """Whether all of these that are tensors have values, and nothing is looking on that must see an operator.
+
+    That is a compiler, a trace of ``torch.jit``, a mode such as that of fake tensors, or a transform of ``torch.func``.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return False
+    return all(
+        type(each) in (Tensor, nn.Parameter) and not each.is_meta for each in tensors if isinstance(each, Tensor)
     )
 
 
 def can_look(tensor: Tensor) -> bool:
     """Whether values can be looked at without stalling a stream or a trace."""
-    return tensor.device.type == "cpu" and has_values(tensor)
+    return tensor.is_cpu and have_values((tensor,))
 
 
 def can_hold(dtype: torch.dtype, number: int) -> bool:

@@ -12,6 +12,7 @@ from fastap.checks import (
     FLOATING,
     NUMBERS,
     check_class_tensors,
+    check_class_to_ignore,
     check_cost,
     check_finite,
     check_reduction,
@@ -229,7 +230,8 @@ def _cost_loss(
     ignore_index: int | None,
     reduction: Reduction,
 ) -> Tensor:
-    dim = check_class_tensors(logits, targets, ignore_index)
+    ignore_index = check_class_to_ignore(ignore_index)
+    dim = check_class_tensors(logits, targets)
     if cost is not None:
         check_cost(cost, logits, dim)
     check_reduction(reduction)
@@ -270,7 +272,7 @@ def _cost_loss(
 def _reduced(loss: Tensor, ignored: Tensor | None, reduction: Reduction) -> Tensor:
     """The mean is over what takes part, and 0 if nothing does."""
     if reduction == "none":
-        return loss
+        return loss.clone()  # no view, which autograd might refuse to change in place
     if reduction == "sum":
         return loss.sum()
     return loss.sum() / (max(loss.numel(), 1) if ignored is None else (~ignored).sum().clamp(min=1))

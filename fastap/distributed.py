@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastap.checks import check_dense, check_dim, check_process_group, check_ragged, check_tensors
 from fastap.link import Link, connect
+from fastap.problem import own
 
 __all__ = ["gather", "gather_scores"]
 
@@ -46,7 +47,7 @@ def gather(tensor: Tensor, *, dim: int = 0, process_group: dist.ProcessGroup | N
         raise TypeError(f"tensor must not be quantized, got {tensor.dtype}; give tensor.dequantize()")
     if tensor.dim() == 0:
         raise ValueError("tensor must have at least one dimension, got a 0-dimensional tensor")
-    check_dim(dim)
+    dim = check_dim(dim)
     if not -tensor.dim() <= dim < tensor.dim():
         raise ValueError(
             f"dim must be in [{-tensor.dim()}, {tensor.dim() - 1}] for a tensor of {tensor.dim()} dimensions, got {dim}"
@@ -91,7 +92,7 @@ def gather_scores(
         ``(scores, targets)``, and ``groups`` if given. The gradient of the scores, and all errors, are as of
         :func:`gather`.
     """
-    dim = check_tensors(scores, targets, dim, None)
+    dim = check_tensors(scores, targets, dim)
     check_ragged(scores, groups, None)
     return _gather((scores, targets) if groups is None else (scores, targets, groups), dim, process_group)
 
@@ -129,7 +130,7 @@ def _gather_eagerly(
 
 def _concatenated(part: Tensor, dim: int, lengths: list[int], link: Link) -> Tensor:
     rows = part.detach().resolve_conj().resolve_neg().movedim(dim, 0).contiguous()
-    return link.concatenated(rows, lengths, "gather tensors").movedim(0, dim)
+    return own(link.concatenated(rows, lengths, "gather tensors").movedim(0, dim))
 
 
 class _Gather(torch.autograd.Function):

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from fastap import backends, ragged
 from fastap.backends import masked
-from fastap.checks import allowed_targets, wrong_targets
+from fastap.checks import allowed_targets, check_lengths, warn_of_nothing, wrong_targets
 from fastap.link import Link, connect
-from fastap.problem import Arguments, Batch, Losses, weight_dtype
+from fastap.problem import Arguments, Batch, Losses, own, weight_dtype
 from fastap.ragged import Ragged
 
 # In what is sent a target is a class: 1, 0 or this; one less is a wrong target, where that is no error.
@@ -84,11 +84,11 @@ def _by_ranking(link: Link, call: Arguments, words: str) -> Exchanged:
     counts = [number[0] for number in numbers]
     if call.reduction == "none":
         value, share = _unreduced(losses.loss, weight, call.dtype)
-        value = value.view(call.scores.shape[:-1] if layout is None else -1)
+        value = value if layout is not None else value.view(call.scores.shape[:-1])
     else:
         value, share = reduce_across(link, losses, weight, counts, call.dtype, mean=call.reduction == "mean")
     gradient = losses.gradient.mul_(ragged.for_items(share * link.size, layout).to(call.dtype))
-    return Exchanged(value, _in_place(gradient, layout).view(call.scores.shape), _numbers(call, layout))
+    return Exchanged(own(value), _in_place(gradient, layout).view(call.scores.shape), _numbers(call, layout))
 
 
 def reduce_across(
@@ -123,6 +123,8 @@ def _by_item(link: Link, call: Arguments, words: str) -> Exchanged:
     sent, numbers = link.agree(words, prepare)
     if len({number[link.size] for number in numbers}) > 1:
         raise ValueError("weight must be the same on every rank of process_group where items are sharded")
+    if call.groups is None and call.offsets is None:
+        check_lengths(call.scores.shape[:-1].numel(), sum(sum(number[: link.size]) for number in numbers))
     send, receive = numbers[link.rank][: link.size], [number[link.rank] for number in numbers]
     purpose = "exchange scores and targets"
     scores, classes = (link.exchange(each, send, receive, purpose) for each in (sent.scores, sent.classes))
@@ -131,17 +133,17 @@ def _by_item(link: Link, call: Arguments, words: str) -> Exchanged:
     losses = _solve(whole.batch, call)
     columns = [_bits(losses.loss), losses.takes_part, *([] if whole.ids is None else [whole.ids])]
     loss, takes_part, *ids = link.concatenated(_table(columns), whole.counts, "gather the losses").unbind(1)
-    own = torch.arange(sum(whole.counts[: link.rank]), sum(whole.counts[: link.rank + 1]), device=loss.device)
+    mine = torch.arange(sum(whole.counts[: link.rank]), sum(whole.counts[: link.rank + 1]), device=loss.device)
     if ids:  # in ascending order, not by owner
         order = ids[0].argsort()
-        loss, takes_part, own = loss[order], takes_part[order], order.argsort()[own]
+        loss, takes_part, mine = loss[order], takes_part[order], order.argsort()[mine]
     weight = None if call.weight is None else _checked_weight(call.weight, loss.shape[0], whole.layout, call)
     if call.reduction == "none":
         value, share = _unreduced(_floats(loss), weight, call.dtype)
-        value = value.view(-1 if sent.layout is not None or ids else call.scores.shape[:-1])
+        value = value if sent.layout is not None or ids else value.view(call.scores.shape[:-1])
     else:
         value, share = _reduce(_floats(loss), takes_part, weight, call.dtype, mean=call.reduction == "mean")
-    share = share if share.shape[0] == 1 else share[own]
+    share = share if share.shape[0] == 1 else share[mine]
     gradient = losses.gradient.mul_(ragged.for_items(share * link.size, whole.layout).to(call.dtype))
     back = link.exchange(whole.give_back(gradient), receive, send, "return the gradient")
     number = _numbers(call, sent.layout)
@@ -149,7 +151,7 @@ def _by_item(link: Link, call: Arguments, words: str) -> Exchanged:
         number = torch.searchsorted(ids[0][order], call.groups.to(torch.int64))
     if sent.order is not None:
         back = torch.empty_like(back).index_copy_(0, sent.order, back)
-    return Exchanged(value, back.view(call.scores.shape), number)
+    return Exchanged(own(value), back.view(call.scores.shape), number)
 
 
 @dataclass(frozen=True)
@@ -278,7 +280,10 @@ def _solve(batch: Batch, call: Arguments) -> Losses:
 def _reduce(
     loss: Tensor, takes_part: Tensor, weight: Tensor | None, dtype: torch.dtype, *, mean: bool
 ) -> tuple[Tensor, Tensor]:
-    value, share = masked.reduce(Losses(loss, loss, takes_part == 1), dtype, mean=mean, weight=weight)
+    taking = takes_part == 1
+    if taking.is_cpu:
+        warn_of_nothing(taking)
+    value, share = masked.reduce(Losses(loss, loss, taking), dtype, mean=mean, weight=weight)
     return value, torch.ones(1, dtype=dtype, device=loss.device) if share is None else share.view(-1)
 
 

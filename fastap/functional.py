@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal, cast
+
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.distributed import ProcessGroup
 
 from fastap import ops, ragged
 from fastap.checks import (
     can_look,
     check_backend,
+    check_choice,
+    check_class_to_ignore,
+    check_ignore_index,
+    check_lengths,
     check_method,
     check_nested,
     check_process_group,
@@ -21,9 +28,13 @@ from fastap.checks import (
     check_tensors,
     check_update,
     check_weight,
-    has_values,
+    have_values,
+    wrong_targets,
 )
 from fastap.problem import Arguments, AugmentedRanking, Method, Objective, Reduction, Sharded, Update
+
+Average = Literal["none", "macro", "micro", "weighted", "samples"]
+AVERAGES = ("none", "macro", "micro", "weighted", "samples")
 
 
 def direct_ap_loss(
@@ -173,27 +184,73 @@ def average_precision(
     offsets: Tensor | None = None,
     sample_weight: Tensor | None = None,
     ignore_index: int | None = None,
+    average: Average | None = "none",
 ) -> Tensor:
     """``sum over thresholds of (recall_k - recall_{k-1}) * precision_k``, exact, for every ranking; no gradient.
 
     Equal scores form one threshold, as in ``sklearn.metrics.average_precision_score``; only the order of the scores
-    matters, so any real score and infinities are welcome. ``sample_weight`` has one weight an item, finite and not
-    negative, of the shape of ``scores``: an item of weight 2 counts as two. Other arguments are those of
-    :func:`direct_ap_loss`; with ``groups`` the host waits for CUDA to learn how many there are.
+    matters, so any real score and infinities are welcome.
+
+    Args:
+        scores: as ``targets``, ``dim``, ``groups`` and ``offsets`` those of :func:`direct_ap_loss`; with ``groups`` the
+            host waits for CUDA to learn how many there are.
+        targets: 1 for positives and 0 for negatives.
+        dim: the axis along which items are ranked.
+        groups: which ranking each item is of.
+        offsets: where each ranking begins.
+        sample_weight: one weight an item, finite and not negative, of the shape of ``scores``: an item of weight 2
+            counts as two.
+        ignore_index: items with this target take no part; it may be 0 or 1, too.
+        average: ``"none"`` or None, AP of every ranking; ``"macro"``, their mean over the rankings that have a
+            positive; ``"weighted"``, that mean weighted by what their positives weigh; ``"micro"``, AP of all items of
+            all rankings as one; ``"samples"``, for scores of two dimensions, the macro mean along the other axis, of
+            the labels of each item.
 
     Returns:
-        float64, the shape of ``scores`` without ``dim``, ragged (rankings,); NaN where a ranking has no positive (of
-        any weight) or a NaN score.
+        float64, 0-dimensional if averaged, else the shape of ``scores`` without ``dim``, ragged (rankings,); NaN where
+        a ranking has no positive (of any weight) or a NaN score, and where no ranking has one to average.
     """
+    average = "none" if average is None else average
+    check_choice("average", average, AVERAGES)
     if isinstance(sample_weight, Tensor) and sample_weight.is_nested:
         sample_weight, _, _, _ = _flat(sample_weight, scores, dim, groups, offsets, ("sample_weight", "scores"))
     scores, targets, dim, offsets = _flat(scores, targets, dim, groups, offsets)
-    dim = check_tensors(scores, targets, dim, ignore_index)
+    dim = check_tensors(scores, targets, dim)
     check_ragged(scores, groups, offsets)
     if sample_weight is not None:
         sample_weight = check_sample_weight(sample_weight, scores)
-    result: Tensor = ops.average_precision(scores.detach(), targets, groups, offsets, sample_weight, dim, ignore_index)
+    targets, ignore_index = _not_ignoring_a_class(targets, check_class_to_ignore(ignore_index))
+    if average == "samples":
+        if scores.dim() != 2:
+            raise ValueError(f"scores must have two dimensions for average='samples', got shape {tuple(scores.shape)}")
+        dim = 1 - dim
+    if average == "micro":
+        groups = offsets = None
+        dim, flat = 0, [None if each is None else each.reshape(-1) for each in (scores, targets, sample_weight)]
+        scores, targets, sample_weight = cast(Any, flat)
+    counts = average in ("macro", "weighted", "samples")
+    call = (scores.detach(), targets, groups, offsets, sample_weight, dim, ignore_index, counts)
+    precisions, support = ops.called(ops.average_precision, ops.precision, *call)
+    result: Tensor = _averaged(precisions, support, average == "weighted") if counts else precisions
     return result
+
+
+def _not_ignoring_a_class(targets: Tensor, ignore_index: int | None) -> tuple[Tensor, int | None]:
+    """The same with another number in place of an ``ignore_index`` of 0 or 1: what is left is of one class."""
+    if ignore_index not in (0, 1):
+        return targets, ignore_index
+    taken = (targets == 0) | (targets == 1)
+    if can_look(targets):
+        wrong_targets(targets, taken, None)
+    classes = torch.where(targets == ignore_index, -1, 1 - ignore_index)
+    return torch.where(taken, classes, 2).to(torch.int8), -1  # 2 is wrong
+
+
+def _averaged(precisions: Tensor, support: Tensor, weighted: bool) -> Tensor:
+    """Over the rankings with positives: a NaN among these, of a NaN score, is none to leave out."""
+    counts = support > 0
+    share = support if weighted else counts.to(torch.float64)
+    return torch.where(counts, precisions * share, 0.0).sum() / share.sum()
 
 
 def loss_augmented_ranking(
@@ -222,9 +279,11 @@ def loss_augmented_ranking(
     """
     nested = scores
     scores, targets, dim, offsets = _flat(scores, targets, dim, groups, offsets)
-    dim = check_tensors(scores, targets, dim, ignore_index)
+    dim = check_tensors(scores, targets, dim)
     check_ragged(scores, groups, offsets)
-    ranks, value = ops.loss_augmented_ranking(
+    ranks, value = ops.called(
+        ops.loss_augmented_ranking,
+        ops.ranking,
         scores.detach(),
         targets,
         groups,
@@ -233,13 +292,13 @@ def loss_augmented_ranking(
         check_update(update),
         check_method(method),
         dim,
-        ignore_index,
+        check_ignore_index(ignore_index),
         check_backend(backend, scores.device),
     )
     if nested is not scores:
         assert offsets is not None
         return AugmentedRanking(torch.nested.nested_tensor_from_jagged(ranks, offsets), value)
-    return AugmentedRanking(ranks.movedim(-1, dim), value)
+    return AugmentedRanking(ranks if dim == scores.dim() - 1 else ranks.movedim(-1, dim).clone(), value)
 
 
 def _ap_loss(
@@ -257,8 +316,10 @@ def _ap_loss(
     sharded: Sharded,
 ) -> Tensor:
     scores, targets, dim, offsets = _flat(scores, targets, dim, groups, offsets)
-    dim = check_tensors(scores, targets, dim, ignore_index)
+    dim = check_tensors(scores, targets, dim)
     check_ragged(scores, groups, offsets)
+    if scores.shape[dim] == 1 and groups is None and offsets is None and (process_group is None or sharded != "items"):
+        check_lengths(scores.numel(), scores.numel())
     if weight is not None:
         check_weight(weight, scores, dim, groups, offsets)
     call = Arguments(
@@ -272,17 +333,22 @@ def _ap_loss(
         check_update(objective.update),
         check_method(objective.method),
         dim,
-        ignore_index,
+        check_ignore_index(ignore_index),
         check_reduction(reduction),
         check_backend(backend, scores.device),
         None if process_group is None else check_process_group(process_group),
         check_sharded(sharded),
     )
+    return solved(call)
+
+
+def solved(call: Arguments) -> Tensor:
+    """The loss of checked arguments, by the operator or what stands for it."""
     value: Tensor
-    if torch._C._are_functorch_transforms_active():
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         value = ops.TransformedAPLoss.apply(*call)[0]  # type: ignore[no-untyped-call]
-    elif all(each is None or has_values(each) for each in call[:5]):
-        value = ops.EagerAPLoss.apply(scores, call)  # type: ignore[no-untyped-call]
+    elif have_values(call[:5]):
+        value = ops.EagerAPLoss.apply(call.scores, call)  # type: ignore[no-untyped-call]
     else:
         value = ops.ap_loss(*call)[0]
     return value

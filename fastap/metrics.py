@@ -10,7 +10,7 @@ class or query NaN.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from fastap.checks import (
     check_tensor,
     check_weights,
     right_weights,
+    wrong_target,
 )
 from fastap.functional import average_precision
 from fastap.ragged import comparable
@@ -61,11 +62,9 @@ class _Items(Metric):
     plot_lower_bound = 0.0
     plot_upper_bound = 1.0
 
-    # Of each state the shape of one item and the type that holds any it may have, for processes to agree on.
-    _kept: dict[str, tuple[tuple[int, ...], torch.dtype]]
-
     def __init__(self, kept: dict[str, tuple[tuple[int, ...], torch.dtype]], **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        # Of each state the shape of one item and the type that holds any it may have, for processes to agree on.
         self._kept = kept
         for name in kept:
             self.add_state(name, default=[], dist_reduce_fx="cat")
@@ -91,7 +90,7 @@ class _Items(Metric):
         return torch.cat(state) if state else torch.empty(0, *shape, dtype=dtype, device=self.device)
 
     def _value(self, value: Tensor) -> Tensor:
-        return value.to(torch.promote_types(self.dtype, torch.float32))
+        return value.to(torch.promote_types(self.dtype, torch.float32), copy=True)
 
     def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
         # TorchMetrics gathers what has one type and one number of dimensions everywhere; a process without any items
@@ -145,7 +144,8 @@ class AveragePrecision(_Items):
     """
 
     plot_legend_name = "Class"
-    weight: list[Tensor]
+    if TYPE_CHECKING:  # not where torch.jit.script would read it
+        weight: list[Tensor]
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class AveragePrecision(_Items):
         if task != "binary":
             name, given = ("num_classes", num_classes) if task == "multiclass" else ("num_labels", num_labels)
             columns = check_count(name, given)  # type: ignore[arg-type]
-        check_class_to_ignore(ignore_index)
+        ignore_index = check_class_to_ignore(ignore_index)
         super().__init__(
             {
                 "preds": ((columns,), torch.float64),
@@ -214,29 +214,25 @@ class AveragePrecision(_Items):
             positive = target == 1
         positive = positive & ~ignored
         weights = None if bool((weight == 1).all()) else weight[:, None].expand_as(scores)
-        if self.average == "micro":
-            scores, positive, ignored = (each.reshape(-1, 1) for each in (scores, positive, ignored))
-            weights = None if weights is None else weights.reshape(-1, 1)
         targets = positive.to(torch.int8).masked_fill_(ignored, -1)
-        ap = average_precision(scores, targets, dim=0, sample_weight=weights, ignore_index=-1)
-        if self.task == "binary" or self.average == "micro":
-            return self._value(ap[0])
-        if self.average == "none":
-            return self._value(ap)
         support = positive.sum(0).double() if weights is None else torch.where(positive, weights, 0.0).sum(0)
-        return self._value(self._mean(ap, support))
+        if target.numel():
+            self._warn_of_missing(int((support == 0).sum()))
+        average: Any = "macro" if self.task == "binary" else self.average
+        value = average_precision(scores, targets, dim=0, sample_weight=weights, ignore_index=-1, average=average)
+        return self._value(value)
 
-    def _mean(self, ap: Tensor, support: Tensor) -> Tensor:
-        """Over the classes that have positives: a NaN among these, of a NaN score, is none to leave out."""
-        counts = support > 0
-        if not bool(counts.all()):
+    def _warn_of_missing(self, missing: int) -> None:
+        """Of so many classes without a positive."""
+        if self.task == "binary" or self.average == "micro":
+            if missing == self.columns:
+                rank_zero_warn("AveragePrecision is NaN, for no item is positive", UserWarning)
+        elif missing and self.average != "none":
             rank_zero_warn(
                 f"classes without a positive are left out of the {self.average} average of AveragePrecision: "
-                f"{int((~counts).sum())} of {self.columns}",
+                f"{missing} of {self.columns}",
                 UserWarning,
             )
-        share = support if self.average == "weighted" else counts.double()
-        return torch.where(counts, ap * share, 0.0).sum() / share.sum()
 
     def _rows(self, given: Tensor) -> Tensor:
         """One item a row, its classes in the columns."""
@@ -284,9 +280,8 @@ class RetrievalMAP(_Items):
         **kwargs: Any,
     ) -> None:
         check_choice("empty_target_action", empty_target_action, ("neg", "pos", "skip", "error"))
-        check_class_to_ignore(ignore_index)
-        if top_k is not None:
-            check_count("top_k", top_k)
+        ignore_index = check_class_to_ignore(ignore_index)
+        top_k = None if top_k is None else check_count("top_k", top_k)
         if not callable(aggregation):
             check_choice("aggregation", aggregation, ("mean", "median", "min", "max"))
         # `query`, for TorchMetrics' retrieval metrics keep other values under the name of `indexes`.
@@ -401,5 +396,4 @@ def _check_device(name: str, given: Tensor, device: torch.device) -> None:
 
 def _check_all(target: Tensor, allowed: Tensor, wanted: str, ignore_index: int | None) -> None:
     if not bool(allowed.all()):
-        ignored = "" if ignore_index is None else f" or ignore_index = {ignore_index}"
-        raise ValueError(f"target must be {wanted}{ignored}, got {target[~allowed][0].item()}")
+        raise wrong_target("target", wanted, ignore_index, target[~allowed][0].item())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
@@ -69,20 +70,19 @@ class _APLoss(_Loss):
         sharded: Sharded,
     ) -> None:
         super().__init__()
-        self.dim = dim
-        self.ignore_index = ignore_index
+        self.dim = check_dim(dim)
+        self.ignore_index = check_ignore_index(ignore_index)
         self.reduction: Reduction = reduction
         self.backend = backend
         self.process_group = process_group
         self.sharded: Sharded = sharded
-        check_dim(dim)
-        check_ignore_index(ignore_index)
         check_reduction(reduction)
         check_backend(backend)
         if process_group is not None:
             check_process_group(process_group)
         check_sharded(sharded)
 
+    @torch.jit.unused  # a scripted model may hold a loss, which it does not call
     def forward(
         self,
         scores: Tensor,
@@ -168,7 +168,8 @@ class _CostLoss(_Loss):
     """A matrix of costs is a buffer, which moves with the module and is not saved with it."""
 
     _options: tuple[str, ...] = ("ignore_index", "reduction")
-    cost: Tensor | None
+    if TYPE_CHECKING:  # not where torch.jit.script would read it
+        cost: Tensor | None
 
     def __init__(self, cost: Tensor | None, ignore_index: int | None, reduction: Reduction) -> None:
         super().__init__()
@@ -176,9 +177,8 @@ class _CostLoss(_Loss):
             check_cost_table(cost)
             check_finite("cost", cost)
         self.register_buffer("cost", cost, persistent=False)
-        self.ignore_index = ignore_index
+        self.ignore_index = check_class_to_ignore(ignore_index)
         self.reduction: Reduction = reduction
-        check_class_to_ignore(ignore_index)
         check_reduction(reduction)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _CostLoss:
@@ -215,6 +215,7 @@ class DirectCostLoss(_CostLoss):
         check_update(update)
         self.update: Update = update
 
+    @torch.jit.unused
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         return direct.direct_cost_loss(logits, targets, **self._given())
 
@@ -235,6 +236,7 @@ class CostHingeLoss(_CostLoss):
         super().__init__(cost, ignore_index, reduction)
         self.margin = check_scale("margin", margin)
 
+    @torch.jit.unused
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         return direct.cost_hinge_loss(logits, targets, **self._given())
 
@@ -245,5 +247,6 @@ class CostPerceptronLoss(_CostLoss):
     def __init__(self, *, ignore_index: int | None = None, reduction: Reduction = "mean") -> None:
         super().__init__(None, ignore_index, reduction)
 
+    @torch.jit.unused
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         return direct.cost_perceptron_loss(logits, targets, **self._given())

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fastap import backends, exchange, ragged
 from fastap.backends import masked
-from fastap.problem import Arguments, Batch, Losses, Objective, weight_dtype
+from fastap.checks import check_memory, have_values, warn_of_nothing
+from fastap.problem import Arguments, Batch, Losses, Objective, own, weight_dtype
 from fastap.ragged import Ragged
 
 
@@ -47,6 +48,11 @@ def _solve(call: Arguments) -> tuple[Tensor, Tensor, Tensor | None]:
 
     The last is there only for ragged rankings that are not reduced.
     """
+    on_cpu = call.scores.is_cpu
+    if on_cpu:
+        check_memory(
+            scores=call.scores, targets=call.targets, groups=call.groups, offsets=call.offsets, weight=call.weight
+        )
     if call.process_group is not None:
         return exchange.losses_across(call)
     scores, weight, dim, reduction = call.scores, call.weight, call.dim, call.reduction
@@ -64,15 +70,19 @@ def _solve(call: Arguments) -> tuple[Tensor, Tensor, Tensor | None]:
     reduces = reduction != "none" and (batch.rankings > 1 or weight is not None)
     losses = engine.losses(batch, call.objective, torch.float64 if reduces or weight is not None else dtype)
     losses = _mark_wrong(losses, rankings)
+    if on_cpu and reduction != "none":
+        warn_of_nothing(losses.takes_part)
     gradient, share = losses.gradient, weight
     if reduces:
         value, share = engine.reduce(losses, dtype, mean=reduction == "mean", weight=weight)
     else:
         value = losses.loss if weight is None else (losses.loss * weight).to(dtype)
         if reduction != "none":
-            value = value.view(())
+            value = own(value).resize_([])
+        elif rankings is None:
+            value = own(value).resize_(_rankings_shape(scores, dim))
         else:
-            value = value.view(_rankings_shape(scores, dim)) if rankings is None else rankings.without_padding(value)
+            value = rankings.without_padding(value)
     if share is not None:
         gradient *= ragged.for_items(share, rankings).to(dtype)
     if rankings is not None:
@@ -176,13 +186,29 @@ class _NotTwice(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> NoReturn:
-        raise RuntimeError(
-            "an AP loss has no second derivative with respect to the scores: it is piecewise linear, so that its "
-            "gradient is constant but for jumps; take a gradient penalty or a Hessian of another term"
-        )
+        raise _no_second_derivative()
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Tensor | None) -> NoReturn:
+        raise _no_second_derivative()
+
+
+def _no_second_derivative() -> RuntimeError:
+    return RuntimeError(
+        "an AP loss has no second derivative with respect to the scores: it is piecewise linear, so that its gradient "
+        "is constant but for jumps. Take the gradient penalty or the Hessian of the other terms alone, and add the AP "
+        "loss afterwards, or take it as the constant ap_loss.detach():\n"
+        "    penalty = torch.autograd.grad(other_loss, inputs, create_graph=True)[0].square().sum()\n"
+        "    (other_loss + penalty + ap_loss).backward()"
+    )
 
 
 ap_loss.register_autograd(_scale_gradient, setup_context=_save_gradient)
+
+
+def called(operator: Any, function: Any, *inputs: Any) -> Any:
+    """The operator, or, outside compilers and transforms, its function, which takes less and loads no compiler."""
+    return function(*inputs) if have_values(inputs) else operator(*inputs)
 
 
 class EagerAPLoss(torch.autograd.Function):
@@ -258,13 +284,33 @@ class TransformedAPLoss(torch.autograd.Function):
         output: tuple[Tensor, Tensor, Tensor] = ap_loss(*inputs)
         return output
 
-    setup_context = staticmethod(_save_gradient)
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        _save_gradient(ctx, inputs, output)
+        ctx.save_for_forward(inputs[0], *output[1:])
+        ctx.shape = output[0].shape
+
     backward = staticmethod(_scale_gradient)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor | None, *_: Any) -> tuple[Tensor | None, None, None]:
+        """The gradient times the direction, summed over the items that each loss is of."""
+        if tangent is None:
+            return None, None, None
+        scores, gradient, number = ctx.saved_tensors
+        products = cast(Any, _NotTwice).apply(gradient, scores) * tangent.movedim(ctx.dim, -1)
+        if ctx.reduction != "none":
+            result = products.sum()
+        elif products.dim() == len(ctx.shape):  # ragged rankings, whose items are flat
+            result = products.new_zeros(ctx.shape).index_add(0, number, products)
+        else:
+            result = products.sum(-1)
+        return result.to(gradient.dtype), None, None
+
     vmap = staticmethod(_map_ap_loss)
 
 
-@torch.library.custom_op("fastap::average_precision", mutates_args=())
-def average_precision(
+def precision(
     scores: Tensor,
     targets: Tensor,
     groups: Tensor | None,
@@ -272,21 +318,39 @@ def average_precision(
     sample_weight: Tensor | None,
     dim: int,
     ignore_index: int | None,
-) -> Tensor:
-    """AP of every ranking, float64."""
+    counts: bool,
+) -> tuple[Tensor, Tensor]:
+    """AP of every ranking, float64; and if ``counts`` what its positives weigh, else nothing."""
+    if scores.is_cpu:
+        check_memory(scores=scores, targets=targets, groups=groups, offsets=offsets, sample_weight=sample_weight)
     rankings = ragged.of(scores, groups, offsets)
     batch = _batch(scores, targets, dim, ignore_index, rankings)
+    weight = None if sample_weight is None else _batch(sample_weight, targets, dim, None, rankings).scores
     if scores.numel() == 0:
         result = scores.new_full((batch.rankings,), torch.nan, dtype=torch.float64)
-    elif sample_weight is None:
+    elif weight is None:
         result = backends.get("auto", scores.device).average_precision(batch)
     else:
-        result = masked.weighted_precision(batch, _batch(sample_weight, targets, dim, None, rankings).scores)
+        result = masked.weighted_precision(batch, weight)
+    support = _support(batch, weight) if counts else result.new_empty(0)
     if rankings is None:
-        return result.view(_rankings_shape(scores, dim))
+        shape = _rankings_shape(scores, dim)
+        return own(result).resize_(shape), own(support).resize_(shape) if counts else support
     if rankings.wrong is not None:
         result = result.masked_fill(rankings.wrong, torch.nan)
-    return rankings.without_padding(result)
+    return rankings.without_padding(result), rankings.without_padding(support) if counts else support
+
+
+def _support(batch: Batch, weight: Tensor | None) -> Tensor:
+    """What the positives of each ranking weigh, (rankings,) float64."""
+    positive = batch.targets == 1
+    each = positive.to(torch.float64) if weight is None else torch.where(positive, weight, 0.0).to(torch.float64)
+    if batch.offsets is None:
+        return each.sum(-1).reshape(-1)
+    return torch.segment_reduce(each, "sum", offsets=batch.offsets, initial=0.0)
+
+
+average_precision = torch.library.custom_op("fastap::average_precision", precision, mutates_args=())
 
 
 @average_precision.register_fake
@@ -298,17 +362,20 @@ def _(
     sample_weight: Tensor | None,
     dim: int,
     ignore_index: int | None,
-) -> Tensor:
-    return scores.new_empty(_fake_rankings_shape(scores, groups, offsets, dim), dtype=torch.float64)
+    counts: bool,
+) -> tuple[Tensor, Tensor]:
+    shape = _fake_rankings_shape(scores, groups, offsets, dim)
+    result = scores.new_empty(shape, dtype=torch.float64)
+    return result, torch.empty_like(result) if counts else result.new_empty(0)
 
 
 @average_precision.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
-    return average_precision(*_mapped_first(average_precision, info, in_dims, inputs)), 0
+def _(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int | None]]:
+    precisions, support = average_precision(*_mapped_first(average_precision, info, in_dims, inputs))
+    return (precisions, support), (0, 0 if support.dim() == precisions.dim() else None)
 
 
-@torch.library.custom_op("fastap::loss_augmented_ranking", mutates_args=())
-def loss_augmented_ranking(
+def ranking(
     scores: Tensor,
     targets: Tensor,
     groups: Tensor | None,
@@ -321,6 +388,8 @@ def loss_augmented_ranking(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """Ranks, with the ranked axis last, and ``max F + s epsilon L``."""
+    if scores.is_cpu:
+        check_memory(scores=scores, targets=targets, groups=groups, offsets=offsets)
     rankings = ragged.of(scores, groups, offsets)
     batch = _batch(scores, targets, dim, ignore_index, rankings)
     if scores.numel() == 0:
@@ -330,10 +399,13 @@ def loss_augmented_ranking(
         objective = Objective("direct", epsilon, cast(Any, update), cast(Any, method))
         ranks, value = backends.get(backend, scores.device).ranking(batch, objective)
     if rankings is None:
-        return ranks.view(_moved_shape(scores, dim)), value.view(_rankings_shape(scores, dim))
+        return own(ranks).resize_(_moved_shape(scores, dim)), own(value).resize_(_rankings_shape(scores, dim))
     if rankings.wrong is not None:
         value = value.masked_fill(rankings.wrong, torch.nan)
     return rankings.to_items(ranks), rankings.without_padding(value)
+
+
+loss_augmented_ranking = torch.library.custom_op("fastap::loss_augmented_ranking", ranking, mutates_args=())
 
 
 @loss_augmented_ranking.register_fake

@@ -22,6 +22,10 @@ SHARDED = ("items", "rankings")
 BACKENDS = ("auto", "native", "torch", "reference", "triton")
 
 
+class FastapWarning(UserWarning):
+    """What this library warns of, once in a process."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """A batch of rankings as the user gave it, the ranked axis moved last; views, of any strides, never empty.
@@ -75,6 +79,14 @@ def loss_dtype(scores: Tensor) -> torch.dtype:
 def weight_dtype(reduction: str, losses: torch.dtype) -> torch.dtype:
     """The type in which weights are to be finite: of a mean, the gradient is multiplied with shares of 1."""
     return torch.float64 if reduction == "mean" else losses
+
+
+def own(values: Tensor) -> Tensor:
+    """The same memory, which nobody else holds, in a tensor that is no view.
+
+    Of an autograd function's result that is one, PyTorch refuses to change the values in place (``loss += 1``).
+    """
+    return values.new_empty(0).set_(cast(Any, values)) if values._is_view() else values
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fastap.checks import UNSIGNED, right_weights
-from fastap.problem import Batch
+from fastap.problem import Batch, own
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Ragged:
 
     def without_padding(self, values: Tensor) -> Tensor:
         """One value a ranking, less those of rankings that are not there. Waits for the device where these are many."""
-        return values if self.count is None else values[: int(self.count)]
+        return values if self.count is None else own(values[: int(self.count)])
 
 
 def of(scores: Tensor, groups: Tensor | None, offsets: Tensor | None) -> Ragged | None:
@@ -165,4 +165,4 @@ def weight_of_rankings(weight: Tensor, rankings: int, ragged: Ragged | None, dty
 
 def _is_on_host(tensor: Tensor) -> bool:
     """Whether looking at a value makes nobody wait."""
-    return tensor.device.type == "cpu"
+    return tensor.is_cpu

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from fastap.checks import INTEGER, NUMBERS, can_hold, can_look, check_tensor
+from fastap.checks import INTEGER, NUMBERS, can_hold, can_look, check_tensor, wrong_target
 
 # What a pair of a query and a reference can be. The last stands where an error would stall the stream: the loss is NaN.
 RELEVANT, IRRELEVANT, IGNORED, WRONG = 1, 0, -1, 2
@@ -20,15 +20,20 @@ class Classes:
 
     values: Tensor  # (N,) int64, or (N, K) int8: 1 for yes, 0 for no, -1 for not known and 2 for wrong
     ignored: int | None  # the class whose items take no part
+    distractor: int | None  # the class whose items are relevant to nothing
     wraps: bool  # from uint64, of which int64 makes the largest numbers negative
 
     def are_ignored(self) -> Tensor | None:
         """(N,) bool, which items take no part, or None where all do."""
         return None if self.ignored is None else self.values == self.ignored
 
-    def part(self, values: Tensor) -> Classes:
-        """Of other items."""
-        return Classes(values, self.ignored, self.wraps)
+    def are_distractors(self) -> Tensor | None:
+        """(N,) bool, which items are relevant to nothing, or None where there are none."""
+        return None if self.distractor is None else self.values == self.distractor
+
+    def of(self, values: Tensor) -> Classes:
+        """The same of other items."""
+        return replace(self, values=values)
 
 
 @dataclass(frozen=True)
@@ -37,18 +42,26 @@ class Relevance:
 
     classes: Classes | None  # of the N queries
     ref_classes: Classes | None  # of the M references
+    cameras: tuple[Tensor, Tensor] | None  # (N,) and (M,) int64
     named: Tensor | None  # (N, M) int8, from `of_pairs`
     first: int | None  # where the queries begin among the references, if they are among them
 
     def targets(self, start: int, stop: int) -> Tensor:
         """(stop - start, M) int8 of these queries."""
-        classes = None if self.classes is None else self.classes.part(self.classes.values[start:stop])
+        classes = None if self.classes is None else self.classes.of(self.classes.values[start:stop])
         if self.named is not None:
             targets = self.named[start:stop]  # to be written to, in the same way every time
         else:
             assert classes is not None
             assert self.ref_classes is not None
             targets = _shared(classes, self.ref_classes)
+        for of_items, dim in ((classes, 1), (self.ref_classes, 0)):
+            distractors = None if of_items is None else of_items.are_distractors()
+            if distractors is not None:
+                targets.masked_fill_(distractors.unsqueeze(dim), IRRELEVANT)
+        if self.cameras is not None:
+            cameras, ref_cameras = self.cameras
+            targets.masked_fill_((targets == RELEVANT) & (cameras[start:stop, None] == ref_cameras), IGNORED)
         for of_items, dim in ((classes, 1), (self.ref_classes, 0)):
             ignored = None if of_items is None else of_items.are_ignored()
             if ignored is not None:
@@ -81,23 +94,27 @@ def _in_common(chosen: Tensor, ref_chosen: Tensor) -> Tensor:
     return (counts > 0).to(torch.int8)
 
 
-def of_labels(name: str, labels: Tensor | None, ignore_index: int | None, device: torch.device) -> Classes | None:
+def of_labels(
+    name: str, labels: Tensor | None, ignore_index: int | None, distractor_label: int | None, device: torch.device
+) -> Classes | None:
     """A copy, since memory banks are written over before a backward pass."""
     if labels is None:
         return None
     if labels.dim() == 1:
         wraps = labels.dtype == torch.uint64
-        ignored = None if ignore_index is not None and wraps and ignore_index < 0 else ignore_index
-        return Classes(labels.to(device, torch.int64, copy=True), ignored, wraps)
+        ignored, distractor = (
+            None if number is not None and wraps and number < 0 else number
+            for number in (ignore_index, distractor_label)
+        )
+        return Classes(labels.to(device, torch.int64, copy=True), ignored, distractor, wraps)
     yes, known = labels == 1, (labels == 0) | (labels == 1)
     allowed = known
     if ignore_index is not None and can_hold(labels.dtype, ignore_index):
         allowed = known | (labels == ignore_index)
     if can_look(labels) and not bool(allowed.all()):
-        wanted = "0 or 1" if ignore_index is None else f"0, 1 or ignore_index = {ignore_index}"
-        raise ValueError(f"{name} of shape (items, labels) must be {wanted}, got {labels[~allowed][0].item()}")
+        raise wrong_target(f"{name} of shape (items, labels)", "0 or 1", ignore_index, labels[~allowed][0].item())
     values = yes.to(torch.int8).masked_fill_(~known, IGNORED).masked_fill_(~allowed, WRONG)
-    return Classes(values.to(device), None, False)
+    return Classes(values.to(device), None, None, False)
 
 
 def of_pairs(indices_tuple: Sequence[Tensor], queries: int, items: int, device: torch.device) -> Tensor:
@@ -117,10 +134,13 @@ def check_labels(
     labels: Tensor | None,
     ref_labels: Tensor | None,
     ignore_index: int | None,
+    distractor_label: int | None,
     *,
     needed: bool,
 ) -> None:
     """Types and shapes; what values they have shows when they are used."""
+    if distractor_label is not None and distractor_label == ignore_index:
+        raise ValueError(f"distractor_label must differ from ignore_index, got {distractor_label} for both")
     for name, given, of_name, of in (
         ("labels", labels, "embeddings", embeddings),
         ("ref_labels", ref_labels, "ref_embeddings", references),
@@ -133,17 +153,45 @@ def check_labels(
         if given.dim() not in (1, 2):
             raise ValueError(f"{name} must have the shape (items,) or (items, labels), got {tuple(given.shape)}")
         if given.dim() == 1 and given.is_floating_point():
-            raise TypeError(f"{name} of shape (items,) must have an integer dtype, got {given.dtype}")
+            raise TypeError(
+                f"{name} of shape (items,) must have an integer dtype, got {given.dtype}; give {name}.long(), and "
+                f"{name}.nan_to_num(-1).long() with ignore_index=-1 where some are NaN"
+            )
         if given.shape[0] != of.shape[0]:
             raise ValueError(f"{name} must be as many as {of_name}, {of.shape[0]}, got {given.shape[0]}")
         if given.dim() == 2 and ignore_index in (0, 1):
             raise ValueError(f"ignore_index must differ from 0 and 1 for {name} of 2 dimensions, got {ignore_index}")
+        if given.dim() == 2 and distractor_label is not None:
+            raise ValueError(
+                f"distractor_label must be None for {name} of 2 dimensions, where a row of zeros is a distractor, "
+                f"got {distractor_label}"
+            )
         _check_has_values(name, given, embeddings.device)
     if labels is not None and ref_labels is not None and ref_labels.shape[1:] != labels.shape[1:]:
         raise ValueError(
             "ref_labels must have the dimensions and the number of labels an item that labels have, "
             f"{tuple(labels.shape)}, got {tuple(ref_labels.shape)}"
         )
+
+
+def of_cameras(
+    cameras: Tensor | None, ref_cameras: Tensor | None, embeddings: Tensor, references: Tensor, itself: bool
+) -> tuple[Tensor, Tensor] | None:
+    """Where queries and references were seen, int64: of both or of neither; those of a batch itself are its own."""
+    if itself and ref_cameras is None:
+        ref_cameras = cameras
+    if cameras is None and ref_cameras is None:
+        return None
+    result = []
+    for name, given, of in (("cameras", cameras, embeddings), ("ref_cameras", ref_cameras, references)):
+        if given is None:
+            raise ValueError(f"{name} must be given where {'ref_cameras' if name == 'cameras' else 'cameras'} are")
+        check_tensor(name, given, INTEGER, "an integer dtype", optional=True)
+        if given.shape != of.shape[:1]:
+            raise ValueError(f"{name} must have the shape ({of.shape[0]},), got {tuple(given.shape)}")
+        _check_has_values(name, given, embeddings.device)
+        result.append(given.to(embeddings.device, torch.int64, copy=True))
+    return result[0], result[1]
 
 
 def _check_indices(indices_tuple: Sequence[Tensor], queries: int, items: int, device: torch.device) -> list[Tensor]:

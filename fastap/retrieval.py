@@ -27,12 +27,13 @@ from fastap.checks import (
     check_update,
     check_weights,
     right_weights,
+    warn_of_nothing,
 )
 from fastap.distributed import gather
 from fastap.exchange import reduce_across
 from fastap.link import Link, connect
 from fastap.modules import _Loss
-from fastap.problem import Losses, Method, Reduction, Update, weight_dtype
+from fastap.problem import Arguments, Losses, Method, Reduction, Update, weight_dtype
 from fastap.relevance import Classes, Relevance
 
 Similarity = Literal["cosine", "dot"] | Callable[[Tensor, Tensor], Tensor]
@@ -51,6 +52,9 @@ def retrieval_ap_loss(
     indices_tuple: Sequence[Tensor] | None = None,
     weight: Tensor | None = None,
     ignore_index: int | None = None,
+    distractor_label: int | None = None,
+    cameras: Tensor | None = None,
+    ref_cameras: Tensor | None = None,
     reduction: Reduction = "mean",
     backend: str = "auto",
     max_pairs: int = 2**24,
@@ -91,6 +95,13 @@ def retrieval_ap_loss(
             queries that take part. No gradient.
         ignore_index: an item with this label takes no part, as query or as reference. Of ``(N, K)`` an entry of this
             number is unknown: pairs sharing a known label are relevant, other pairs that may share one are ignored.
+        distractor_label: an item with this label is relevant to nothing, not even to others with this label, and stays
+            among the references: the distractors of re-identification, often 0 or -1. With ``(N, K)`` labels a row of
+            zeros is one.
+        cameras: ``(N,)`` integers, where each query was seen. A relevant reference from the camera of the query takes
+            no part in its ranking, as re-identification has it: another picture of the same moment is no find. Not
+            with ``indices_tuple``.
+        ref_cameras: ``(M,)``, the same of the references; those of the batch itself are ``cameras``.
         reduction: ``"mean"`` over the queries that take part, ``"sum"`` or ``"none"``, ``(N,)``.
         backend: what computes the losses.
         max_pairs: similarities held at a time, though at least those of one query. If there are more, queries are taken
@@ -125,31 +136,31 @@ def retrieval_ap_loss(
         raise ValueError("ref_labels were given without ref_embeddings")
     if itself and ref_labels is None:
         ref_labels = labels
-    check_class_to_ignore(ignore_index)
-    relevance.check_labels(embeddings, references, labels, ref_labels, ignore_index, needed=indices_tuple is None)
-    check_count("max_pairs", max_pairs)
+    ignore_index = check_class_to_ignore(ignore_index)
+    distractor_label = check_class_to_ignore(distractor_label, "distractor_label")
+    needed = indices_tuple is None
+    relevance.check_labels(embeddings, references, labels, ref_labels, ignore_index, distractor_label, needed=needed)
+    if indices_tuple is not None and not cameras is ref_cameras is None:
+        raise ValueError("cameras must be None with indices_tuple, which says by itself what is relevant")
+    seen = relevance.of_cameras(cameras, ref_cameras, embeddings, references, itself)
+    max_pairs = check_count("max_pairs", max_pairs)
     check_reduction(reduction)
     link = None
     if process_group is not None:
         link = connect(check_process_group(process_group), embeddings.device)
         if indices_tuple is not None:
             raise ValueError("indices_tuple must be None with a process_group, over whose ranks no pairs are numbered")
-    options: dict[str, Any] = {
-        "epsilon": check_scale("epsilon", epsilon),
-        "update": check_update(update),
-        "method": check_method(method),
-        "backend": check_backend(backend, embeddings.device),
-        "ignore_index": relevance.IGNORED,
-        "reduction": "none",
-    }
+    objective = ("direct", check_scale("epsilon", epsilon), check_update(update), check_method(method))
+    options = (*objective, 1, relevance.IGNORED, "none", check_backend(backend, embeddings.device), None, "rankings")
     n, device = embeddings.shape[0], embeddings.device
     dtype = torch.promote_types(torch.promote_types(embeddings.dtype, references.dtype), torch.float32)
 
     def prepare() -> tuple[tuple[Classes | None, Classes | None, Tensor | None], list[int]]:
         """What depends on values, which may be wrong."""
-        classes = ref_classes = relevance.of_labels("labels", labels, ignore_index, device)
+        special = (ignore_index, distractor_label, device)
+        classes = ref_classes = relevance.of_labels("labels", labels, *special)
         if ref_labels is not labels:
-            ref_classes = relevance.of_labels("ref_labels", ref_labels, ignore_index, device)
+            ref_classes = relevance.of_labels("ref_labels", ref_labels, *special)
         weights = None
         if weight is not None:
             _check_weight(weight, embeddings)
@@ -163,7 +174,8 @@ def retrieval_ap_loss(
         assert labels is not None
         kind = similarity if isinstance(similarity, str) else "a function"
         words = (
-            f"retrieval by {kind}, {options}, {reduction=}, labels {ignore_index=} of shape (*, {labels.shape[1:]}), "
+            f"retrieval by {kind}, {objective}, backend={backend!r}, {reduction=}, labels {ignore_index=} "
+            f"{distractor_label=} of shape (*, {labels.shape[1:]}), {'no ' if seen is None else ''}cameras, "
             f"{'unsigned' if labels.dtype == torch.uint64 else 'signed'}, "
             f"{'a' if weight is not None else 'no'} weight, ranked {'with the batch' if itself else 'in references'}, "
             f"embeddings {embeddings.dtype} of shape (*, {embeddings.shape[1:]})"
@@ -182,8 +194,10 @@ def retrieval_ap_loss(
             assert ref_classes is not None
             first = sum(length[0] for length in lengths[: link.rank])
             items = gather(items, process_group=process_group)
-            ref_classes = ref_classes.part(gather(ref_classes.values, process_group=process_group))
-        relevant = Relevance(classes, ref_classes, named, first)
+            ref_classes = ref_classes.of(gather(ref_classes.values, process_group=process_group))
+            if seen is not None:
+                seen = seen[0], gather(seen[1], process_group=process_group)
+        relevant = Relevance(classes, ref_classes, seen, named, first)
         m = items.shape[0]
         if n * m <= max_pairs:
             losses, takes_part = _of_chunk(queries, items, similarity, relevant, 0, options)
@@ -192,7 +206,10 @@ def retrieval_ap_loss(
             chunks = []
             for start in range(0, n, rows):
                 chunk = (queries[start : start + rows], items, similarity, relevant, start, options)
-                chunks.append(checkpoint(_of_chunk, *chunk, use_reentrant=False))
+                if torch.is_grad_enabled():
+                    chunks.append(checkpoint(_of_chunk, *chunk, use_reentrant=False))
+                else:  # nothing to be computed again; `checkpoint` loads the compiler, which takes 2 s
+                    chunks.append(_of_chunk(*chunk))
             losses, takes_part = (torch.cat(parts) for parts in zip(*chunks, strict=True))
     if link is not None:
         return _reduced_across(link, losses, takes_part, weights, reduction, [length[0] for length in lengths])
@@ -205,7 +222,7 @@ def _of_chunk(
     similarity: Similarity,
     relevant: Relevance,
     start: int,
-    options: dict[str, Any],
+    options: tuple[Any, ...],
 ) -> tuple[Tensor, Tensor]:
     """The loss of each of these queries and whether it takes part."""
     targets = relevant.targets(start, start + queries.shape[0])
@@ -214,13 +231,15 @@ def _of_chunk(
         scores = _check_similarities(similarity(queries, items), queries, items)
     else:
         scores = queries @ items.T
-    return functional.direct_ap_loss(scores, targets, **options), takes_part
+    return functional.solved(Arguments(scores, targets, None, None, None, *options)), takes_part
 
 
 def _reduced(losses: Tensor, takes_part: Tensor, weight: Tensor | None, reduction: Reduction) -> Tensor:
     if reduction == "none":
         return losses if weight is None else (losses * weight).to(losses.dtype)
     each = Losses(losses.double(), losses, takes_part)
+    if can_look(takes_part):
+        warn_of_nothing(takes_part)
     return masked.reduce(each, losses.dtype, mean=reduction == "mean", weight=weight)[0]
 
 
@@ -340,6 +359,7 @@ class RetrievalAPLoss(_Loss):
         "update",
         "method",
         "ignore_index",
+        "distractor_label",
         "reduction",
         "backend",
         "max_pairs",
@@ -354,6 +374,7 @@ class RetrievalAPLoss(_Loss):
         update: Update = "positive",
         method: Method = "auto",
         ignore_index: int | None = None,
+        distractor_label: int | None = None,
         reduction: Reduction = "mean",
         backend: str = "auto",
         max_pairs: int = 2**24,
@@ -363,26 +384,26 @@ class RetrievalAPLoss(_Loss):
         _check_similarity(similarity)
         check_update(update)
         check_method(method)
-        check_class_to_ignore(ignore_index)
         check_reduction(reduction)
         check_backend(backend)
-        check_count("max_pairs", max_pairs)
         if process_group is not None:
             check_process_group(process_group)
         self.similarity = similarity
         self.epsilon = check_scale("epsilon", epsilon)
         self.update: Update = update
         self.method: Method = method
-        self.ignore_index = ignore_index
+        self.ignore_index = check_class_to_ignore(ignore_index)
+        self.distractor_label = check_class_to_ignore(distractor_label, "distractor_label")
         self.reduction: Reduction = reduction
         self.backend = backend
-        self.max_pairs = max_pairs
+        self.max_pairs = check_count("max_pairs", max_pairs)
         self.process_group = process_group
 
     def _shown(self) -> dict[str, Any]:
         """A module is printed below, as a part."""
         return {name: option for name, option in super()._shown().items() if not isinstance(option, nn.Module)}
 
+    @torch.jit.unused
     def forward(
         self,
         embeddings: Tensor,
@@ -393,6 +414,8 @@ class RetrievalAPLoss(_Loss):
         indices_tuple: Sequence[Tensor] | None = None,
         ref_emb: Tensor | None = None,
         weight: Tensor | None = None,
+        cameras: Tensor | None = None,
+        ref_cameras: Tensor | None = None,
     ) -> Tensor:
         given: dict[str, Any] = {
             "ref_embeddings": ref_embeddings,
@@ -415,4 +438,5 @@ class RetrievalAPLoss(_Loss):
             if given["ref_embeddings"] is not None:
                 raise TypeError("ref_emb is another name of ref_embeddings; give one")
             given["ref_embeddings"] = also
-        return retrieval_ap_loss(embeddings, labels, weight=weight, **given, **self._given())
+        given |= {"weight": weight, "cameras": cameras, "ref_cameras": ref_cameras}
+        return retrieval_ap_loss(embeddings, labels, **given, **self._given())

@@ -17,7 +17,7 @@ TARGETS = torch.tensor([[1, 0, 0], [0, 1, 0]])
 LOGITS, CLASSES = torch.tensor([[0.5, 0.1, 0.9], [0.2, 0.7, 0.3]]), torch.tensor([2, 0])
 NO_TENSORS = [None, "0.5", 1, 1.5, True, [[0.5, 0.1, 0.9], [0.2, 0.7, 0.3]], SCORES.numpy(), object(), {}]
 NO_NUMBERS = ["1", b"1", [1.0], 1j, torch.tensor(1.0), torch.ones(2), np.array(1.0), True, np.bool_(True), object()]
-NO_INTS = [1.0, "1", [1], torch.tensor(1), np.int64(1), True, 1j, object()]
+NO_INTS = [1.0, "1", [1], torch.tensor(1), np.array(1), np.bool_(True), np.float32(1), True, 1j, object()]
 NO_WORDS = ["", "Mean", b"mean", 0, True, ["mean"], torch.tensor(1), np.array(["mean"]), np.array(["a", "b"]), object()]
 NO_SCALES = [*NO_NUMBERS, None, 0.0, -0.0, -1, torch.nan, torch.inf, -torch.inf, 1e-310, 10**400, -(10**400)]
 
@@ -69,6 +69,7 @@ BAD: dict[str, list[Any]] = {
     "update": [*NO_WORDS, None, "Positive", np.array(["positive"])],
     "method": [*NO_WORDS, None, "DP", np.array(["dp"])],
     "reduction": [*NO_WORDS, None, "average"],
+    "average": [*NO_WORDS, "mean"],
     "backend": [*NO_WORDS, None, "numpy", np.array(["auto"])],
     "sharded": [*NO_WORDS, None, np.array(["items"])],
     "process_group": ["world", 0, True, object(), [0, 1]],

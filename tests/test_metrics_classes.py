@@ -104,7 +104,10 @@ def test_classes_without_a_positive_are_left_out() -> None:
     torch.testing.assert_close(weighted, (each[[0, 1, 3]] * support).sum() / support.sum())
     with pytest.warns(UserWarning, match="4 of 4"):
         assert macro(scores, torch.zeros_like(targets)).isnan()
-    assert AveragePrecision("binary")(scores, torch.zeros_like(targets)).isnan()
+    with pytest.warns(UserWarning, match="AveragePrecision is NaN, for no item is positive"):
+        assert AveragePrecision("binary")(scores, torch.zeros_like(targets)).isnan()
+    with pytest.warns(UserWarning, match="AveragePrecision is NaN, for no item is positive"):
+        assert AveragePrecision("multilabel", num_labels=4, average="micro")(scores, torch.zeros_like(targets)).isnan()
 
 
 def test_a_nan_score_is_not_left_out() -> None:

@@ -186,7 +186,7 @@ def test_what_is_measured_is_what_is_checked(loss: str, forward: bool) -> None:
     [
         (OneCall(200, 100, 20), "200 x 100, P = 20 against the dynamic program"),
         (OneCall(4, 2000, 500), "1 x 1,264, P = 316 against the dynamic program; 2 rankings at full size"),
-        (OneCall(2, 1, 1), "2 x 1, P = 1 against"),  # nothing to rank
+        (OneCall(1, 1, 1), "1 x 1, P = 1 against"),  # nothing to rank
         (OneCall(1, 30_000, 0, loss="metric"), "1 x 30,000, P = 0 against its definition"),
         (OneCall(1, 40, 5, dtype="float16", kind="cauchy"), "1 x 40, P = 5 against"),
         (OneCall(2, 40, 5, dtype="bfloat16", loss="hinge"), "2 x 40, P = 5 against"),

@@ -379,9 +379,10 @@ def test_opcheck(by: str, reduction: str) -> None:
     torch.library.opcheck(ops.ap_loss, arguments, **({"test_utils": utilities} if dynamic else {}))
     utilities = utilities if by == "groups" else [*utilities, "test_aot_dispatch_dynamic"]
     weights = torch.rand(len(scores), generator=torch.Generator().manual_seed(0))
-    torch.library.opcheck(
-        ops.average_precision, (scores.detach(), targets, *layout, weights, 0, -1), test_utils=utilities
-    )
+    for counts in (False, True):
+        torch.library.opcheck(
+            ops.average_precision, (scores.detach(), targets, *layout, weights, 0, -1, counts), test_utils=utilities
+        )
     torch.library.opcheck(
         ops.loss_augmented_ranking,
         (scores.detach(), targets, *layout, 0.7, "negative", "auto", 0, -1, "auto"),

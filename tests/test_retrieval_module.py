@@ -19,6 +19,7 @@ def test_a_module_is_its_function_with_options_held() -> None:
         "update": "negative",
         "method": "dp",
         "ignore_index": 1,
+        "distractor_label": 2,
         "reduction": "none",
         "backend": "torch",
         "max_pairs": 30,

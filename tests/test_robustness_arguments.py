@@ -34,7 +34,7 @@ MODULES = ("DirectAPLoss", "APHingeLoss", "APPerceptronLoss", "DirectCostLoss", 
 def bad_values(function: str, name: str) -> list[Any]:
     if "cost" in function and name == "targets":
         return BAD_CLASSES
-    if "cost" in function.lower() and name == "ignore_index":
+    if ("cost" in function.lower() or function == "average_precision") and name == "ignore_index":
         return [each for each in BAD[name] if not (type(each) is int and each in (0, 1))]
     return BAD[name]
 

@@ -1,0 +1,311 @@
+"""What users met: each call as they wrote it, and the right value or the words that help."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastap
+from fastap import checks, metrics
+from tests.losses import LOSSES
+from tests.processes import results
+
+TARGETS = torch.arange(30) < 9
+
+
+def scores(seed: int = 0, *shape: int) -> Tensor:
+    return torch.randn(shape or (30,), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# Columns, and batches of nothing
+
+
+@pytest.mark.parametrize("module", [fastap.DirectAPLoss, fastap.APHingeLoss, fastap.APPerceptronLoss])
+def test_a_column_of_scores_is_not_rankings_of_one_item(module: type[nn.Module]) -> None:
+    net, x, y = nn.Linear(4, 1), torch.randn(30, 4), TARGETS[:, None]
+    with pytest.raises(ValueError, match=r"got 30 rankings of one item each.*dim=0.*scores\.squeeze\(1\)"):
+        module()(net(x), y)
+    one = module(dim=0)(net(x), y)
+    assert one == module()(net(x).squeeze(1), y.squeeze(1)) > 0
+    with pytest.raises(ValueError, match="more than one item"):
+        module(dim=0, reduction="none")(torch.randn(1, 5), torch.ones(1, 5))
+    assert module()(torch.randn(1), torch.ones(1)) == 0  # one ranking, of one item
+    assert module()(torch.randn(0, 1), torch.ones(0, 1)) == 0
+
+
+def shards_of_one_item(rank: int, width: int) -> str:
+    x, y = scores(rank, 4, width), (torch.arange(4 * width) % 2 == rank % 2).view(4, width)
+    try:
+        loss = fastap.direct_ap_loss(x, y, process_group=torch.distributed.group.WORLD)
+    except ValueError as error:
+        return str(error)
+    return f"{loss.item() > 0}"
+
+
+def test_a_shard_may_have_one_item_of_every_ranking(tmp_path: Path) -> None:
+    assert results(shards_of_one_item, 2, tmp_path, 1) == ["True", "True"]
+
+
+def column_of_one_rank(rank: int) -> str:
+    x = scores(0, 4, 1 - rank)
+    try:
+        fastap.direct_ap_loss(x, torch.ones(4, 1 - rank), process_group=torch.distributed.group.WORLD)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_a_column_is_told_on_every_rank(tmp_path: Path) -> None:
+    assert all("4 rankings of one item each" in said for said in results(column_of_one_rank, 2, tmp_path))
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if nothing had been warned of."""
+    monkeypatch.setattr(checks, "_WARNED", set())
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: fastap.direct_ap_loss(scores(), torch.zeros(30)),
+        lambda: fastap.direct_ap_loss(scores(1, 3, 30), TARGETS.expand(3, 30) * 2 - 1, ignore_index=-1),
+        lambda: fastap.ap_hinge_loss(scores(), torch.ones(30), reduction="sum"),
+        lambda: fastap.APPerceptronLoss()(scores(), torch.ones(30), groups=torch.arange(30) % 2),
+        lambda: fastap.direct_ap_loss(scores(), torch.zeros(30), backend="reference"),
+        lambda: fastap.retrieval_ap_loss(scores(2, 6, 4), torch.arange(6)),
+    ],
+)
+def test_a_batch_of_nothing_is_warned_of_once(call: Callable[[], Tensor]) -> None:
+    with pytest.warns(fastap.FastapWarning, match="no ranking of this batch takes part.*targets > 0") as told:
+        assert call() == 0
+    assert told[0].filename == __file__  # the line of the caller
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert call() == 0
+
+
+@pytest.mark.usefixtures("fresh")
+def test_what_is_no_mistake_is_not_warned_of() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fastap.direct_ap_loss(scores(), torch.zeros(30), reduction="none")
+        fastap.direct_ap_loss(scores(1, 0), torch.zeros(0))
+        fastap.direct_ap_loss(scores(1, 2, 30), torch.stack([TARGETS, TARGETS & False]))
+        # Of a chunk, not of the batch.
+        labels = torch.tensor([0, 1, 2, 3, 4, 4])
+        fastap.retrieval_ap_loss(scores(2, 6, 4), labels, max_pairs=6)
+
+
+# Where the positive update has no gradient: guide/epsilon.md tells it
+
+
+def test_the_dead_zone_of_the_positive_update() -> None:
+    leaf = torch.tensor([1.01, 1.0, 1.02, 0.99, 0.9, 0.8], requires_grad=True)
+    targets = torch.tensor([0, 0, 0, 0, 1, 1])
+    for epsilon in (0.01, 1.0, 100.0):
+        loss = fastap.direct_ap_loss(leaf, targets, epsilon=epsilon)
+        assert loss.item() == pytest.approx(0.7333, abs=1e-4)  # 1 - (1/5 + 2/6) / 2
+        assert not torch.autograd.grad(loss, leaf)[0].any()
+    # The negative update has one, once epsilon is of the size of the lead.
+    loss = fastap.direct_ap_loss(leaf, targets, update="negative", epsilon=1.0)
+    assert torch.autograd.grad(loss, leaf)[0].any()
+
+
+def test_the_loss_has_no_gradient_for_what_hard_miners_leave() -> None:
+    miners = pytest.importorskip("pytorch_metric_learning.miners")
+    embeddings = scores(6, 64, 8).requires_grad_()
+    labels = torch.arange(64) % 8
+    pairs = miners.BatchHardMiner()(embeddings, labels)
+    loss = fastap.RetrievalAPLoss(reduction="sum")(embeddings, labels, pairs)
+    (gradient,) = torch.autograd.grad(loss, embeddings)
+    assert not gradient.any()
+
+
+# Labels
+
+
+@pytest.mark.parametrize("ignore_index", [None, -1, -100])
+def test_labels_that_are_nan_where_nothing_is_known(ignore_index: int | None) -> None:
+    targets = TARGETS.double().index_fill(0, torch.tensor([3, 20]), torch.nan)
+    known = -1 if ignore_index is None else ignore_index
+    says = rf"got nan.*targets\.nan_to_num\({known}\) and ignore_index={known}"
+    for call in (fastap.direct_ap_loss, fastap.average_precision, fastap.loss_augmented_ranking):
+        with pytest.raises(ValueError, match=says):
+            call(scores(), targets, ignore_index=ignore_index)
+    with pytest.raises(ValueError, match=says.replace("targets", "target")):
+        metrics.AveragePrecision("binary", ignore_index=ignore_index)(scores(), targets)
+    with pytest.raises(ValueError, match=says.replace("targets", "target")):
+        metrics.RetrievalMAP(ignore_index=ignore_index)(scores(), targets, torch.zeros(30, dtype=torch.long))
+    several = torch.stack([targets, targets], 1)
+    with pytest.raises(ValueError, match=says.replace("targets", "labels")):
+        fastap.retrieval_ap_loss(scores(1, 30, 4), several, ignore_index=ignore_index)
+    with pytest.raises(TypeError, match=r"labels\.nan_to_num\(-1\)\.long\(\) with ignore_index=-1"):
+        fastap.retrieval_ap_loss(scores(1, 30, 4), targets)
+
+    kept = ~targets.isnan()
+    loss = fastap.direct_ap_loss(scores(), targets.nan_to_num(known), ignore_index=known)
+    torch.testing.assert_close(loss, fastap.direct_ap_loss(scores()[kept], targets[kept]))
+
+
+def test_labels_of_plus_and_minus_one() -> None:
+    with pytest.raises(ValueError, match="got -1; of \\+1 and -1 give targets > 0"):
+        fastap.direct_ap_loss(scores(), TARGETS * 2 - 1)
+
+
+# Numbers of NumPy, and what is no tensor
+
+
+def test_numbers_of_numpy() -> None:
+    table, targets = scores(19, 30, 3), torch.stack([TARGETS, TARGETS.flip(0), TARGETS], 1).long()
+    right = fastap.direct_ap_loss(table, targets, dim=0, epsilon=0.5, ignore_index=-1)
+    options: dict[str, Any] = {"dim": np.int64(0), "epsilon": np.float32(0.5), "ignore_index": np.int8(-1)}
+    assert fastap.direct_ap_loss(table, targets, **options) == right
+    module = fastap.DirectAPLoss(**options)
+    assert module(table, targets) == right
+    assert [type(each) for each in (module.dim, module.epsilon, module.ignore_index)] == [int, float, int]
+    assert torch.equal(
+        fastap.average_precision(table, targets, dim=np.int32(0)), fastap.average_precision(table, targets, dim=0)
+    )
+    assert fastap.APHingeLoss(margin=np.float64(2))(table[:, 0], TARGETS) == fastap.ap_hinge_loss(
+        table[:, 0], TARGETS, margin=2
+    )
+    labels = torch.arange(30) % 4
+    held = fastap.RetrievalAPLoss(max_pairs=np.int64(90), ignore_index=np.uint8(3), epsilon=np.float16(0.5))
+    assert held(table, labels) == fastap.retrieval_ap_loss(table, labels, max_pairs=90, ignore_index=3, epsilon=0.5)
+    classes = torch.arange(30) % 3
+    assert fastap.direct_cost_loss(table, classes, ignore_index=np.int64(2)) == fastap.direct_cost_loss(
+        table, classes, ignore_index=2
+    )
+    assert metrics.RetrievalMAP(top_k=np.int64(3)).top_k == 3
+    assert metrics.AveragePrecision("multilabel", num_labels=np.int64(3)).columns == 3
+
+
+NO_TENSORS: list[tuple[Any, str]] = [
+    ([1.0, 0.0], r"got list; give torch.as_tensor\(targets\)"),
+    ((1, 0), r"got tuple; give torch.as_tensor\(targets\)"),
+    (np.array([1, 0]), r"got ndarray; give torch.as_tensor\(targets\)"),
+    (["yes", "no"], r'torch.as_tensor\(numpy.asarray\(targets\) == "yes"\)'),
+    (np.array(["yes", "no"]), r'torch.as_tensor\(targets == "yes"\)'),
+    ([torch.ones(2), torch.ones(3)], r"torch.cat\(targets\) and offsets=.*torch.nested.nested_tensor\(targets"),
+    ("yes", "got str$"),
+    (None, "got NoneType$"),
+]
+
+
+@pytest.mark.parametrize(("given", "says"), NO_TENSORS)
+def test_what_is_no_tensor_is_told_how_to_become_one(given: Any, says: str) -> None:
+    for call in (fastap.direct_ap_loss, fastap.average_precision, fastap.ap_hinge_loss):
+        with pytest.raises(TypeError, match=f"targets must be a torch.Tensor, .*{says}"):
+            call(torch.rand(2), given)
+    with pytest.raises(TypeError, match=f"target must be a torch.Tensor, .*{says.replace('targets', 'target')}"):
+        metrics.AveragePrecision("binary").update(torch.rand(2), given)
+
+
+def test_the_ways_that_errors_show_are_right() -> None:
+    words = np.array(["yes", "no", "yes"])
+    assert torch.as_tensor(words == "yes").tolist() == [True, False, True]
+    lists = [torch.rand(3), torch.rand(2)], [torch.tensor([1, 0, 1]), torch.tensor([0, 1])]
+    flat = [torch.cat(each) for each in lists]
+    nested = [torch.nested.nested_tensor(each, layout=torch.jagged) for each in lists]
+    assert fastap.direct_ap_loss(*nested) == fastap.direct_ap_loss(*flat, offsets=torch.tensor([0, 3, 5]))
+
+
+# Padding
+
+
+def test_padding_is_ignored_whatever_its_score() -> None:
+    """As guide/ragged.md says: a target to ignore, not a score of -inf."""
+    right = fastap.direct_ap_loss(scores(), TARGETS)
+    for padding in (-torch.inf, torch.inf, torch.nan, 1e308):
+        padded = torch.cat([scores(), torch.full((7,), padding, dtype=torch.float64)]).requires_grad_()
+        targets = torch.cat([TARGETS.long(), torch.full((7,), -1)])
+        loss = fastap.direct_ap_loss(padded, targets, ignore_index=-1)
+        assert loss == right
+        (gradient,) = torch.autograd.grad(loss, padded)
+        assert gradient.isfinite().all()
+        assert not gradient[30:].any()
+    padded = torch.cat([scores(), torch.full((7,), -torch.inf, dtype=torch.float64)])
+    assert fastap.direct_ap_loss(padded, torch.cat([TARGETS.long(), torch.zeros(7, dtype=torch.long)])).isnan()
+
+
+# First calls, and memory that is not there
+
+
+FIRST_CALLS = """
+import json, sys, torch, fastap
+from fastap import metrics
+t, x, ids = torch.rand(30) < 0.4, torch.randn(30, requires_grad=True), torch.arange(30) % 3
+e, c = torch.randn(30, 4, requires_grad=True), torch.arange(30) % 4
+m, q = metrics.AveragePrecision("binary"), metrics.RetrievalMAP()
+calls = {
+    "direct_ap_loss": lambda: fastap.direct_ap_loss(x, t).backward(),
+    "groups": lambda: fastap.direct_ap_loss(x, t, groups=ids).backward(),
+    "ap_hinge_loss": lambda: fastap.ap_hinge_loss(x, t).backward(),
+    "ap_perceptron_loss": lambda: fastap.ap_perceptron_loss(x, t).backward(),
+    "average_precision": lambda: fastap.average_precision(x, t),
+    "averages": lambda: fastap.average_precision(e, torch.rand(30, 4) < 0.3, dim=0, average="macro"),
+    "sample_weight": lambda: fastap.average_precision(x, t, sample_weight=torch.rand(30)),
+    "loss_augmented_ranking": lambda: fastap.loss_augmented_ranking(x, t),
+    "retrieval_ap_loss": lambda: fastap.retrieval_ap_loss(e, ids).backward(),
+    "chunks": lambda: torch.no_grad()(fastap.retrieval_ap_loss)(e, ids, max_pairs=100),
+    "direct_cost_loss": lambda: fastap.direct_cost_loss(e, c).backward(),
+    "direct_loss": lambda: fastap.direct_loss(lambda y: e[y].sum().view(1), 0, 1).backward(),
+    "AveragePrecision": lambda: m(x.detach(), t),
+    "RetrievalMAP": lambda: q(x.detach(), t, ids),
+}
+loaded = {}
+for name, call in calls.items():
+    call()
+    loaded[name] = "torch._dynamo" in sys.modules
+print(json.dumps(loaded))
+"""
+
+
+def test_no_first_call_loads_a_compiler() -> None:
+    done = subprocess.run([sys.executable, "-c", FIRST_CALLS], capture_output=True, text=True, check=True, timeout=120)
+    assert not [name for name, loaded in json.loads(done.stdout.splitlines()[-1]).items() if loaded]
+
+
+def gone(like: Tensor) -> dict[str, Tensor]:
+    """Tensors of that shape and type whose memory was freed, all of it or a part, or never was."""
+    matrix = torch.stack([like, like], 1)
+    given = {"freed": like.clone(), "in part": like.clone(), "strided": matrix[:, 1]}
+    given["a slice"] = torch.cat([like, like])[5 : 5 + len(like)]
+    for name, each in given.items():
+        each.untyped_storage().resize_(64 if name == "in part" else 0)
+    return given | {"zeros of autograd": torch._efficientzerotensor(len(like), dtype=like.dtype)}
+
+
+@pytest.mark.parametrize("how", [*gone(scores())])
+@pytest.mark.parametrize("name", ["scores", "targets", "groups", "offsets", "weight", "sample_weight"])
+def test_memory_that_is_not_there(name: str, how: str) -> None:
+    given: dict[str, Any] = {"scores": scores(), "targets": TARGETS.long()}
+    calls: list[Callable[..., Any]] = [fastap.direct_ap_loss, fastap.average_precision, fastap.loss_augmented_ranking]
+    if name == "weight":
+        given |= {"offsets": torch.arange(31), "weight": torch.ones(30)}
+        calls = [fastap.direct_ap_loss]
+    elif name == "sample_weight":
+        given["sample_weight"] = torch.ones(30)
+        calls = []  # whose values PyTorch looks at first
+    elif name not in {"scores", "targets"}:
+        given[name] = torch.arange(30)
+    given[name] = gone(given[name])[how]
+    for call in calls:
+        with pytest.raises(ValueError, match=f"{name} must have memory for all its values"):
+            call(**given)
+    for backend in ("native", "torch", "reference"):
+        for each in LOSSES.values() if name in ("scores", "targets") else ():
+            with pytest.raises(ValueError, match=f"{name} must have memory"):
+                each(given["scores"], given["targets"], backend=backend)
