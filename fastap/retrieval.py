@@ -350,6 +350,11 @@ class RetrievalAPLoss(_Loss):
     both forms mix. So that package's trainers, miners and ``MultipleLosses`` take it as it is; for its wrappers, which
     take their own losses only, :mod:`fastap.metric_learning` has it as one of these.
 
+    The positive update has no gradient for a query whose relevant items all stand below its irrelevant ones: that is
+    the worst ranking already. It is all that hard miners leave (``BatchHardMiner``, ``PairMarginMiner``,
+    ``HDCMiner``), so that nothing trains with them. Take no miner, or one that keeps easy pairs too
+    (``MultiSimilarityMiner``, ``TripletMarginMiner``, ``AngularMiner``).
+
     A ``similarity`` that is a module is a part of this one: its parameters get gradients.
     """
 

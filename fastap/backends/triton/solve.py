@@ -146,7 +146,7 @@ class Sorted:
 
 
 def sort_and_split(inputs: Inputs, launch: LongLaunch, algorithm: str | None = None) -> Sorted:
-    """Six launches and the sort."""
+    """Four launches and the sort."""
     rankings, items = inputs.rankings, inputs.items
     plane, tiles = rankings * items, triton.cdiv(items, launch.items)
     wide = inputs.scores.dtype == torch.float64
