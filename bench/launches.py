@@ -15,7 +15,7 @@ from torch.profiler import record_function
 
 from bench.trace import LAUNCH, OperatorBytes
 from fastap.backends import HAS_TRITON, native
-from fastap.problem import Batch, Objective
+from fastap.types import Batch, Objective
 
 ENGINE = "native engine"
 

@@ -51,9 +51,9 @@ from bench.one_call import DTYPES, NAMES, OneCall
 from bench.plain import progress
 from bench.profile_report import draw_chart, show
 from bench.trace import CALL, HOST, OUTSIDE, OperatorBytes, Row, Step
-from fastap.backends import native
-from fastap.checks import check_backend, check_scale
-from fastap.problem import BACKENDS, METHODS, UPDATES, Batch, Objective
+from fastap.arguments import check_scale
+from fastap.backends import BACKENDS, check_backend, native
+from fastap.types import METHODS, UPDATES, Batch, Objective
 from tests.problems import KINDS
 
 TRACED = 3  # calls whose tensors are looked at

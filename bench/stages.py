@@ -22,7 +22,7 @@ from fastap.backends import native
 from fastap.backends.masked import to_problem
 from fastap.backends.torch import augment, layout, outcome, rowsearch
 from fastap.backends.torch.terms import Terms
-from fastap.problem import Batch, Objective, Problem
+from fastap.types import Batch, Objective, Problem
 
 
 class Input(NamedTuple):

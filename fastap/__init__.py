@@ -2,7 +2,6 @@
 
 from importlib.metadata import version as _version
 
-from fastap.direct import cost_hinge_loss, cost_perceptron_loss, direct_cost_loss, direct_loss
 from fastap.functional import (
     ap_hinge_loss,
     ap_perceptron_loss,
@@ -18,8 +17,10 @@ from fastap.modules import (
     DirectAPLoss,
     DirectCostLoss,
 )
-from fastap.problem import AugmentedRanking, FastapWarning
 from fastap.retrieval import RetrievalAPLoss, retrieval_ap_loss
+from fastap.structured import cost_hinge_loss, cost_perceptron_loss, direct_cost_loss, direct_loss
+from fastap.types import AugmentedRanking
+from fastap.warning import FastapWarning
 
 __version__ = _version("fastap")
 

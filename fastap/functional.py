@@ -9,10 +9,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.distributed import ProcessGroup
 
-from fastap import ops, ragged
-from fastap.checks import (
-    can_look,
-    check_backend,
+from fastap import operators as ops
+from fastap import ragged
+from fastap.arguments import (
     check_choice,
     check_class_to_ignore,
     check_ignore_index,
@@ -28,10 +27,10 @@ from fastap.checks import (
     check_tensors,
     check_update,
     check_weight,
-    have_values,
-    wrong_targets,
 )
-from fastap.problem import Arguments, AugmentedRanking, Method, Objective, Reduction, Sharded, Update
+from fastap.backends import check_backend
+from fastap.targets import can_look, have_values, wrong_targets
+from fastap.types import Arguments, AugmentedRanking, Method, Objective, Reduction, Sharded, Update
 
 Average = Literal["none", "macro", "micro", "weighted", "samples"]
 AVERAGES = ("none", "macro", "micro", "weighted", "samples")

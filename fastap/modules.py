@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from fastap import direct, functional
-from fastap.checks import (
-    check_backend,
+from fastap import functional
+from fastap import structured as direct
+from fastap.arguments import (
     check_class_to_ignore,
     check_cost_table,
     check_dim,
@@ -25,7 +25,8 @@ from fastap.checks import (
     check_sharded,
     check_update,
 )
-from fastap.problem import Method, Reduction, Sharded, Update
+from fastap.backends import check_backend
+from fastap.types import Method, Reduction, Sharded, Update
 
 
 class _Loss(nn.Module):

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fastap.checks import UNSIGNED, right_weights
-from fastap.problem import Batch, own
+from fastap.targets import UNSIGNED, right_weights
+from fastap.types import Batch, own
 
 
 @dataclass(frozen=True)

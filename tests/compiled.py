@@ -43,7 +43,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from fastap.problem import Batch, Objective, Update
+from fastap.types import Batch, Objective, Update
 
 TABLE = Path(__file__).with_suffix(".json")
 TARGETS = {

@@ -241,7 +241,7 @@ def metric(scores: Tensor, targets: Tensor, **options: Any) -> Tensor:
     if scores.is_cuda:
         return fastap.average_precision(scores, targets, **options)
     from fastap.backends import triton
-    from fastap.problem import Batch as Tensors
+    from fastap.types import Batch as Tensors
 
     return triton.average_precision(Tensors(scores, targets, options.get("ignore_index"), options.get("offsets")))
 

@@ -18,7 +18,7 @@ import torch
 
 import fastap
 from fastap import reference
-from fastap.problem import METHODS, Method
+from fastap.types import METHODS, Method
 from tests.paths import PATHS, TRITON_PATHS, backend_of, solving
 from tests.problems import Batch, Floats, random_batch
 

@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 import fastap
-from fastap import exchange
 from fastap.distributed import gather
+from fastap.distributed import loss as exchange
 from tests.processes import results
 from tests.spread import SIZES, by_item, numbers, same_as_one_process, value_and_gradient
 

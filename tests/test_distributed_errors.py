@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch.masked import masked_tensor
 
 import fastap
-from fastap import exchange
 from fastap.distributed import gather, gather_scores
+from fastap.distributed import loss as exchange
 from tests.processes import outcomes, results
 from tests.spread import SIZES, by_item
 

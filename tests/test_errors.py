@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import fastap
-from fastap import checks
+from fastap import arguments as checks
 
 SCORES = torch.tensor([[0.5, 0.1, 0.9], [0.2, 0.7, 0.3]])
 TARGETS = torch.tensor([[1, 0, 0], [0, 1, 0]])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import fastap
 from fastap import reference
-from fastap.problem import METHODS
+from fastap.types import METHODS
 from tests.exactness import is_unique
 from tests.losses import LOSSES, Loss, random_batch, value_and_gradient
 from tests.paths import PATHS, solving

@@ -21,7 +21,7 @@ from fastap.backends.triton.launch import (
     launch_for,
     short_items,
 )
-from fastap.problem import Batch
+from fastap.types import Batch
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942", "interpreter")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import fastap
-from fastap import ops
-from fastap.problem import Arguments, Reduction
+from fastap import operators as ops
+from fastap.types import Arguments, Reduction
 
 STEPS = """
 import gc, os, sys, warnings

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import fastap
 from fastap.backends import native
-from fastap.problem import Batch, Objective
+from fastap.types import Batch, Objective
 from tests.losses import LOSSES, Loss, random_batch, value_and_gradient
 from tests.problems import KINDS, draw
 

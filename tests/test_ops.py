@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import fastap
-from fastap import ops
+from fastap import operators as ops
 from tests.losses import LOSSES, Loss, random_batch
 
 DIRECT = ("direct", 0.7, "positive", "auto")

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 import fastap
-from fastap import ops, ragged
+from fastap import operators as ops
+from fastap import ragged
 from fastap.backends import masked
-from fastap.problem import Batch
+from fastap.types import Batch
 from tests.losses import LOSSES, Loss, value_and_gradient
 from tests.test_ops import ALONE, DIRECT
 

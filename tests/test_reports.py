@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import fastap
-from fastap import checks, metrics
+from fastap import arguments as checks
+from fastap import metrics
 from tests.losses import LOSSES
 from tests.processes import results
 

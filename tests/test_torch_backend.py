@@ -29,7 +29,7 @@ from fastap.backends.torch.monotone import (
     whole_rankings,
 )
 from fastap.backends.torch.terms import Terms
-from fastap.problem import Problem
+from fastap.types import Problem
 from tests.losses import random_batch
 from tests.problems import random_batch as random_problems
 

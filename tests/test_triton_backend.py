@@ -18,7 +18,7 @@ from fastap import backends
 from fastap.backends import masked, native
 from fastap.backends import triton as triton_backend
 from fastap.backends.triton import inputs, solve
-from fastap.problem import Batch
+from fastap.types import Batch
 from tests.exactness import check_many
 from tests.kernels import DEVICE, interpreted, poisoned, quiet
 from tests.losses import LOSSES, Loss, random_batch, value_and_gradient

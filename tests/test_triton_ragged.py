@@ -23,7 +23,7 @@ from fastap.backends import masked
 from fastap.backends import triton as backend
 from fastap.backends.triton import inputs, solve, twins_ragged
 from fastap.backends.triton.launch import MOST_ITEMS, MOST_PROGRAMS, ragged_launch
-from fastap.problem import Batch, Losses, Objective
+from fastap.types import Batch, Losses, Objective
 from tests import device_checks as checks
 from tests.kernel_batches import SEARCH, agree, bits_of, memory
 from tests.kernels import DEVICE, TILE, few_programs, interpreted, quiet

@@ -8,8 +8,10 @@ from typing import Protocol, cast
 
 from torch import Tensor, device, dtype
 
-from fastap.problem import AugmentedRanking, Batch, Losses, Objective
+from fastap.arguments import check_choice
+from fastap.types import AugmentedRanking, Batch, Losses, Objective
 
+BACKENDS = ("auto", "native", "torch", "reference", "triton")
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 # Triton reads this once, when it is imported: its kernels then run in Python, on tensors of the CPU.
 INTERPRETS_TRITON = os.environ.get("TRITON_INTERPRET", "0") == "1"
@@ -48,3 +50,24 @@ def get(name: str, where: device) -> Backend:
     if name == "native" or (name == "auto" and where.type == "cpu" and native.IS_BUILT):
         return cast(Backend, native)
     return masked.REFERENCE if name == "reference" else masked.TORCH
+
+
+def check_backend(backend: str, where: device | None = None) -> str:
+    """A backend that is there, for tensors of that device, if there are any yet."""
+    check_choice("backend", backend, BACKENDS)
+    if backend == "native":
+        from fastap.backends import native  # which needs the checks of this module
+
+        if not native.IS_BUILT:
+            raise ValueError(
+                "backend 'native' was not built when fastap was installed, for want of a C compiler; "
+                "use 'auto' or 'torch'"
+            )
+        if where is not None and where.type != "cpu":
+            raise ValueError(f"backend 'native' needs tensors on the CPU, got {where}; use 'auto'")
+    if backend == "triton":
+        if not HAS_TRITON:
+            raise ValueError("backend 'triton' needs the package triton, which is not installed; use 'auto' or 'torch'")
+        if where is not None and where.type != "cuda" and not INTERPRETS_TRITON:
+            raise ValueError(f"backend 'triton' needs tensors on a CUDA device, got {where}; use 'auto' or 'torch'")
+    return backend

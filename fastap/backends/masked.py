@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fastap.backends import reference
 from fastap.backends import torch as torch_backend
-from fastap.checks import allowed_targets, wrong_targets
-from fastap.problem import AugmentedRanking, Batch, Losses, Objective, Problem, loss_dtype
+from fastap.reduce import reduce
+from fastap.targets import allowed_targets, wrong_targets
+from fastap.types import AugmentedRanking, Batch, Losses, Objective, Problem, loss_dtype
 
 _PADDING = -1
 
@@ -43,28 +44,6 @@ def by_length(batch: Batch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         item = torch.arange(int(length.max()), device=lengths.device)
         padding = item >= length
         yield rankings, (batch.offsets[rankings, None] + item).masked_fill_(padding, 0), padding
-
-
-def reduce(
-    losses: Losses, dtype: torch.dtype, *, mean: bool, weight: Tensor | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """The weighted sum of the losses over the last axis, or their mean over those that take part; the share of each.
-
-    The share is what the gradient of a ranking is to be multiplied with, one for all where there are no weights.
-    """
-    if weight is None:
-        total, count = losses.loss.sum(-1), losses.takes_part.sum(-1, keepdim=True)
-        if not mean:
-            return total.to(dtype), None
-        share = 1.0 / count.clamp_(min=1).to(torch.float64)
-        return (total * share[..., 0]).to(dtype), share.to(dtype)
-    share = losses.takes_part * weight
-    if mean:
-        # That weights add up to infinity is not to make each of them 0.
-        share = torch.where(share.sum(-1, keepdim=True).isinf(), share * 2.0**-64, share)
-        whole = share.sum(-1, keepdim=True)
-        share = share / torch.where(whole == 0.0, 1.0, whole)
-    return (losses.loss * share).sum(-1).to(dtype), share.to(dtype)
 
 
 class Masked:

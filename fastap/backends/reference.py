@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from fastap import reference
-from fastap.problem import AugmentedRanking, Losses, Objective, Problem
+from fastap.types import AugmentedRanking, Losses, Objective, Problem
 
 
 def losses(problem: Problem, objective: Objective) -> Losses:

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastap.backends.masked import TORCH, reduce
-from fastap.checks import can_hold, wrong_targets
-from fastap.problem import AugmentedRanking, Batch, Losses, Objective, loss_dtype
+from fastap.backends.masked import TORCH
+from fastap.reduce import reduce
+from fastap.targets import can_hold, wrong_targets
+from fastap.types import AugmentedRanking, Batch, Losses, Objective, loss_dtype
 
 _engine: Any
 try:

@@ -20,7 +20,7 @@ from fastap.backends.torch.monotone import (
     whole_rankings,
 )
 from fastap.backends.torch.terms import Terms
-from fastap.problem import Method
+from fastap.types import Method
 
 _ULPS = 8 * torch.finfo(torch.float64).eps
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastap.problem import Problem
+from fastap.types import Problem
 
 _SCORE_BITS = 32
 _SMALL_BITS = 15

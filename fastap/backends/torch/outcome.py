@@ -12,7 +12,7 @@ from fastap.backends.torch import gaps
 from fastap.backends.torch.augment import augmented
 from fastap.backends.torch.layout import Layout, Rows, pick, rows_of, sort_batch
 from fastap.backends.torch.terms import Terms
-from fastap.problem import AugmentedRanking, Losses, Objective, Problem
+from fastap.types import AugmentedRanking, Losses, Objective, Problem
 
 
 def losses(problem: Problem, objective: Objective) -> Losses:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fastap.backends.triton.launch import MOST_ITEMS
-from fastap.checks import can_hold
-from fastap.problem import Batch, Objective
+from fastap.targets import can_hold
+from fastap.types import Batch, Objective
 
 _SCORE_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

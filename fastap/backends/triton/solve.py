@@ -8,7 +8,6 @@ import torch
 import triton
 from torch import Tensor
 
-from fastap.backends import masked
 from fastap.backends.triton.inputs import Inputs, Task, architecture, inputs_of, on_device
 from fastap.backends.triton.launch import (
     LongLaunch,
@@ -23,7 +22,7 @@ from fastap.backends.triton.ragged import run_ragged
 from fastap.backends.triton.sort import choose_algorithm, sort_rows
 from fastap.kernels import fused, layout, long, wave
 from fastap.kernels import reduce as reduction
-from fastap.problem import AugmentedRanking, Batch, Losses, Objective
+from fastap.types import AugmentedRanking, Batch, Losses, Objective
 
 _REDUCED_AT_A_TIME = 1024
 # One program is soon done with fewer losses; of groups there may be as many as items.
@@ -63,7 +62,7 @@ def reduce(
 ) -> tuple[Tensor, Tensor | None]:
     """The sum of the losses or their mean over those that take part; of a mean the share of each."""
     if weight is not None or losses.loss.shape[0] > _REDUCED_BY_ONE:
-        return masked.reduce(losses, dtype, mean=mean, weight=weight)
+        return reduce(losses, dtype, mean=mean, weight=weight)
     device = losses.loss.device
     total = torch.empty((), dtype=dtype, device=device)
     share = torch.empty(1, dtype=dtype, device=device) if mean else None

@@ -12,11 +12,15 @@ from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor
 
-from fastap import backends, exchange, ragged
+from fastap import backends, ragged
+from fastap.arguments import check_memory
 from fastap.backends import masked
-from fastap.checks import check_memory, have_values, warn_of_nothing
-from fastap.problem import Arguments, Batch, Losses, Objective, own, weight_dtype
+from fastap.distributed import loss as exchange
 from fastap.ragged import Ragged
+from fastap.reduce import reduce
+from fastap.targets import have_values
+from fastap.types import Arguments, Batch, Losses, Objective, own, weight_dtype
+from fastap.warning import warn_of_nothing
 
 
 def _batch(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None, rankings: Ragged | None) -> Batch:
@@ -266,7 +270,7 @@ def _map_ap_loss(
     each, takes_part = (values.flatten(1) if values.dim() > 1 else values[:, None] for values in (loss, takes_part))
     shares = None if weight is None else weight.reshape(each.shape).double()
     losses = Losses(each.double(), gradient, takes_part)
-    value, share = masked.reduce(losses, loss.dtype, mean=reduction == "mean", weight=shares)
+    value, share = reduce(losses, loss.dtype, mean=reduction == "mean", weight=shares)
     if share is not None:
         whole = share.expand(each.shape).view(gradient.shape[:-1])
         gradient = gradient * whole.unsqueeze(-1)

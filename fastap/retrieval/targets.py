@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fastap.checks import INTEGER, NUMBERS, can_hold, can_look, check_tensor, wrong_target
+from fastap.arguments import check_tensor
+from fastap.targets import INTEGER, NUMBERS, can_hold, can_look, wrong_target
 
 # What a pair of a query and a reference can be. The last stands where an error would stall the stream: the loss is NaN.
 RELEVANT, IRRELEVANT, IGNORED, WRONG = 1, 0, -1, 2

@@ -7,16 +7,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.utils.checkpoint import checkpoint
 
-from fastap import functional, relevance
-from fastap.backends import masked
-from fastap.checks import (
-    FLOATING,
-    can_look,
-    check_backend,
+from fastap import functional
+from fastap.arguments import (
     check_class_to_ignore,
     check_count,
     check_method,
@@ -26,15 +22,17 @@ from fastap.checks import (
     check_tensor,
     check_update,
     check_weights,
-    right_weights,
-    warn_of_nothing,
 )
+from fastap.backends import check_backend
 from fastap.distributed import gather
-from fastap.exchange import reduce_across
-from fastap.link import Link, connect
-from fastap.modules import _Loss
-from fastap.problem import Arguments, Losses, Method, Reduction, Update, weight_dtype
-from fastap.relevance import Classes, Relevance
+from fastap.distributed.comm import Link, connect
+from fastap.distributed.loss import reduce_across
+from fastap.reduce import reduce
+from fastap.retrieval import targets as relevance
+from fastap.retrieval.targets import Classes, Relevance
+from fastap.targets import FLOATING, can_look, right_weights
+from fastap.types import Arguments, Losses, Method, Reduction, Update, weight_dtype
+from fastap.warning import warn_of_nothing
 
 Similarity = Literal["cosine", "dot"] | Callable[[Tensor, Tensor], Tensor]
 
@@ -240,7 +238,7 @@ def _reduced(losses: Tensor, takes_part: Tensor, weight: Tensor | None, reductio
     each = Losses(losses.double(), losses, takes_part)
     if can_look(takes_part):
         warn_of_nothing(takes_part)
-    return masked.reduce(each, losses.dtype, mean=reduction == "mean", weight=weight)[0]
+    return reduce(each, losses.dtype, mean=reduction == "mean", weight=weight)[0]
 
 
 def _reduced_across(
@@ -340,108 +338,3 @@ def _check_similarities(similarities: Tensor, queries: Tensor, items: Tensor) ->
             f"got {similarities.device}"
         )
     return similarities
-
-
-class RetrievalAPLoss(_Loss):
-    """:func:`fastap.retrieval_ap_loss` as a module: ``loss(embeddings, labels, ref_embeddings=None, ref_labels=None)``.
-
-    It is called as pytorch-metric-learning calls its losses, too: ``loss(embeddings, labels, indices_tuple, ref_emb,
-    ref_labels)``. A third argument that is a tensor is ``ref_embeddings``, a tuple is ``indices_tuple``, and by name
-    both forms mix. So that package's trainers, miners and ``MultipleLosses`` take it as it is; for its wrappers, which
-    take their own losses only, :mod:`fastap.metric_learning` has it as one of these.
-
-    The positive update has no gradient for a query whose relevant items all stand below its irrelevant ones: that is
-    the worst ranking already. It is all that hard miners leave (``BatchHardMiner``, ``PairMarginMiner``,
-    ``HDCMiner``), so that nothing trains with them. Take no miner, or one that keeps easy pairs too
-    (``MultiSimilarityMiner``, ``TripletMarginMiner``, ``AngularMiner``).
-
-    A ``similarity`` that is a module is a part of this one: its parameters get gradients.
-    """
-
-    _options = (
-        "similarity",
-        "epsilon",
-        "update",
-        "method",
-        "ignore_index",
-        "distractor_label",
-        "reduction",
-        "backend",
-        "max_pairs",
-        "process_group",
-    )
-
-    def __init__(
-        self,
-        similarity: Similarity = "cosine",
-        *,
-        epsilon: float = 0.1,
-        update: Update = "positive",
-        method: Method = "auto",
-        ignore_index: int | None = None,
-        distractor_label: int | None = None,
-        reduction: Reduction = "mean",
-        backend: str = "auto",
-        max_pairs: int = 2**24,
-        process_group: ProcessGroup | None = None,
-    ) -> None:
-        nn.Module.__init__(self)  # by name: in fastap.metric_learning another base comes next
-        _check_similarity(similarity)
-        check_update(update)
-        check_method(method)
-        check_reduction(reduction)
-        check_backend(backend)
-        if process_group is not None:
-            check_process_group(process_group)
-        self.similarity = similarity
-        self.epsilon = check_scale("epsilon", epsilon)
-        self.update: Update = update
-        self.method: Method = method
-        self.ignore_index = check_class_to_ignore(ignore_index)
-        self.distractor_label = check_class_to_ignore(distractor_label, "distractor_label")
-        self.reduction: Reduction = reduction
-        self.backend = backend
-        self.max_pairs = check_count("max_pairs", max_pairs)
-        self.process_group = process_group
-
-    def _shown(self) -> dict[str, Any]:
-        """A module is printed below, as a part."""
-        return {name: option for name, option in super()._shown().items() if not isinstance(option, nn.Module)}
-
-    @torch.jit.unused
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor | None = None,
-        *references: Any,
-        ref_embeddings: Tensor | None = None,
-        ref_labels: Tensor | None = None,
-        indices_tuple: Sequence[Tensor] | None = None,
-        ref_emb: Tensor | None = None,
-        weight: Tensor | None = None,
-        cameras: Tensor | None = None,
-        ref_cameras: Tensor | None = None,
-    ) -> Tensor:
-        given: dict[str, Any] = {
-            "ref_embeddings": ref_embeddings,
-            "ref_labels": ref_labels,
-            "indices_tuple": indices_tuple,
-            "ref_emb": ref_emb,
-        }
-        ours, theirs = ("ref_embeddings", "ref_labels"), ("indices_tuple", "ref_emb", "ref_labels")
-        names = ours if references and isinstance(references[0], Tensor) else theirs
-        if len(references) > len(names):
-            raise TypeError(
-                f"at most embeddings, labels, {', '.join(names)} can be given by position, got {len(references) + 2}"
-            )
-        for name, value in zip(names, references, strict=False):
-            if given[name] is not None:
-                raise TypeError(f"{name} was given by position and by name")
-            given[name] = value
-        also = given.pop("ref_emb")
-        if also is not None:
-            if given["ref_embeddings"] is not None:
-                raise TypeError("ref_emb is another name of ref_embeddings; give one")
-            given["ref_embeddings"] = also
-        given |= {"weight": weight, "cameras": cameras, "ref_cameras": ref_cameras}
-        return retrieval_ap_loss(embeddings, labels, **given, **self._given())

@@ -19,11 +19,6 @@ UPDATES = ("positive", "negative")
 METHODS = ("auto", "dp")
 REDUCTIONS = ("mean", "sum", "none")
 SHARDED = ("items", "rankings")
-BACKENDS = ("auto", "native", "torch", "reference", "triton")
-
-
-class FastapWarning(UserWarning):
-    """What this library warns of, once in a process."""
 
 
 @dataclass(frozen=True)

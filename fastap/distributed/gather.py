@@ -1,8 +1,4 @@
-"""Tensors spread over the processes of ``torch.distributed``, brought together with a gradient that finds its way back.
-
-The losses need none of this: with ``process_group=`` they take rankings as they lie. Gather for what wants to see
-everything itself: another loss, a metric, the embeddings of a batch that every rank compares its own with.
-"""
+"""Tensors of all ranks, on every rank, with a gradient that finds its way back."""
 
 from __future__ import annotations
 
@@ -13,11 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastap.checks import check_dense, check_dim, check_process_group, check_ragged, check_tensors
-from fastap.link import Link, connect
-from fastap.problem import own
-
-__all__ = ["gather", "gather_scores"]
+from fastap.arguments import check_dense, check_dim, check_process_group, check_ragged, check_tensors
+from fastap.distributed.comm import Link, connect
+from fastap.types import own
 
 
 def gather(tensor: Tensor, *, dim: int = 0, process_group: dist.ProcessGroup | None = None) -> Tensor:

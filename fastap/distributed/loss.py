@@ -23,11 +23,13 @@ import torch
 from torch import Tensor
 
 from fastap import backends, ragged
-from fastap.backends import masked
-from fastap.checks import allowed_targets, check_lengths, warn_of_nothing, wrong_targets
-from fastap.link import Link, connect
-from fastap.problem import Arguments, Batch, Losses, own, weight_dtype
+from fastap.arguments import check_lengths
+from fastap.distributed.comm import Link, connect
 from fastap.ragged import Ragged
+from fastap.reduce import reduce
+from fastap.targets import allowed_targets, wrong_targets
+from fastap.types import Arguments, Batch, Losses, own, weight_dtype
+from fastap.warning import warn_of_nothing
 
 # In what is sent a target is a class: 1, 0 or this; one less is a wrong target, where that is no error.
 _IGNORED = -1
@@ -283,7 +285,7 @@ def _reduce(
     taking = takes_part == 1
     if taking.is_cpu:
         warn_of_nothing(taking)
-    value, share = masked.reduce(Losses(loss, loss, taking), dtype, mean=mean, weight=weight)
+    value, share = reduce(Losses(loss, loss, taking), dtype, mean=mean, weight=weight)
     return value, torch.ones(1, dtype=dtype, device=loss.device) if share is None else share.view(-1)
 
 

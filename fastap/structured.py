@@ -8,9 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from fastap.checks import (
-    FLOATING,
-    NUMBERS,
+from fastap.arguments import (
     check_class_tensors,
     check_class_to_ignore,
     check_cost,
@@ -19,9 +17,9 @@ from fastap.checks import (
     check_scale,
     check_tensor,
     check_update,
-    wrong_classes,
 )
-from fastap.problem import Objective, Reduction, Update, loss_dtype
+from fastap.targets import FLOATING, NUMBERS, wrong_classes
+from fastap.types import Objective, Reduction, Update, loss_dtype
 
 Solution = TypeVar("Solution")
 
