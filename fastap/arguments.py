@@ -5,16 +5,15 @@ from __future__ import annotations
 import numbers
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
-import numpy
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.masked import MaskedTensor
 
 from fastap.targets import FLOATING, INTEGER, NUMBERS, REAL, can_look, right_weights
-from fastap.types import METHODS, REDUCTIONS, SHARDED, UPDATES
+from fastap.types import METHODS, REDUCTIONS, SHARDED, UPDATES, Dim, Method, Update
 
 # Below lie the subnormal numbers, whose inverse is infinite.
 _SMALLEST = sys.float_info.min
@@ -33,45 +32,52 @@ def check_tensor(
     be, have = ("return", "return") if returned else ("be", "have")
     if not isinstance(given, Tensor):
         instead = " or None" if optional else ""
-        how = _as_tensor(name, given)
+        how = _as_tensor(name, given, dtypes)
         raise TypeError(f"{name} must {be} a torch.Tensor{instead}, got {type(given).__name__}{how}")
     if given.dtype not in dtypes:
         raise TypeError(f"{name} must {have} {wanted}, got {given.dtype}")
     check_dense(name, given, returned=returned)
+    if can_look(given):
+        check_memory(name, given)
 
 
-def _as_tensor(name: str, given: Any) -> str:
+def _as_tensor(name: str, given: Any, dtypes: Sequence[torch.dtype] = ()) -> str:
     """How what was given in place of a tensor becomes one."""
-    is_list = isinstance(given, (list, tuple))
-    if not is_list and not hasattr(given, "__array__"):
+    if not isinstance(given, (list, tuple)) and not hasattr(given, "__array__"):
         return ""
-    if is_list and given and isinstance(given[0], Tensor):
+    first = given
+    while isinstance(first, (list, tuple)) and first:
+        first = first[0]
+    if (isinstance(given, (list, tuple)) and len({_length(each) for each in given}) > 1) or isinstance(first, Tensor):
         return (
-            f"; if each is of one ranking, give torch.cat({name}) and offsets=, or "
-            f"torch.nested.nested_tensor({name}, layout=torch.jagged)"
+            f"; if each is of one ranking, give torch.cat of their tensors and offsets=, or torch.nested.nested_tensor"
+            f"({name}, layout=torch.jagged)"
         )
-    array = f"numpy.asarray({name})" if is_list else name
-    if numpy.asarray(given).dtype.kind in "OSTU":
-        return f'; if these are words, of which "yes" is the positive one, give torch.as_tensor({array} == "yes")'
-    return f"; give torch.as_tensor({name})"
+    if isinstance(first, str) or getattr(getattr(first, "dtype", None), "kind", "") in ("S", "T", "U"):
+        array = f"numpy.asarray({name})" if isinstance(given, (list, tuple)) else name
+        if torch.bool in dtypes:
+            return f'; of words, of which "yes" is the positive one, give torch.as_tensor({array} == "yes")'
+        return f"; of words give torch.as_tensor(numpy.unique({name}, return_inverse=True)[1])"
+    return f"; give torch.as_tensor({name})" if name.isidentifier() else "; give torch.as_tensor of it"
 
 
-def check_memory(**tensors: Tensor | None) -> None:
-    """Tensors of the CPU that have memory for all their values: without it code in C would crash.
+def _length(given: object) -> int:
+    return len(given) if isinstance(given, (list, tuple)) else -1
 
-    They do not after ``untyped_storage().resize_(0)``, and zeros of autograd's own (``torch._efficientzerotensor``)
+
+def check_memory(name: str, given: Tensor) -> None:
+    """A tensor of the CPU that has memory for all its values: without it code in C would crash.
+
+    It has none after ``untyped_storage().resize_(0)``, and zeros of autograd's own (``torch._efficientzerotensor``)
     never had any.
     """
-    for name, given in tensors.items():
-        if given is None:
-            continue
-        if given.is_contiguous():
-            last = given.numel() - 1
-        else:
-            last = sum(stride * (size - 1) for size, stride in zip(given.shape, given.stride(), strict=True))
-        end = (given.storage_offset() + last + 1) * given.element_size()
-        if not (given.data_ptr() and end <= given.untyped_storage().nbytes()) and given.numel():
-            raise ValueError(f"{name} must have memory for all its values, got a tensor whose memory was freed")
+    if given.is_contiguous():
+        last = given.numel() - 1
+    else:
+        last = sum(stride * (size - 1) for size, stride in zip(given.shape, given.stride(), strict=True))
+    end = (given.storage_offset() + last + 1) * given.element_size()
+    if not (given.data_ptr() and end <= given.untyped_storage().nbytes()) and given.numel():
+        raise ValueError(f"{name} must have memory for all its values, got a tensor whose memory was freed")
 
 
 def check_dense(name: str, given: Tensor, *, returned: bool = False) -> None:
@@ -90,8 +96,8 @@ def check_dense(name: str, given: Tensor, *, returned: bool = False) -> None:
         raise TypeError(f"{name} must {be} a dense tensor, got {kind}")
 
 
-def check_tensors(scores: Tensor, targets: Tensor, dim: int) -> int:
-    """Types, shapes and ``dim``; returns ``dim`` counted from the front. Reads no values, so it can be traced."""
+def check_tensors(scores: Tensor, targets: Tensor, dim: Dim) -> tuple[int, ...]:
+    """Types, shapes and ``dim``; returns the axes, ascending from the front. Reads no values, so it can be traced."""
     check_tensor("scores", scores, FLOATING, "a floating dtype of 16 to 64 bits")
     if isinstance(targets, Tensor) and targets.is_nested:
         raise TypeError("targets must be a dense tensor, as scores is, got a nested one")
@@ -105,12 +111,27 @@ def check_tensors(scores: Tensor, targets: Tensor, dim: int) -> int:
         )
     if scores.device != targets.device:
         raise ValueError(f"targets must be on the device of scores, {scores.device}, got {targets.device}")
-    dim = check_dim(dim)
-    if not -scores.dim() <= dim < scores.dim():
+    return axes_of(dim, scores)
+
+
+def axes_of(dim: Dim, scores: Tensor) -> tuple[int, ...]:
+    """The axes along which items are ranked, ascending from the front."""
+    dim, n = check_dim(dim), scores.dim()
+    if dim is None:
+        if n == 1:
+            return (0,)
         raise ValueError(
-            f"dim must be in [{-scores.dim()}, {scores.dim() - 1}] for scores of {scores.dim()} dimensions, got {dim}"
+            f"dim must be given for scores of shape {tuple(scores.shape)}: dim=0 ranks the batch for each label, of "
+            "scores (batch, labels), and a column (items, 1); dim=-1 ranks each row, of scores (queries, gallery)"
         )
-    return dim % scores.dim()
+    dims = (dim,) if isinstance(dim, int) else dim
+    for each in dims:
+        if not -n <= each < n:
+            raise ValueError(f"dim must be in [{-n}, {n - 1}] for scores of {n} dimensions, got {each}")
+    axes = tuple(sorted(each % n for each in dims))
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"dim must name each axis once, got {dim}")
+    return axes
 
 
 def check_lengths(rankings: int, items: int) -> None:
@@ -126,7 +147,7 @@ def check_lengths(rankings: int, items: int) -> None:
 def check_nested(
     scores: Tensor,
     targets: Tensor,
-    dim: int,
+    dim: Dim,
     groups: Tensor | None,
     offsets: Tensor | None,
     names: tuple[str, str] = ("scores", "targets"),
@@ -145,8 +166,7 @@ def check_nested(
         )
     if groups is not None or offsets is not None:
         raise ValueError("groups and offsets must be None where scores are nested, which have their own offsets")
-    check_dim(dim)
-    if dim not in (1, -1):
+    if check_dim(dim) not in (None, 1, -1):
         raise ValueError(f"dim must be 1 or -1 where scores are nested, got {dim}")
 
 
@@ -209,6 +229,11 @@ def check_weights(name: str, weight: Tensor, of_name: str, of: Tensor) -> None:
 def check_class_tensors(logits: Tensor, targets: Tensor) -> int:
     """Types and shapes as in ``torch.nn.functional.cross_entropy``; returns the dimension of the classes."""
     check_tensor("logits", logits, FLOATING, "a floating dtype of 16 to 64 bits")
+    if isinstance(targets, Tensor) and targets.is_floating_point():
+        raise TypeError(
+            f"targets must have an integer dtype, got {targets.dtype}; give targets.long(), and "
+            "targets.nan_to_num(-100).long() with ignore_index=-100 where some are NaN"
+        )
     check_tensor("targets", targets, INTEGER, "an integer dtype")
     if logits.dim() == 0:
         raise ValueError("logits must have at least one dimension, got a 0-dimensional tensor")
@@ -230,7 +255,7 @@ def check_class_to_ignore(ignore_index: int | None, name: str = "ignore_index") 
     """An int, which may be a class, or None."""
     if ignore_index is None:
         return None
-    number = _whole(name, ignore_index, "an int or None")
+    number = check_int(name, ignore_index, "an int or None")
     if not -(2**63) <= number < 2**63:
         raise ValueError(f"{name} must fit 64 bits, got {number}")
     return number
@@ -247,7 +272,7 @@ def check_cost_table(cost: Tensor) -> None:
 
 def check_count(name: str, given: int) -> int:
     """A positive int."""
-    given = _whole(name, given)
+    given = check_int(name, given)
     if given < 1:
         raise ValueError(f"{name} must be at least 1, got {given}")
     return given
@@ -272,7 +297,7 @@ def check_cost(cost: Tensor, logits: Tensor, dim: int) -> None:
         raise ValueError(f"cost must be on the device of logits, {logits.device}, got {cost.device}")
 
 
-def _whole(name: str, given: int, wanted: str = "an int") -> int:
+def check_int(name: str, given: int, wanted: str = "an int") -> int:
     """An int; one of NumPy as Python's."""
     if type(given) is int:
         return given
@@ -282,9 +307,15 @@ def _whole(name: str, given: int, wanted: str = "an int") -> int:
     return given if isinstance(given, int) else int(given)
 
 
-def check_dim(dim: int) -> int:
-    """An int; whether the scores have that dimension shows when they are there."""
-    return _whole("dim", dim)
+def check_dim(dim: Dim) -> int | tuple[int, ...] | None:
+    """An int, several, or None; whether the scores have these dimensions shows when they are there."""
+    if dim is None:
+        return None
+    if not isinstance(dim, (tuple, list)):
+        return check_int("dim", dim, "an int, a tuple of ints or None")  # type: ignore[arg-type]
+    if not dim:
+        raise ValueError("dim must name at least one axis, got none")
+    return tuple(check_int("dim", each, "an int, a tuple of ints or None") for each in dim)
 
 
 def check_ignore_index(ignore_index: int | None) -> int | None:
@@ -314,14 +345,14 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     return value
 
 
-def check_update(update: str) -> str:
+def check_update(update: str) -> Update:
     """``"positive"`` or ``"negative"``."""
-    return check_choice("update", update, UPDATES)
+    return cast(Update, check_choice("update", update, UPDATES))
 
 
-def check_method(method: str) -> str:
+def check_method(method: str) -> Method:
     """``"auto"`` or ``"dp"``."""
-    return check_choice("method", method, METHODS)
+    return cast(Method, check_choice("method", method, METHODS))
 
 
 def check_reduction(reduction: str) -> str:

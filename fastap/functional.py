@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.distributed import ProcessGroup
 
-from fastap import operators as ops
-from fastap import ragged
+from fastap import operators, ragged
 from fastap.arguments import (
     check_choice,
     check_class_to_ignore,
@@ -29,8 +27,8 @@ from fastap.arguments import (
     check_weight,
 )
 from fastap.backends import check_backend
-from fastap.targets import can_look, have_values, wrong_targets
-from fastap.types import Arguments, AugmentedRanking, Method, Objective, Reduction, Sharded, Update
+from fastap.targets import can_look, wrong_targets
+from fastap.types import Arguments, AugmentedRanking, Dim, Method, Objective, Reduction, Sharded, Update
 
 Average = Literal["none", "macro", "micro", "weighted", "samples"]
 AVERAGES = ("none", "macro", "micro", "weighted", "samples")
@@ -43,7 +41,7 @@ def direct_ap_loss(
     epsilon: float = 1.0,
     update: Update = "positive",
     method: Method = "auto",
-    dim: int = -1,
+    dim: Dim = None,
     groups: Tensor | None = None,
     offsets: Tensor | None = None,
     weight: Tensor | None = None,
@@ -74,7 +72,10 @@ def direct_ap_loss(
             place and runs the dynamic program only on rows in conflict: a sort and ``O((P + N) log N)`` where few are.
             ``"dp"`` is the paper's dynamic program over all ``P x (N + 1)`` cells, in ``O(P + N)`` memory: for
             comparing, and for certainty that needs no other argument.
-        dim: the axis along which items are ranked; every other axis counts rankings.
+        dim: the axis along which items are ranked, or several that are ranked together, such as ``(0, 2, 3)`` of maps
+            of pixels; every other axis counts rankings. Scores of one dimension need none. Of others there is no
+            default: ``dim=0`` ranks the batch for each label (``(batch, labels)``), ``dim=-1`` each row (``(queries,
+            gallery)``).
         groups: integers, one an item of flat (one-dimensional) scores: items of one id are a ranking, in whatever order
             they come (the ``indexes`` of TorchMetrics). Results are in ascending order of id.
         offsets: integers, (rankings + 1,): ranking ``r`` of flat scores has the items from ``offsets[r]`` to before
@@ -82,7 +83,8 @@ def direct_ap_loss(
             ``include_last_offset=True``, ``offsets()`` of a nested tensor). Rankings may be empty.
         weight: what each ranking counts, not negative; (rankings,) of ragged ones, else a shape that broadcasts to the
             shape of ``scores`` without ``dim``. It gets no gradient.
-        ignore_index: items with this target take no part.
+        ignore_index: items with this target take no part, whatever their score: the way to pad. A score of -inf is no
+            padding, and makes the loss NaN.
         reduction: ``"mean"`` over the rankings that take part, weighted; ``"sum"``, of ``weight * loss``; or ``"none"``
             (the shape of ``scores`` without ``dim``; ragged, (rankings,)), ``weight * loss`` too. With a
             ``process_group`` sum what ``"none"`` gives: a mean of one rank's losses would count the ranks twice.
@@ -117,9 +119,21 @@ def direct_ap_loss(
 
     Source: Song, Schwing, Zemel, Urtasun, Training Deep Neural Networks via Direct Loss Minimization, ICML 2016.
     """
-    objective = Objective("direct", check_scale("epsilon", epsilon), update, method)
-    options = (dim, ignore_index, reduction, backend, process_group, sharded)
-    return _ap_loss(scores, targets, groups, offsets, weight, objective, *options)
+    objective = Objective("direct", check_scale("epsilon", epsilon), check_update(update), check_method(method))
+    return _ap_loss(
+        scores,
+        targets,
+        objective,
+        dim=dim,
+        groups=groups,
+        offsets=offsets,
+        weight=weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        backend=backend,
+        process_group=process_group,
+        sharded=sharded,
+    )
 
 
 def ap_hinge_loss(
@@ -128,7 +142,7 @@ def ap_hinge_loss(
     *,
     margin: float = 1.0,
     method: Method = "auto",
-    dim: int = -1,
+    dim: Dim = None,
     groups: Tensor | None = None,
     offsets: Tensor | None = None,
     weight: Tensor | None = None,
@@ -145,16 +159,28 @@ def ap_hinge_loss(
 
     Source: Yue, Finley, Radlinski, Joachims, A Support Vector Method for Optimizing Average Precision, SIGIR 2007.
     """
-    objective = Objective("hinge", check_scale("margin", margin), "positive", method)
-    options = (dim, ignore_index, reduction, backend, process_group, sharded)
-    return _ap_loss(scores, targets, groups, offsets, weight, objective, *options)
+    objective = Objective("hinge", check_scale("margin", margin), method=check_method(method))
+    return _ap_loss(
+        scores,
+        targets,
+        objective,
+        dim=dim,
+        groups=groups,
+        offsets=offsets,
+        weight=weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        backend=backend,
+        process_group=process_group,
+        sharded=sharded,
+    )
 
 
 def ap_perceptron_loss(
     scores: Tensor,
     targets: Tensor,
     *,
-    dim: int = -1,
+    dim: Dim = None,
     groups: Tensor | None = None,
     offsets: Tensor | None = None,
     weight: Tensor | None = None,
@@ -169,16 +195,28 @@ def ap_perceptron_loss(
     The subgradient at equal scores is half of either side. All arguments, results and errors are those of
     :func:`direct_ap_loss`.
     """
-    objective = Objective("perceptron", 1.0, "positive", "auto")
-    options = (dim, ignore_index, reduction, backend, process_group, sharded)
-    return _ap_loss(scores, targets, groups, offsets, weight, objective, *options)
+    objective = Objective("perceptron")
+    return _ap_loss(
+        scores,
+        targets,
+        objective,
+        dim=dim,
+        groups=groups,
+        offsets=offsets,
+        weight=weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        backend=backend,
+        process_group=process_group,
+        sharded=sharded,
+    )
 
 
 def average_precision(
     scores: Tensor,
     targets: Tensor,
     *,
-    dim: int = -1,
+    dim: Dim = None,
     groups: Tensor | None = None,
     offsets: Tensor | None = None,
     sample_weight: Tensor | None = None,
@@ -194,7 +232,7 @@ def average_precision(
         scores: as ``targets``, ``dim``, ``groups`` and ``offsets`` those of :func:`direct_ap_loss`; with ``groups`` the
             host waits for CUDA to learn how many there are.
         targets: 1 for positives and 0 for negatives.
-        dim: the axis along which items are ranked.
+        dim: the axis or axes along which items are ranked; there is no default for scores of several dimensions.
         groups: which ranking each item is of.
         offsets: where each ranking begins.
         sample_weight: one weight an item, finite and not negative, of the shape of ``scores``: an item of weight 2
@@ -211,25 +249,24 @@ def average_precision(
     """
     average = "none" if average is None else average
     check_choice("average", average, AVERAGES)
-    if isinstance(sample_weight, Tensor) and sample_weight.is_nested:
-        sample_weight, _, _, _ = _flat(sample_weight, scores, dim, groups, offsets, ("sample_weight", "scores"))
-    scores, targets, dim, offsets = _flat(scores, targets, dim, groups, offsets)
-    dim = check_tensors(scores, targets, dim)
-    check_ragged(scores, groups, offsets)
-    if sample_weight is not None:
-        sample_weight = check_sample_weight(sample_weight, scores)
-    targets, ignore_index = _not_ignoring_a_class(targets, check_class_to_ignore(ignore_index))
+    items = _ranked(scores, targets, dim, groups, offsets, sample_weight)
+    targets, ignore_index = _not_ignoring_a_class(items.targets, check_class_to_ignore(ignore_index))
+    scores, dim, offsets, sample_weight = items.scores.detach(), items.dim, items.offsets, items.sample_weight
     if average == "samples":
         if scores.dim() != 2:
             raise ValueError(f"scores must have two dimensions for average='samples', got shape {tuple(scores.shape)}")
         dim = 1 - dim
+    if average != "none" and groups is None and offsets is None and scores.shape[dim] == 1:
+        check_lengths(scores.numel(), scores.numel())
     if average == "micro":
+        if offsets is not None and can_look(offsets):
+            ragged.from_offsets(offsets, scores.shape[0])  # which may be wrong
         groups = offsets = None
-        dim, flat = 0, [None if each is None else each.reshape(-1) for each in (scores, targets, sample_weight)]
-        scores, targets, sample_weight = cast(Any, flat)
+        scores, targets = scores.reshape(-1), targets.reshape(-1)
+        dim, sample_weight = 0, None if sample_weight is None else sample_weight.reshape(-1)
     counts = average in ("macro", "weighted", "samples")
-    call = (scores.detach(), targets, groups, offsets, sample_weight, dim, ignore_index, counts)
-    precisions, support = ops.called(ops.average_precision, ops.precision, *call)
+    call = (scores, targets, groups, offsets, sample_weight, dim, ignore_index, counts)
+    precisions, support = operators.called(operators.average_precision, operators.precision, *call)
     result: Tensor = _averaged(precisions, support, average == "weighted") if counts else precisions
     return result
 
@@ -240,7 +277,7 @@ def _not_ignoring_a_class(targets: Tensor, ignore_index: int | None) -> tuple[Te
         return targets, ignore_index
     taken = (targets == 0) | (targets == 1)
     if can_look(targets):
-        wrong_targets(targets, taken, None)
+        wrong_targets(targets, taken, ignore_index)
     classes = torch.where(targets == ignore_index, -1, 1 - ignore_index)
     return torch.where(taken, classes, 2).to(torch.int8), -1  # 2 is wrong
 
@@ -249,6 +286,7 @@ def _averaged(precisions: Tensor, support: Tensor, weighted: bool) -> Tensor:
     """Over the rankings with positives: a NaN among these, of a NaN score, is none to leave out."""
     counts = support > 0
     share = support if weighted else counts.to(torch.float64)
+    share = torch.where(share.sum().isinf(), share * 2.0**-64, share)
     return torch.where(counts, precisions * share, 0.0).sum() / share.sum()
 
 
@@ -259,7 +297,7 @@ def loss_augmented_ranking(
     epsilon: float = 1.0,
     update: Update = "positive",
     method: Method = "auto",
-    dim: int = -1,
+    dim: Dim = None,
     groups: Tensor | None = None,
     offsets: Tensor | None = None,
     ignore_index: int | None = None,
@@ -276,94 +314,134 @@ def loss_augmented_ranking(
         ranking without a positive or without a negative is ranked by score and has value NaN; one with a NaN or
         infinite score has value NaN and ranks of no meaning.
     """
-    nested = scores
-    scores, targets, dim, offsets = _flat(scores, targets, dim, groups, offsets)
-    dim = check_tensors(scores, targets, dim)
-    check_ragged(scores, groups, offsets)
-    ranks, value = ops.called(
-        ops.loss_augmented_ranking,
-        ops.ranking,
-        scores.detach(),
-        targets,
+    items = _ranked(scores, targets, dim, groups, offsets)
+    if items.scores.shape[items.dim] == 1 and groups is None and items.offsets is None:
+        check_lengths(items.scores.numel(), items.scores.numel())
+    ranks, value = operators.called(
+        operators.loss_augmented_ranking,
+        operators.ranking,
+        items.scores.detach(),
+        items.targets,
         groups,
-        offsets,
+        items.offsets,
         check_scale("epsilon", epsilon),
         check_update(update),
         check_method(method),
-        dim,
+        items.dim,
         check_ignore_index(ignore_index),
-        check_backend(backend, scores.device),
+        check_backend(backend, items.scores.device),
     )
-    if nested is not scores:
-        assert offsets is not None
-        return AugmentedRanking(torch.nested.nested_tensor_from_jagged(ranks, offsets), value)
-    return AugmentedRanking(ranks if dim == scores.dim() - 1 else ranks.movedim(-1, dim).clone(), value)
+    return AugmentedRanking(items.as_given(ranks), value)
 
 
 def _ap_loss(
     scores: Tensor,
     targets: Tensor,
+    objective: Objective,
+    *,
+    dim: Dim,
     groups: Tensor | None,
     offsets: Tensor | None,
     weight: Tensor | None,
-    objective: Objective,
-    dim: int,
     ignore_index: int | None,
     reduction: Reduction,
     backend: str,
     process_group: ProcessGroup | None,
     sharded: Sharded,
 ) -> Tensor:
-    scores, targets, dim, offsets = _flat(scores, targets, dim, groups, offsets)
-    dim = check_tensors(scores, targets, dim)
-    check_ragged(scores, groups, offsets)
-    if scores.shape[dim] == 1 and groups is None and offsets is None and (process_group is None or sharded != "items"):
+    items = _ranked(scores, targets, dim, groups, offsets)
+    scores, is_matrix = items.scores, groups is None and items.offsets is None
+    if scores.shape[items.dim] == 1 and is_matrix and (process_group is None or sharded != "items"):
         check_lengths(scores.numel(), scores.numel())
     if weight is not None:
-        check_weight(weight, scores, dim, groups, offsets)
+        check_weight(weight, scores, items.dim, groups, items.offsets)
     call = Arguments(
-        scores,
-        targets,
-        groups,
-        offsets,
-        weight,
-        objective.loss,
-        objective.epsilon,
-        check_update(objective.update),
-        check_method(objective.method),
-        dim,
-        check_ignore_index(ignore_index),
-        check_reduction(reduction),
-        check_backend(backend, scores.device),
-        None if process_group is None else check_process_group(process_group),
-        check_sharded(sharded),
+        scores=scores,
+        targets=items.targets,
+        groups=groups,
+        offsets=items.offsets,
+        weight=weight,
+        loss=objective.loss,
+        epsilon=objective.epsilon,
+        update=objective.update,
+        method=objective.method,
+        dim=items.dim,
+        ignore_index=check_ignore_index(ignore_index),
+        reduction=check_reduction(reduction),
+        backend=check_backend(backend, scores.device),
+        process_group=None if process_group is None else check_process_group(process_group),
+        sharded=check_sharded(sharded),
+        needs_gradient=torch.is_grad_enabled() and scores.requires_grad,
     )
-    return solved(call)
+    return operators.loss_of(call)
 
 
-def solved(call: Arguments) -> Tensor:
-    """The loss of checked arguments, by the operator or what stands for it."""
-    value: Tensor
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        value = ops.TransformedAPLoss.apply(*call)[0]  # type: ignore[no-untyped-call]
-    elif have_values(call[:5]):
-        value = ops.EagerAPLoss.apply(call.scores, call)  # type: ignore[no-untyped-call]
-    else:
-        value = ops.ap_loss(*call)[0]
-    return value
+class _Ranked(NamedTuple):
+    """What is ranked, checked, along one axis."""
+
+    scores: Tensor
+    targets: Tensor
+    dim: int  # from the front
+    offsets: Tensor | None
+    sample_weight: Tensor | None
+    given: Tensor  # the scores before several axes were made one, or their nested tensor
+    axes: tuple[int, ...]
+
+    def as_given(self, values: Tensor) -> Tensor:
+        """One value an item, with the ranked axis last, in the shape of the scores as they were given."""
+        if self.given.is_nested:
+            nested: Tensor = torch.nested.nested_tensor_from_jagged(values, self.offsets)
+            return nested.clone()  # no view
+        shape = [self.given.shape[axis] for axis in self.axes]
+        last = tuple(range(-len(shape), 0))
+        if tuple(axis - self.given.dim() for axis in self.axes) == last == (-1,):
+            return values
+        placed: Tensor = values.unflatten(-1, shape).movedim(last, self.axes)
+        return placed.clone()  # no view
 
 
-def _flat(
+def _ranked(
     scores: Tensor,
     targets: Tensor,
-    dim: int,
+    dim: Dim,
     groups: Tensor | None,
     offsets: Tensor | None,
-    names: tuple[str, str] = ("scores", "targets"),
-) -> tuple[Tensor, Tensor, int, Tensor | None]:
-    """The items of nested tensors, their one axis and their offsets; all else as it is."""
-    if not (isinstance(scores, Tensor) and scores.is_nested):
-        return scores, targets, dim, offsets
+    sample_weight: Tensor | None = None,
+) -> _Ranked:
+    """Nested tensors as their items and offsets, several axes as one, last."""
+    given = scores
+    if isinstance(sample_weight, Tensor) and sample_weight.is_nested:
+        sample_weight, _, _ = _items_of(sample_weight, scores, dim, groups, offsets, ("sample_weight", "scores"))
+    if isinstance(scores, Tensor) and scores.is_nested:
+        scores, targets, offsets = _items_of(scores, targets, dim, groups, offsets, ("scores", "targets"))
+        dim = 0
+    if dim is None and not groups is offsets is None:
+        dim = -1
+    axes = check_tensors(scores, targets, dim)
+    check_ragged(scores, groups, offsets)
+    if sample_weight is not None:
+        check_sample_weight(sample_weight, scores)
+    if len(axes) == 1:
+        return _Ranked(scores, targets, axes[0], offsets, sample_weight, given, axes)
+    last = tuple(range(-len(axes), 0))
+
+    def joined(values: Tensor) -> Tensor:
+        return values.movedim(axes, last).flatten(-len(axes))
+
+    scores, targets = joined(scores), joined(targets)
+    sample_weight = None if sample_weight is None else joined(sample_weight)
+    return _Ranked(scores, targets, scores.dim() - 1, offsets, sample_weight, given, axes)
+
+
+def _items_of(
+    scores: Tensor,
+    targets: Tensor,
+    dim: Dim,
+    groups: Tensor | None,
+    offsets: Tensor | None,
+    names: tuple[str, str],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The items of two nested tensors, and their offsets."""
     check_nested(scores, targets, dim, groups, offsets, names)
     (scores, offsets), (targets, others) = ragged.items_of(scores), ragged.items_of(targets)
     if others is not offsets:
@@ -376,4 +454,4 @@ def _flat(
                 )
         else:
             offsets = torch.where(same, offsets, -1)  # which are wrong, and make NaN
-    return scores, targets, 0, offsets
+    return scores, targets, offsets

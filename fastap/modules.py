@@ -26,7 +26,7 @@ from fastap.arguments import (
     check_update,
 )
 from fastap.backends import check_backend
-from fastap.types import Method, Reduction, Sharded, Update
+from fastap.types import Dim, Method, Reduction, Sharded, Update
 
 
 class _Loss(nn.Module):
@@ -63,7 +63,7 @@ class _APLoss(_Loss):
 
     def __init__(
         self,
-        dim: int,
+        dim: Dim,
         ignore_index: int | None,
         reduction: Reduction,
         backend: str,
@@ -108,7 +108,7 @@ class DirectAPLoss(_APLoss):
         epsilon: float = 1.0,
         update: Update = "positive",
         method: Method = "auto",
-        dim: int = -1,
+        dim: Dim = None,
         ignore_index: int | None = None,
         reduction: Reduction = "mean",
         backend: str = "auto",
@@ -134,7 +134,7 @@ class APHingeLoss(_APLoss):
         *,
         margin: float = 1.0,
         method: Method = "auto",
-        dim: int = -1,
+        dim: Dim = None,
         ignore_index: int | None = None,
         reduction: Reduction = "mean",
         backend: str = "auto",
@@ -155,7 +155,7 @@ class APPerceptronLoss(_APLoss):
     def __init__(
         self,
         *,
-        dim: int = -1,
+        dim: Dim = None,
         ignore_index: int | None = None,
         reduction: Reduction = "mean",
         backend: str = "auto",

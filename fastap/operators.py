@@ -11,9 +11,9 @@ from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastap import backends, ragged
-from fastap.arguments import check_memory
 from fastap.backends import masked
 from fastap.distributed import loss as exchange
 from fastap.ragged import Ragged
@@ -47,16 +47,11 @@ def _fake_rankings_shape(scores: Tensor, groups: Tensor | None, offsets: Tensor 
     return _rankings_shape(scores, dim) if offsets is None else [offsets.shape[0] - 1]
 
 
-def _solve(call: Arguments) -> tuple[Tensor, Tensor, Tensor | None]:
+def _solve(call: Arguments) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The reduced loss, its gradient, with the ranked axis last, and which of the losses each item counts in.
 
-    The last is there only for ragged rankings that are not reduced.
+    The gradient is there if it is needed, the last only for ragged rankings that are not reduced.
     """
-    on_cpu = call.scores.is_cpu
-    if on_cpu:
-        check_memory(
-            scores=call.scores, targets=call.targets, groups=call.groups, offsets=call.offsets, weight=call.weight
-        )
     if call.process_group is not None:
         return exchange.losses_across(call)
     scores, weight, dim, reduction = call.scores, call.weight, call.dim, call.reduction
@@ -72,9 +67,10 @@ def _solve(call: Arguments) -> tuple[Tensor, Tensor, Tensor | None]:
         return value, scores.new_zeros(shape, dtype=dtype), number
     engine = backends.get(call.backend, scores.device)
     reduces = reduction != "none" and (batch.rankings > 1 or weight is not None)
-    losses = engine.losses(batch, call.objective, torch.float64 if reduces or weight is not None else dtype)
+    held = torch.float64 if reduces or weight is not None else dtype
+    losses = engine.losses(batch, call.objective, held, gradient=call.needs_gradient)
     losses = _mark_wrong(losses, rankings)
-    if on_cpu and reduction != "none":
+    if scores.is_cpu and call.sharded != "rankings":  # these may be a part of a batch
         warn_of_nothing(losses.takes_part)
     gradient, share = losses.gradient, weight
     if reduces:
@@ -87,6 +83,8 @@ def _solve(call: Arguments) -> tuple[Tensor, Tensor, Tensor | None]:
             value = own(value).resize_(_rankings_shape(scores, dim))
         else:
             value = rankings.without_padding(value)
+    if gradient is None:
+        return value, None, number
     if share is not None:
         gradient *= ragged.for_items(share, rankings).to(dtype)
     if rankings is not None:
@@ -105,19 +103,22 @@ def _weight(
 def _mark_wrong(losses: Losses, rankings: Ragged | None) -> Losses:
     if rankings is None or rankings.wrong is None:
         return losses
-    loss, gradient = (values.masked_fill(rankings.wrong, torch.nan) for values in losses[:2])
-    return Losses(loss, gradient, losses.takes_part | rankings.wrong)
+    wrong, gradient = rankings.wrong, losses.gradient
+    if gradient is not None:
+        gradient = gradient.masked_fill(wrong, torch.nan)
+    return Losses(losses.loss.masked_fill(wrong, torch.nan), gradient, losses.takes_part | wrong)
 
 
-def _with_number(call: Arguments, number: Tensor | None) -> Tensor:
-    """An operator always has three results."""
-    return call.scores.new_empty(0, dtype=torch.int64) if number is None else number
+def _three(call: Arguments, value: Tensor, gradient: Tensor | None, number: Tensor | None) -> tuple[Tensor, ...]:
+    """An operator always has three results: an empty one for what is not there."""
+    none = call.scores.new_empty
+    gradient = none(0, dtype=call.dtype) if gradient is None else gradient
+    return value, gradient, none(0, dtype=torch.int64) if number is None else number
 
 
-def _ap_loss(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _ap_loss(*inputs: Any) -> tuple[Tensor, ...]:
     call = Arguments(*inputs)
-    value, gradient, number = _solve(call)
-    return value, gradient, _with_number(call, number)
+    return _three(call, *_solve(call))
 
 
 ap_loss = torch.library.custom_op(
@@ -126,21 +127,22 @@ ap_loss = torch.library.custom_op(
     mutates_args=(),
     schema="(Tensor scores, Tensor targets, Tensor? groups, Tensor? offsets, Tensor? weight, str loss, float epsilon, "
     "str update, str method, SymInt dim, SymInt? ignore_index, str reduction, str backend, str? process_group, "
-    "str sharded) -> (Tensor, Tensor, Tensor)",
+    "str sharded, bool needs_gradient) -> (Tensor, Tensor, Tensor)",
 )
 
 
 @ap_loss.register_fake
-def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _(*inputs: Any) -> tuple[Tensor, ...]:
     call = Arguments(*inputs)
     scores, dtype = call.scores, call.dtype
-    shape, number = [], None
+    shape, gradient, number = [], None, None
     if call.reduction == "none":
         shape = _fake_rankings_shape(scores, call.groups, call.offsets, call.dim)
         if call.groups is not None or call.offsets is not None:
             number = scores.new_empty(scores.shape[0], dtype=torch.int64)
-    gradient = scores.new_empty(_moved_shape(scores, call.dim), dtype=dtype)
-    return scores.new_empty(shape, dtype=dtype), gradient, _with_number(call, number)
+    if call.needs_gradient:
+        gradient = scores.new_empty(_moved_shape(scores, call.dim), dtype=dtype)
+    return _three(call, scores.new_empty(shape, dtype=dtype), gradient, number)
 
 
 def _save(ctx: Any, call: Arguments, results: Iterable[Tensor | None]) -> None:
@@ -166,7 +168,7 @@ def _scaled(ctx: Any, incoming: Tensor | None) -> Tensor | None:
     gradient: Tensor
     scores, gradient, number = ctx.saved_tensors
     if torch.is_grad_enabled():  # create_graph=True
-        gradient = cast(Any, _NotTwice).apply(gradient, scores)
+        gradient = cast(Any, NotTwice).apply(gradient, scores)
     if ctx.reduction == "none":
         # Of ragged rankings both are flat.
         incoming = incoming[number] if gradient.dim() == incoming.dim() else incoming.unsqueeze(-1)
@@ -175,7 +177,7 @@ def _scaled(ctx: Any, incoming: Tensor | None) -> Tensor | None:
     return gradient if ctx.dim == gradient.dim() - 1 else gradient.movedim(-1, ctx.dim)
 
 
-class _NotTwice(torch.autograd.Function):
+class NotTwice(torch.autograd.Function):
     """The gradient, which is constant between kinks: no derivative of it says anything."""
 
     generate_vmap_rule = True
@@ -190,21 +192,15 @@ class _NotTwice(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> NoReturn:
-        raise _no_second_derivative()
+        raise RuntimeError(
+            "an AP or cost loss has no second derivative with respect to the scores: it is piecewise linear, so that "
+            "its gradient is constant but for jumps. Take the gradient penalty or the Hessian of the other terms "
+            "alone, and add the loss afterwards, or take it as the constant loss.detach():\n"
+            "    penalty = torch.autograd.grad(other_loss, inputs, create_graph=True)[0].square().sum()\n"
+            "    (other_loss + penalty + loss).backward()"
+        )
 
-    @staticmethod
-    def jvp(ctx: Any, *_: Tensor | None) -> NoReturn:
-        raise _no_second_derivative()
-
-
-def _no_second_derivative() -> RuntimeError:
-    return RuntimeError(
-        "an AP loss has no second derivative with respect to the scores: it is piecewise linear, so that its gradient "
-        "is constant but for jumps. Take the gradient penalty or the Hessian of the other terms alone, and add the AP "
-        "loss afterwards, or take it as the constant ap_loss.detach():\n"
-        "    penalty = torch.autograd.grad(other_loss, inputs, create_graph=True)[0].square().sum()\n"
-        "    (other_loss + penalty + ap_loss).backward()"
-    )
+    jvp = backward
 
 
 ap_loss.register_autograd(_scale_gradient, setup_context=_save_gradient)
@@ -213,6 +209,20 @@ ap_loss.register_autograd(_scale_gradient, setup_context=_save_gradient)
 def called(operator: Any, function: Any, *inputs: Any) -> Any:
     """The operator, or, outside compilers and transforms, its function, which takes less and loads no compiler."""
     return function(*inputs) if have_values(inputs) else operator(*inputs)
+
+
+def loss_of(call: Arguments) -> Tensor:
+    """The loss of checked arguments: by the operator, or by what stands for it outside compilers."""
+    value: Tensor
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        value = TransformedAPLoss.apply(*call._replace(needs_gradient=True))[0]  # type: ignore[no-untyped-call]
+    elif not have_values(call[:5]):
+        value = ap_loss(*call)[0]
+    elif call.needs_gradient:
+        value = EagerAPLoss.apply(call.scores, call)  # type: ignore[no-untyped-call]
+    else:
+        value = _solve(call)[0]
+    return value
 
 
 class EagerAPLoss(torch.autograd.Function):
@@ -269,9 +279,9 @@ def _map_ap_loss(
     takes_part = (positive & negative) | loss.isnan()
     each, takes_part = (values.flatten(1) if values.dim() > 1 else values[:, None] for values in (loss, takes_part))
     shares = None if weight is None else weight.reshape(each.shape).double()
-    losses = Losses(each.double(), gradient, takes_part)
+    losses = Losses(each.double(), None, takes_part)
     value, share = reduce(losses, loss.dtype, mean=reduction == "mean", weight=shares)
-    if share is not None:
+    if share is not None and call.needs_gradient:
         whole = share.expand(each.shape).view(gradient.shape[:-1])
         gradient = gradient * whole.unsqueeze(-1)
     return (value, gradient, number), (0, 0, 0)
@@ -302,7 +312,7 @@ class TransformedAPLoss(torch.autograd.Function):
         if tangent is None:
             return None, None, None
         scores, gradient, number = ctx.saved_tensors
-        products = cast(Any, _NotTwice).apply(gradient, scores) * tangent.movedim(ctx.dim, -1)
+        products = cast(Any, NotTwice).apply(gradient, scores) * tangent.movedim(ctx.dim, -1)
         if ctx.reduction != "none":
             result = products.sum()
         elif products.dim() == len(ctx.shape):  # ragged rankings, whose items are flat
@@ -325,8 +335,6 @@ def precision(
     counts: bool,
 ) -> tuple[Tensor, Tensor]:
     """AP of every ranking, float64; and if ``counts`` what its positives weigh, else nothing."""
-    if scores.is_cpu:
-        check_memory(scores=scores, targets=targets, groups=groups, offsets=offsets, sample_weight=sample_weight)
     rankings = ragged.of(scores, groups, offsets)
     batch = _batch(scores, targets, dim, ignore_index, rankings)
     weight = None if sample_weight is None else _batch(sample_weight, targets, dim, None, rankings).scores
@@ -392,8 +400,6 @@ def ranking(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """Ranks, with the ranked axis last, and ``max F + s epsilon L``."""
-    if scores.is_cpu:
-        check_memory(scores=scores, targets=targets, groups=groups, offsets=offsets)
     rankings = ragged.of(scores, groups, offsets)
     batch = _batch(scores, targets, dim, ignore_index, rankings)
     if scores.numel() == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from fastap.arguments import (
     check_tensor,
     check_update,
 )
+from fastap.operators import NotTwice
 from fastap.targets import FLOATING, NUMBERS, wrong_classes
 from fastap.types import Objective, Reduction, Update, loss_dtype
 
@@ -342,25 +343,43 @@ class _CostLoss(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         logits, index = inputs[:2]
         _, chosen, plus, minus, top = output
-        ctx.dtype = logits.dtype
         ctx.mark_non_differentiable(*(tensor for tensor in output[1:] if tensor is not None))
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(index, chosen, plus, minus, top)
+        ctx.save_for_backward(logits, index, chosen, plus, minus, top)
+        ctx.save_for_forward(logits, index, chosen, plus, minus, top)
 
     @staticmethod
     def backward(ctx: Any, incoming: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         nothing = (None,) * 6
         if incoming is None:
             return None, *nothing
-        index, chosen, plus, minus, top = ctx.saved_tensors
-        rest = (0 * minus).to(ctx.dtype)  # NaN in a row of NaN
-        gained, lost = (incoming * plus).to(ctx.dtype), (incoming * minus).to(ctx.dtype)
-        gradient = torch.where(chosen, gained, rest)
-        if top is None:
-            gradient.scatter_add_(_class_dim(chosen), index, -lost)
-        else:
-            gradient -= torch.where(top, lost, rest)
+        gradient = _gradient_of(ctx.saved_tensors, incoming)
+        if torch.is_grad_enabled():  # create_graph=True
+            gradient = cast(Any, NotTwice).apply(gradient, ctx.saved_tensors[0])
         return gradient, *nothing
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        """The gradient times the direction, summed over the classes."""
+        nothing = (None,) * 4
+        if tangent is None:
+            return None, *nothing
+        plus = ctx.saved_tensors[3]
+        gradient = cast(Any, NotTwice).apply(
+            _gradient_of(ctx.saved_tensors, torch.ones_like(plus)), ctx.saved_tensors[0]
+        )
+        slope: Tensor = (gradient * tangent).sum(_class_dim(gradient), keepdim=True)
+        return slope.to(plus.dtype), *nothing
+
+
+def _gradient_of(saved: tuple[Any, ...], incoming: Tensor) -> Tensor:
+    logits, index, chosen, plus, minus, top = saved
+    rest = (0 * minus).to(logits.dtype)  # NaN in a row of NaN
+    gained, lost = (incoming * plus).to(logits.dtype), (incoming * minus).to(logits.dtype)
+    gradient = torch.where(chosen, gained, rest)
+    if top is None:
+        return gradient.scatter_add(_class_dim(chosen), index, -lost)
+    return gradient - torch.where(top, lost, rest)
 
 
 def _class_dim(logits: Tensor) -> int:

@@ -79,12 +79,12 @@ def wrong_target(name: str, wanted: str, ignore_index: int | None, given: float)
     if ignore_index is not None:
         wanted = f"{wanted.replace(' or', ',')} or ignore_index = {ignore_index}"
     instead = ""
+    variable, *_ = name.split()
     if math.isnan(given):  # as tables have it where nothing was measured
-        known = ignore_index if ignore_index is not None else -1
-        variable, *_ = name.split()
+        known = -1 if ignore_index in (None, 0, 1) else ignore_index
         instead = f"; where nothing is known, give {variable}.nan_to_num({known}) and ignore_index={known}"
-    elif given == -1 and ignore_index is None:
-        instead = f"; of +1 and -1 give {name} > 0, and for items that are to be ignored ignore_index=-1"
+    elif given == -1 and ignore_index is None and wanted == "0 or 1":
+        instead = f"; of +1 and -1 give {variable} > 0, and for items that are to be ignored ignore_index=-1"
     return ValueError(f"{name} must be {wanted}, got {given}{instead}")
 
 

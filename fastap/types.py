@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
@@ -14,6 +15,7 @@ Update = Literal["positive", "negative"]
 Method = Literal["auto", "dp"]
 Reduction = Literal["mean", "sum", "none"]
 Sharded = Literal["items", "rankings"]
+Dim = int | Sequence[int] | None
 
 UPDATES = ("positive", "negative")
 METHODS = ("auto", "dp")
@@ -144,10 +146,16 @@ class Arguments(NamedTuple):
     backend: str
     process_group: str | None  # its name
     sharded: str
+    needs_gradient: bool
 
     @property
     def objective(self) -> Objective:
-        return Objective(*cast(Any, self[5:9]))
+        return Objective(
+            loss=cast(Any, self.loss),
+            epsilon=self.epsilon,
+            update=cast(Any, self.update),
+            method=cast(Any, self.method),
+        )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -159,7 +167,7 @@ class Losses(NamedTuple):
     """One loss a ranking and its gradient, before any reduction."""
 
     loss: Tensor  # (rankings,) float64; 0 where the ranking takes no part, NaN where a score is not finite
-    gradient: Tensor  # (rankings, items), ragged (items,); float32, float64 for float64 scores
+    gradient: Tensor | None  # (rankings, items), ragged (items,); float32, float64 for float64 scores; None: not asked
     takes_part: Tensor  # (rankings,) bool: has a positive and a negative
 
 

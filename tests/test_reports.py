@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import fastap
-from fastap import arguments as checks
-from fastap import metrics
+from fastap import metrics, warning
 from tests.losses import LOSSES
 from tests.processes import results
 
@@ -73,7 +72,7 @@ def test_a_column_is_told_on_every_rank(tmp_path: Path) -> None:
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if nothing had been warned of."""
-    monkeypatch.setattr(checks, "_WARNED", set())
+    monkeypatch.setattr(warning, "_WARNED", set())
 
 
 @pytest.mark.usefixtures("fresh")

@@ -20,7 +20,7 @@ INTERPRETS_TRITON = os.environ.get("TRITON_INTERPRET", "0") == "1"
 class Backend(Protocol):
     """What a backend offers; see :mod:`fastap.problem`."""
 
-    def losses(self, batch: Batch, objective: Objective, dtype: dtype) -> Losses:
+    def losses(self, batch: Batch, objective: Objective, dtype: dtype, gradient: bool = True) -> Losses:
         """Loss of every ranking, of that type, and gradient."""
 
     def reduce(

@@ -52,15 +52,15 @@ class Masked:
     def __init__(self, engine: ModuleType) -> None:
         self.engine = engine
 
-    def losses(self, batch: Batch, objective: Objective, dtype: torch.dtype) -> Losses:
+    def losses(self, batch: Batch, objective: Objective, dtype: torch.dtype, gradient: bool = True) -> Losses:
         if batch.offsets is not None:
             return self._ragged_losses(batch, objective, dtype)
         problem, wrong = to_problem(batch)
-        loss, gradient, takes_part = self.engine.losses(problem, objective)
+        loss, slope, takes_part = self.engine.losses(problem, objective)
         if wrong is not None:
             loss, takes_part = loss.masked_fill(wrong, torch.nan), takes_part | wrong
-            gradient = gradient.masked_fill(wrong[:, None], torch.nan)
-        return Losses(loss.to(dtype), gradient, takes_part)
+            slope = slope.masked_fill(wrong[:, None], torch.nan)
+        return Losses(loss.to(dtype), slope, takes_part)
 
     def _ragged_losses(self, batch: Batch, objective: Objective, dtype: torch.dtype) -> Losses:
         loss = batch.scores.new_zeros(batch.rankings, dtype=dtype)
@@ -69,6 +69,7 @@ class Masked:
         for rankings, part, place, padding in _matrices(batch):
             each = self.losses(part, objective, dtype)
             loss[rankings], takes_part[rankings] = each.loss, each.takes_part
+            assert each.gradient is not None
             gradient[place[~padding]] = each.gradient[~padding]
         return Losses(loss, gradient, takes_part)
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastap.arguments import check_dense, check_dim, check_process_group, check_ragged, check_tensors
+from fastap.arguments import check_dense, check_int, check_process_group, check_ragged, check_tensors
 from fastap.distributed.comm import Link, connect
 from fastap.types import own
 
@@ -41,7 +41,7 @@ def gather(tensor: Tensor, *, dim: int = 0, process_group: dist.ProcessGroup | N
         raise TypeError(f"tensor must not be quantized, got {tensor.dtype}; give tensor.dequantize()")
     if tensor.dim() == 0:
         raise ValueError("tensor must have at least one dimension, got a 0-dimensional tensor")
-    dim = check_dim(dim)
+    dim = check_int("dim", dim)
     if not -tensor.dim() <= dim < tensor.dim():
         raise ValueError(
             f"dim must be in [{-tensor.dim()}, {tensor.dim() - 1}] for a tensor of {tensor.dim()} dimensions, got {dim}"
@@ -52,13 +52,18 @@ def gather(tensor: Tensor, *, dim: int = 0, process_group: dist.ProcessGroup | N
 
 @overload
 def gather_scores(
-    scores: Tensor, targets: Tensor, *, dim: int = -1, process_group: dist.ProcessGroup | None = None
+    scores: Tensor, targets: Tensor, *, dim: int | None = None, process_group: dist.ProcessGroup | None = None
 ) -> tuple[Tensor, Tensor]: ...
 
 
 @overload
 def gather_scores(
-    scores: Tensor, targets: Tensor, *, groups: Tensor, dim: int = -1, process_group: dist.ProcessGroup | None = None
+    scores: Tensor,
+    targets: Tensor,
+    *,
+    groups: Tensor,
+    dim: int | None = None,
+    process_group: dist.ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
@@ -67,7 +72,7 @@ def gather_scores(
     targets: Tensor,
     *,
     groups: Tensor | None = None,
-    dim: int = -1,
+    dim: int | None = None,
     process_group: dist.ProcessGroup | None = None,
 ) -> tuple[Tensor, ...]:
     """The scores and targets of rankings whose items are spread over ranks: all items, on every rank.
@@ -79,16 +84,19 @@ def gather_scores(
         scores: floating tensor; the ranks' may differ in length along ``dim`` only, and have none there.
         targets: of the shape of ``scores``.
         groups: which ranking each item is in, of the shape of ``scores``, one-dimensional then.
-        dim: the axis along which items are ranked; items lie end to end in the order of the ranks.
+        dim: the axis along which items are ranked, in the order of the ranks; there is no default for scores of several
+            dimensions.
         process_group: which ranks; the default group if None.
 
     Returns:
         ``(scores, targets)``, and ``groups`` if given. The gradient of the scores, and all errors, are as of
         :func:`gather`.
     """
-    dim = check_tensors(scores, targets, dim)
+    axis, *others = check_tensors(scores, targets, dim)
+    if others:
+        raise ValueError(f"dim must be one axis, along which the parts lie end to end, got {dim}")
     check_ragged(scores, groups, None)
-    return _gather((scores, targets) if groups is None else (scores, targets, groups), dim, process_group)
+    return _gather((scores, targets) if groups is None else (scores, targets, groups), axis, process_group)
 
 
 def _gather(tensors: tuple[Tensor, ...], dim: int, process_group: dist.ProcessGroup | None) -> tuple[Tensor, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.utils.checkpoint import checkpoint
 
-from fastap import functional
+from fastap import operators
 from fastap.arguments import (
     check_class_to_ignore,
     check_count,
@@ -148,8 +148,12 @@ def retrieval_ap_loss(
         link = connect(check_process_group(process_group), embeddings.device)
         if indices_tuple is not None:
             raise ValueError("indices_tuple must be None with a process_group, over whose ranks no pairs are numbered")
-    objective = ("direct", check_scale("epsilon", epsilon), check_update(update), check_method(method))
-    options = (*objective, 1, relevance.IGNORED, "none", check_backend(backend, embeddings.device), None, "rankings")
+    options: dict[str, Any] = {
+        "epsilon": check_scale("epsilon", epsilon),
+        "update": check_update(update),
+        "method": check_method(method),
+        "backend": check_backend(backend, embeddings.device),
+    }
     n, device = embeddings.shape[0], embeddings.device
     dtype = torch.promote_types(torch.promote_types(embeddings.dtype, references.dtype), torch.float32)
 
@@ -172,7 +176,7 @@ def retrieval_ap_loss(
         assert labels is not None
         kind = similarity if isinstance(similarity, str) else "a function"
         words = (
-            f"retrieval by {kind}, {objective}, backend={backend!r}, {reduction=}, labels {ignore_index=} "
+            f"retrieval by {kind}, {options}, {reduction=}, labels {ignore_index=} "
             f"{distractor_label=} of shape (*, {labels.shape[1:]}), {'no ' if seen is None else ''}cameras, "
             f"{'unsigned' if labels.dtype == torch.uint64 else 'signed'}, "
             f"{'a' if weight is not None else 'no'} weight, ranked {'with the batch' if itself else 'in references'}, "
@@ -220,7 +224,7 @@ def _of_chunk(
     similarity: Similarity,
     relevant: Relevance,
     start: int,
-    options: tuple[Any, ...],
+    options: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
     """The loss of each of these queries and whether it takes part."""
     targets = relevant.targets(start, start + queries.shape[0])
@@ -229,15 +233,30 @@ def _of_chunk(
         scores = _check_similarities(similarity(queries, items), queries, items)
     else:
         scores = queries @ items.T
-    return functional.solved(Arguments(scores, targets, None, None, None, *options)), takes_part
+    call = Arguments(
+        scores=scores,
+        targets=targets,
+        groups=None,
+        offsets=None,
+        weight=None,
+        loss="direct",
+        dim=1,
+        ignore_index=relevance.IGNORED,
+        reduction="none",
+        process_group=None,
+        sharded="rankings",
+        needs_gradient=torch.is_grad_enabled() and scores.requires_grad,
+        **options,
+    )
+    return operators.loss_of(call), takes_part
 
 
 def _reduced(losses: Tensor, takes_part: Tensor, weight: Tensor | None, reduction: Reduction) -> Tensor:
-    if reduction == "none":
-        return losses if weight is None else (losses * weight).to(losses.dtype)
-    each = Losses(losses.double(), losses, takes_part)
     if can_look(takes_part):
         warn_of_nothing(takes_part)
+    if reduction == "none":
+        return losses if weight is None else (losses * weight).to(losses.dtype)
+    each = Losses(losses.double(), None, takes_part)
     return reduce(each, losses.dtype, mean=reduction == "mean", weight=weight)[0]
 
 
@@ -249,7 +268,7 @@ def _reduced_across(
         own = _reduced(losses, takes_part, weight, reduction)
         return _shown(own, own, link.size)
     constant = losses.detach().double()
-    each = Losses(constant, constant, takes_part)
+    each = Losses(constant, None, takes_part)
     value, share = reduce_across(link, each, weight, counts, losses.dtype, mean=reduction == "mean")
     return _shown((losses * share).sum(), value, link.size)
 

@@ -187,7 +187,7 @@ def of_cameras(
     for name, given, of in (("cameras", cameras, embeddings), ("ref_cameras", ref_cameras, references)):
         if given is None:
             raise ValueError(f"{name} must be given where {'ref_cameras' if name == 'cameras' else 'cameras'} are")
-        check_tensor(name, given, INTEGER, "an integer dtype", optional=True)
+        check_tensor(name, given, INTEGER[:-1], "an integer dtype other than uint64", optional=True)
         if given.shape != of.shape[:1]:
             raise ValueError(f"{name} must have the shape ({of.shape[0]},), got {tuple(given.shape)}")
         _check_has_values(name, given, embeddings.device)

@@ -39,7 +39,7 @@ _WRONG_TARGET = 1
 _WEIGHTS = {"direct": (2, -1), "hinge": (2, 0), "perceptron": (0, 1)}
 
 
-def losses(batch: Batch, objective: Objective, dtype: torch.dtype) -> Losses:
+def losses(batch: Batch, objective: Objective, dtype: torch.dtype, gradient: bool = True) -> Losses:
     """Loss and gradient of every ranking."""
     if batch.items > _MOST_ITEMS:
         return TORCH.losses(batch, objective, dtype)

@@ -29,7 +29,7 @@ _REDUCED_AT_A_TIME = 1024
 _REDUCED_BY_ONE = 64 * _REDUCED_AT_A_TIME
 
 
-def losses(batch: Batch, objective: Objective, dtype: torch.dtype) -> Losses:
+def losses(batch: Batch, objective: Objective, dtype: torch.dtype, gradient: bool = True) -> Losses:
     """Loss of every ranking, of that type, and gradient."""
     inputs = inputs_of(batch)
     with on_device(inputs.device):
