@@ -137,14 +137,14 @@ def bracket(figure: Figure) -> None:
 def losses(scores: torch.Tensor, targets: torch.Tensor, epsilon: float, update: str) -> torch.Tensor:
     """D+ or D- of each ranking."""
     return fastap.direct_ap_loss(
-        scores, targets.expand_as(scores), epsilon=float(epsilon), update=update, reduction="none"
+        scores, targets.expand_as(scores), dim=-1, epsilon=float(epsilon), update=update, reduction="none"
     )
 
 
 def draw(axes: Axes, x: object, loss: Callable[[str], object], scores: torch.Tensor, targets: torch.Tensor) -> None:
     """Both losses and what they bracket."""
     axes.plot(x, loss("positive"), color=POSITIVE, label="D+, positive update")
-    axes.plot(x, 1 - fastap.average_precision(scores, targets.expand_as(scores)), color=OTHER, label="1 - AP")
+    axes.plot(x, 1 - fastap.average_precision(scores, targets.expand_as(scores), dim=-1), color=OTHER, label="1 - AP")
     axes.plot(x, loss("negative"), color=NEGATIVE, label="D-, negative update")
 
 

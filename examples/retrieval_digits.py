@@ -93,7 +93,7 @@ def mean_ap(net: nn.Module, part: Part) -> float:
     """Exact AP of every image as a query, averaged."""
     unit = F.normalize(net(part.inputs), dim=1)
     relevant = (part.labels[:, None] == part.labels).to(torch.int8).fill_diagonal_(-1)
-    return round(fastap.average_precision(unit @ unit.T, relevant, ignore_index=-1).nanmean().item(), 5)
+    return round(fastap.average_precision(unit @ unit.T, relevant, dim=-1, ignore_index=-1).nanmean().item(), 5)
 
 
 def fit(config: Config, trial: harness.Trial) -> harness.Outcome:

@@ -2,6 +2,7 @@
 
 from importlib.metadata import version as _version
 
+from fastap.backends import show_config
 from fastap.functional import (
     ap_hinge_loss,
     ap_perceptron_loss,
@@ -44,4 +45,5 @@ __all__ = [
     "direct_loss",
     "loss_augmented_ranking",
     "retrieval_ap_loss",
+    "show_config",
 ]

@@ -40,7 +40,6 @@ def direct_ap_loss(
     *,
     epsilon: float = 1.0,
     update: Update = "positive",
-    method: Method = "auto",
     dim: Dim = None,
     groups: Tensor | None = None,
     offsets: Tensor | None = None,
@@ -50,6 +49,7 @@ def direct_ap_loss(
     backend: str = "auto",
     process_group: ProcessGroup | None = None,
     sharded: Sharded = "items",
+    method: Method = "auto",
 ) -> Tensor:
     """Direct loss minimisation for average precision.
 
@@ -68,10 +68,6 @@ def direct_ap_loss(
         targets: bool, integer or floating tensor of the same shape, 1 for positives and 0 for negatives.
         epsilon: weight of the task loss against the scores, in units of the scores; finite and positive.
         update: ``"positive"`` moves away from a worse ranking, ``"negative"`` towards a better one.
-        method: how the loss-augmented ranking is found; the result is the same. ``"auto"`` searches each positive's
-            place and runs the dynamic program only on rows in conflict: a sort and ``O((P + N) log N)`` where few are.
-            ``"dp"`` is the paper's dynamic program over all ``P x (N + 1)`` cells, in ``O(P + N)`` memory: for
-            comparing, and for certainty that needs no other argument.
         dim: the axis along which items are ranked, or several that are ranked together, such as ``(0, 2, 3)`` of maps
             of pixels; every other axis counts rankings. Scores of one dimension need none. Of others there is no
             default: ``dim=0`` ranks the batch for each label (``(batch, labels)``), ``dim=-1`` each row (``(queries,
@@ -88,9 +84,9 @@ def direct_ap_loss(
         reduction: ``"mean"`` over the rankings that take part, weighted; ``"sum"``, of ``weight * loss``; or ``"none"``
             (the shape of ``scores`` without ``dim``; ragged, (rankings,)), ``weight * loss`` too. With a
             ``process_group`` sum what ``"none"`` gives: a mean of one rank's losses would count the ranks twice.
-        backend: ``"auto"`` (``"triton"`` for CUDA tensors, ``"native"`` on the CPU, ``"torch"`` elsewhere and where
-            these are missing), ``"native"``, ``"torch"``, ``"triton"`` or ``"reference"`` (slow, for checking; the
-            dynamic program by either method).
+        backend: ``"auto"``: ``"native"``, in C, for tensors of the CPU and ``"triton"`` for those of a CUDA device;
+            those of other devices are copied to the CPU, and the results back. ``"reference"`` is the dynamic program
+            in NumPy: slow, for checking. :func:`show_config` tells what is there.
         process_group: the processes of ``torch.distributed`` among which the batch is spread, None for one process;
             every one of them makes the same call. The loss is that of the whole batch, the same on every rank, and the
             gradient is multiplied by their number, so that gradients averaged over ranks (DDP, FSDP) are those of one
@@ -99,6 +95,9 @@ def direct_ap_loss(
             ``offsets`` its part of every ranking; items stand in the order of the ranks, each ranking is solved on one
             rank, and ``weight`` is the same on all (with ``groups``, of all ids there are). ``"rankings"``: each rank
             has whole rankings, or none, and their weights; with ``reduction="none"`` their losses stay there.
+        method: for comparing; the result is the same. ``"auto"`` searches each positive's place and runs the dynamic
+            program only on rows in conflict: a sort and ``O((P + N) log N)`` where few are. ``"dp"`` is the paper's
+            dynamic program over all ``P x (N + 1)`` cells, in ``O(P + N)`` memory.
 
     Returns:
         The loss, float64 for float64 scores and float32 for all others. All arithmetic is float64. Rankings without a
@@ -141,7 +140,6 @@ def ap_hinge_loss(
     targets: Tensor,
     *,
     margin: float = 1.0,
-    method: Method = "auto",
     dim: Dim = None,
     groups: Tensor | None = None,
     offsets: Tensor | None = None,
@@ -151,6 +149,7 @@ def ap_hinge_loss(
     backend: str = "auto",
     process_group: ProcessGroup | None = None,
     sharded: Sharded = "items",
+    method: Method = "auto",
 ) -> Tensor:
     """AP-SVM with margin rescaling: ``max(F + margin L) - F(y*)``, ``y*`` with every positive above every negative.
 
@@ -296,12 +295,12 @@ def loss_augmented_ranking(
     *,
     epsilon: float = 1.0,
     update: Update = "positive",
-    method: Method = "auto",
     dim: Dim = None,
     groups: Tensor | None = None,
     offsets: Tensor | None = None,
     ignore_index: int | None = None,
     backend: str = "auto",
+    method: Method = "auto",
 ) -> AugmentedRanking:
     """``y_direct = argmax F + s epsilon L``, ``s`` = +1 for the positive and -1 for the negative update.
 

@@ -63,6 +63,7 @@ class _APLoss(_Loss):
 
     def __init__(
         self,
+        *,
         dim: Dim,
         ignore_index: int | None,
         reduction: Reduction,
@@ -100,22 +101,29 @@ class DirectAPLoss(_APLoss):
     """:func:`fastap.direct_ap_loss` as a module."""
 
     _function = staticmethod(functional.direct_ap_loss)
-    _options = ("epsilon", "update", "method", *_APLoss._options)
+    _options = ("epsilon", "update", *_APLoss._options, "method")
 
     def __init__(
         self,
         *,
         epsilon: float = 1.0,
         update: Update = "positive",
-        method: Method = "auto",
         dim: Dim = None,
         ignore_index: int | None = None,
         reduction: Reduction = "mean",
         backend: str = "auto",
         process_group: ProcessGroup | None = None,
         sharded: Sharded = "items",
+        method: Method = "auto",
     ) -> None:
-        super().__init__(dim, ignore_index, reduction, backend, process_group, sharded)
+        super().__init__(
+            dim=dim,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            backend=backend,
+            process_group=process_group,
+            sharded=sharded,
+        )
         self.epsilon = check_scale("epsilon", epsilon)
         check_update(update)
         check_method(method)
@@ -127,21 +135,28 @@ class APHingeLoss(_APLoss):
     """:func:`fastap.ap_hinge_loss` as a module."""
 
     _function = staticmethod(functional.ap_hinge_loss)
-    _options = ("margin", "method", *_APLoss._options)
+    _options = ("margin", *_APLoss._options, "method")
 
     def __init__(
         self,
         *,
         margin: float = 1.0,
-        method: Method = "auto",
         dim: Dim = None,
         ignore_index: int | None = None,
         reduction: Reduction = "mean",
         backend: str = "auto",
         process_group: ProcessGroup | None = None,
         sharded: Sharded = "items",
+        method: Method = "auto",
     ) -> None:
-        super().__init__(dim, ignore_index, reduction, backend, process_group, sharded)
+        super().__init__(
+            dim=dim,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            backend=backend,
+            process_group=process_group,
+            sharded=sharded,
+        )
         self.margin = check_scale("margin", margin)
         check_method(method)
         self.method: Method = method
@@ -162,7 +177,14 @@ class APPerceptronLoss(_APLoss):
         process_group: ProcessGroup | None = None,
         sharded: Sharded = "items",
     ) -> None:
-        super().__init__(dim, ignore_index, reduction, backend, process_group, sharded)
+        super().__init__(
+            dim=dim,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            backend=backend,
+            process_group=process_group,
+            sharded=sharded,
+        )
 
 
 class _CostLoss(_Loss):

@@ -6,8 +6,9 @@ axis last is made inside, where compilers do not look.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NoReturn, cast
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +22,33 @@ from fastap.reduce import reduce
 from fastap.targets import have_values
 from fastap.types import Arguments, Batch, Losses, Objective, own, weight_dtype
 from fastap.warning import warn_of_nothing
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _on_the_cpu_elsewhere(run: Callable[P, T]) -> Callable[P, T]:
+    """The function, of copies on the CPU where no backend serves the device, and its results back there."""
+
+    @functools.wraps(run)
+    def wrapped(*inputs: Any) -> Any:
+        call: Any = inputs[0] if isinstance(inputs[0], Arguments) else inputs
+        backend = call[-1] if call is inputs else call.backend
+        where = call[0].device
+        if not backends.goes_through_the_cpu(backend if isinstance(backend, str) else "auto", where):
+            return anything(*inputs)
+        moved: Any = [each.cpu() if isinstance(each, Tensor) else each for each in call]
+        results = anything(*moved) if call is inputs else anything(Arguments(*moved))
+        return tuple(None if each is None else _back(each, where) for each in results)
+
+    anything: Any = run
+    result: Any = wrapped
+    return cast(Callable[P, T], result)
+
+
+def _back(values: Tensor, where: torch.device) -> Tensor:
+    widest = backends.widest_float(where)
+    return values.to(where, widest if values.dtype == torch.float64 else values.dtype)
 
 
 def _batch(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None, rankings: Ragged | None) -> Batch:
@@ -47,6 +75,7 @@ def _fake_rankings_shape(scores: Tensor, groups: Tensor | None, offsets: Tensor 
     return _rankings_shape(scores, dim) if offsets is None else [offsets.shape[0] - 1]
 
 
+@_on_the_cpu_elsewhere
 def _solve(call: Arguments) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The reduced loss, its gradient, with the ranked axis last, and which of the losses each item counts in.
 
@@ -324,6 +353,7 @@ class TransformedAPLoss(torch.autograd.Function):
     vmap = staticmethod(_map_ap_loss)
 
 
+@_on_the_cpu_elsewhere
 def precision(
     scores: Tensor,
     targets: Tensor,
@@ -377,7 +407,7 @@ def _(
     counts: bool,
 ) -> tuple[Tensor, Tensor]:
     shape = _fake_rankings_shape(scores, groups, offsets, dim)
-    result = scores.new_empty(shape, dtype=torch.float64)
+    result = scores.new_empty(shape, dtype=backends.widest_float(scores.device))
     return result, torch.empty_like(result) if counts else result.new_empty(0)
 
 
@@ -387,6 +417,7 @@ def _(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[T
     return (precisions, support), (0, 0 if support.dim() == precisions.dim() else None)
 
 
+@_on_the_cpu_elsewhere
 def ranking(
     scores: Tensor,
     targets: Tensor,
@@ -432,7 +463,8 @@ def _(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     ranks = scores.new_empty(_moved_shape(scores, dim), dtype=torch.int64)
-    return ranks, scores.new_empty(_fake_rankings_shape(scores, groups, offsets, dim), dtype=torch.float64)
+    shape = _fake_rankings_shape(scores, groups, offsets, dim)
+    return ranks, scores.new_empty(shape, dtype=backends.widest_float(scores.device))
 
 
 @loss_augmented_ranking.register_vmap

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
+from importlib.metadata import version
 from typing import Protocol, cast
 
-from torch import Tensor, device, dtype
+from torch import Tensor, device, dtype, float32, float64
 
 from fastap.arguments import check_choice
 from fastap.types import AugmentedRanking, Batch, Losses, Objective
+from fastap.warning import warn_once
 
-BACKENDS = ("auto", "native", "torch", "reference", "triton")
+BACKENDS = ("auto", "native", "triton", "reference")
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 # Triton reads this once, when it is imported: its kernels then run in Python, on tensors of the CPU.
 INTERPRETS_TRITON = os.environ.get("TRITON_INTERPRET", "0") == "1"
+_NOT_BUILT = "no C compiler built the engine when fastap was installed; install one (gcc, clang), then fastap again"
 
 
 class Backend(Protocol):
@@ -41,33 +45,67 @@ class Backend(Protocol):
 
 def get(name: str, where: device) -> Backend:
     """The backend of that (already checked) name; ``"auto"`` is the fastest that is there."""
-    if name == "triton" or (name == "auto" and where.type == "cuda" and HAS_TRITON):
+    if _takes_triton(name, where):
         from fastap.backends import triton  # imports Triton, which takes half a second
 
         return cast(Backend, triton)
     from fastap.backends import masked, native
 
-    if name == "native" or (name == "auto" and where.type == "cpu" and native.IS_BUILT):
+    if name == "native" or (name == "auto" and native.IS_BUILT):
         return cast(Backend, native)
-    return masked.REFERENCE if name == "reference" else masked.TORCH
+    if name == "auto":
+        warn_once(f"the slow reference in NumPy ranks on the CPU, for {_NOT_BUILT}")
+    return masked.REFERENCE
+
+
+def goes_through_the_cpu(name: str, where: device) -> bool:
+    """Whether tensors of that device are copied to the CPU, ranked there, and the results copied back."""
+    if where.type == "cpu" or _takes_triton(name, where):
+        return False
+    if name == "auto":
+        why = (
+            "the package triton is not installed" if where.type == "cuda" else f"there are no kernels for {where.type}"
+        )
+        warn_once(f"scores on {where.type} are copied to the CPU, ranked there, and the results copied back, for {why}")
+    return True
+
+
+def widest_float(where: device) -> dtype:
+    """float64, but on Apple's GPUs, which have none."""
+    return float32 if where.type == "mps" else float64
+
+
+def show_config() -> None:
+    """Print the versions, and which backend ranks tensors of which device here."""
+    from fastap.backends import native
+
+    print(f"fastap {version('fastap')}, PyTorch {version('torch')}, Python {platform.python_version()}")
+    print("CPU:", "the C engine" if native.IS_BUILT else f"the slow reference in NumPy, for {_NOT_BUILT}")
+    print(
+        "CUDA:", f"kernels of Triton {version('triton')}" if HAS_TRITON else "through the CPU: triton is not installed"
+    )
+    print("other devices: through the CPU")
+
+
+def _takes_triton(name: str, where: device) -> bool:
+    return name == "triton" or (name == "auto" and where.type == "cuda" and HAS_TRITON)
 
 
 def check_backend(backend: str, where: device | None = None) -> str:
     """A backend that is there, for tensors of that device, if there are any yet."""
+    if backend == "torch":
+        raise ValueError("backend 'torch' is no more; use 'auto', which takes the C engine or Triton's kernels")
     check_choice("backend", backend, BACKENDS)
     if backend == "native":
         from fastap.backends import native  # which needs the checks of this module
 
         if not native.IS_BUILT:
-            raise ValueError(
-                "backend 'native' was not built when fastap was installed, for want of a C compiler; "
-                "use 'auto' or 'torch'"
-            )
+            raise ValueError(f"backend 'native' is not there, for {_NOT_BUILT}; or use 'auto'")
         if where is not None and where.type != "cpu":
             raise ValueError(f"backend 'native' needs tensors on the CPU, got {where}; use 'auto'")
     if backend == "triton":
         if not HAS_TRITON:
-            raise ValueError("backend 'triton' needs the package triton, which is not installed; use 'auto' or 'torch'")
+            raise ValueError("backend 'triton' needs the package triton, which is not installed; use 'auto'")
         if where is not None and where.type != "cuda" and not INTERPRETS_TRITON:
-            raise ValueError(f"backend 'triton' needs tensors on a CUDA device, got {where}; use 'auto' or 'torch'")
+            raise ValueError(f"backend 'triton' needs tensors on a CUDA device, got {where}; use 'auto'")
     return backend

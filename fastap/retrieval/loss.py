@@ -62,7 +62,7 @@ def retrieval_ap_loss(
 
         unit = torch.nn.functional.normalize(embeddings, dim=1)
         targets = (labels[:, None] == labels).to(torch.int8).fill_diagonal_(-1)
-        direct_ap_loss(unit @ unit.T, targets, ignore_index=-1, epsilon=0.1)
+        direct_ap_loss(unit @ unit.T, targets, dim=-1, ignore_index=-1, epsilon=0.1)
 
     Classes may have any number of members, and rows any order. A query without a relevant or without an irrelevant
     reference takes no part: loss 0, gradient 0, left out of the mean.
