@@ -1,4 +1,4 @@
-"""The pictures of docs/guide/algorithm.md, computed by the library: ``python docs/figures.py``, light and dark.
+"""The pictures of docs/guide/algorithm.md and docs/house.md, computed: ``python docs/figures.py``, light and dark.
 
 ``--check`` draws them elsewhere and says whether those in ``docs/images`` are the same.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,12 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 import fastap
 
-IMAGES = Path(__file__).parent / "images"
+ROOT = Path(__file__).resolve().parent.parent
+IMAGES = ROOT / "docs" / "images"
 POSITIVE, NEGATIVE, OTHER = "#e8710a", "#1a80d9", "#8c8c8c"  # to be told apart on white and on black
 INKS = {"light": "#333333", "dark": "#dddddd"}
 
@@ -148,7 +151,44 @@ def draw(axes: Axes, x: object, loss: Callable[[str], object], scores: torch.Ten
     axes.plot(x, loss("negative"), color=NEGATIVE, label="D-, negative update")
 
 
+WHAT = {
+    "fastap.metric_learning": "for pytorch-metric-learning",
+    "fastap.retrieval": "embeddings and labels",
+    "fastap.metrics": "updated batch by batch",
+    "fastap.modules": "the losses, options held",
+    "fastap.functional": "losses, measures: what a user calls",
+    "fastap.structured": "any task loss, class costs",
+    "fastap.operators": "torch.library, autograd, vmap",
+    "fastap.distributed": "rankings spread over ranks",
+    "fastap.backends": "reference, native (C), triton",
+    "fastap.reduce": "losses to one number",
+    "fastap.ragged": "ids and offsets to places",
+    "fastap.arguments": "what a caller may give",
+    "fastap.targets": "what a target, a weight may be",
+    "fastap.warning": "said once",
+    "fastap.types": "Batch, Objective, Losses",
+    "fastap.kernels": "kernels/: @triton.jit only",
+}
+
+
+def house(figure: Figure) -> None:
+    """The rooms of the library, each above those that it may import from; as tests/test_layers.py holds them."""
+    layers = runpy.run_path(str(ROOT / "tests" / "test_layers.py"))["LAYERS"][1:]
+    axes = figure.subplots()
+    axes.set(xlim=(0, 2), ylim=(-len(layers), 0))
+    axes.axis("off")
+    for height, rooms in enumerate(layers):
+        width = 2 / len(rooms)
+        for place, room in enumerate(rooms):
+            corner = (place * width + 0.02, -height - 0.9)
+            axes.add_patch(Rectangle(corner, width - 0.04, 0.8, fill=False, edgecolor=OTHER))
+            name = room.removeprefix("fastap.")
+            axes.text(corner[0] + 0.03, corner[1] + 0.4, name, va="center", weight="bold")
+            axes.text(corner[0] + width - 0.07, corner[1] + 0.4, WHAT[room], va="center", ha="right", fontsize=9)
+
+
 FIGURES = {
+    "house": (house, (8, 5)),
     "algorithm-interleavings": (interleavings, (7, 3.4)),
     "algorithm-rows": (rows, (9, 3.6)),
     "algorithm-conflicts": (conflicts, (9, 3.6)),

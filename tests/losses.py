@@ -9,23 +9,24 @@ import torch
 from torch import Tensor
 
 import fastap
+from fastap.types import Dim
 
 Loss = Callable[..., Tensor]
 
 
 def _direct(update: str) -> Loss:
-    def loss(scores: Tensor, targets: Tensor, *, weight: float = 1.0, **options: Any) -> Tensor:
-        return fastap.direct_ap_loss(scores, targets, epsilon=weight, update=update, **options)
+    def loss(scores: Tensor, targets: Tensor, *, weight: float = 1.0, dim: Dim = -1, **options: Any) -> Tensor:
+        return fastap.direct_ap_loss(scores, targets, epsilon=weight, update=update, dim=dim, **options)
 
     return loss
 
 
-def _hinge(scores: Tensor, targets: Tensor, *, weight: float = 1.0, **options: Any) -> Tensor:
-    return fastap.ap_hinge_loss(scores, targets, margin=weight, **options)
+def _hinge(scores: Tensor, targets: Tensor, *, weight: float = 1.0, dim: Dim = -1, **options: Any) -> Tensor:
+    return fastap.ap_hinge_loss(scores, targets, margin=weight, dim=dim, **options)
 
 
-def _perceptron(scores: Tensor, targets: Tensor, *, weight: float = 1.0, **options: Any) -> Tensor:
-    return fastap.ap_perceptron_loss(scores, targets, **options)
+def _perceptron(scores: Tensor, targets: Tensor, *, weight: float = 1.0, dim: Dim = -1, **options: Any) -> Tensor:
+    return fastap.ap_perceptron_loss(scores, targets, dim=dim, **options)
 
 
 # `weight` is epsilon of the direct losses and the margin of the hinge; the perceptron has none.

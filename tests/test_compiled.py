@@ -14,7 +14,7 @@ import triton
 
 from tests.compiled import TARGETS, Entry, Numbers, changes, read_table
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 ROOT = Path(__file__).parents[1]
 NVIDIA = tuple(target for target in TARGETS if target.startswith("sm_"))

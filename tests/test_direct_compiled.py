@@ -31,7 +31,7 @@ def compiled(function: Loss, backend: str = "aot_eager") -> Loss:
 quoted = pytest.mark.skipif(" " in torch.__path__[0], reason="PyTorch lies in a folder with a blank in its name")
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, quoted])])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.full, quoted])])
 @pytest.mark.parametrize("with_cost", [False, True], ids=["0-1", "cost"])
 @every_loss
 def test_compiles_in_one_piece(name: str, with_cost: bool, backend: str) -> None:

@@ -82,7 +82,7 @@ def table_below(heading: str) -> str:
     return page.partition(f"\n## {heading}\n")[2].partition("\n|")[2].partition("\n\n")[0]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("heading", "program", "away"),
     [
@@ -106,7 +106,7 @@ def test_programs_print_the_tables_of_the_page(
         assert got == (pytest.approx(expected, **away) if read is float else expected)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("page", "program", "ranks", "code"),
     [pytest.param(page, *program, id=program[0]) for page in PAGES for program in launched(page)],

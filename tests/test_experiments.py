@@ -616,7 +616,7 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_runs(program: str, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "results.json"

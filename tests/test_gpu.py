@@ -538,7 +538,7 @@ def room_for(gigabytes: float) -> Iterator[None]:
         torch.cuda.empty_cache()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("items", [1000, 5000])
 def test_strides_beyond_32_bits(loss: Loss, items: int) -> None:
     with room_for(20):
@@ -552,7 +552,7 @@ def test_strides_beyond_32_bits(loss: Loss, items: int) -> None:
         assert torch.equal(value, expected[0])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(("rankings", "items"), [(400_000, 1000), (200, 2_000_000)])
 @pytest.mark.parametrize("name", UPDATES)
 def test_work_space_beyond_32_bits(name: str, rankings: int, items: int) -> None:
@@ -561,7 +561,7 @@ def test_work_space_beyond_32_bits(name: str, rankings: int, items: int) -> None
         _check_some_rows(name, rankings, items)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(("rankings", "items"), [(2_200_000, 1000), (1100, 2_000_000)])
 @pytest.mark.parametrize("name", [None, "positive"])
 def test_scores_beyond_32_bits(name: str | None, rankings: int, items: int) -> None:

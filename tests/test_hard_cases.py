@@ -181,7 +181,7 @@ def test_the_entry_points_are_all_there() -> None:
 quoted = pytest.mark.skipif(" " in torch.__path__[0], reason="PyTorch lies in a folder with a blank in its name")
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, quoted])])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.full, quoted])])
 @pytest.mark.parametrize("name", entry_points())
 def test_compilation_without_a_break(name: str, backend: str) -> None:
     function, inputs = entry_points()[name]

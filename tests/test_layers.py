@@ -1,6 +1,6 @@
 """Arrows go down only: a module imports from the layers below its own, and a package's modules from their own package.
 
-CONTRIBUTING.md shows the layers. A layer's rooms do not know of one another.
+docs/house.md shows the layers. A layer's rooms do not know of one another.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LAYERS = (
     ("fastap.reduce", "fastap.ragged"),
     ("fastap.arguments",),
     ("fastap.targets", "fastap.warning"),
-    ("fastap.types", "fastap.reference"),
+    ("fastap.types",),
     ("fastap.kernels",),
 )
 ROOMS = {room: height for height, rooms in enumerate(reversed(LAYERS)) for room in rooms}

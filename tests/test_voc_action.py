@@ -319,7 +319,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *options: object) -> None:
     voc_action.main()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_program_runs(
     dozen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
