@@ -222,11 +222,11 @@ class NotTwice(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> NoReturn:
         raise RuntimeError(
-            "an AP or cost loss has no second derivative with respect to the scores: it is piecewise linear, so that "
+            "an AP loss has no second derivative with respect to the scores: it is piecewise linear, so that "
             "its gradient is constant but for jumps. Take the gradient penalty or the Hessian of the other terms "
-            "alone, and add the loss afterwards, or take it as the constant loss.detach():\n"
+            "alone, and add the AP loss afterwards, or take it as the constant ap_loss.detach():\n"
             "    penalty = torch.autograd.grad(other_loss, inputs, create_graph=True)[0].square().sum()\n"
-            "    (other_loss + penalty + loss).backward()"
+            "    (other_loss + penalty + ap_loss).backward()"
         )
 
     jvp = backward

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from fastap.arguments import (
     check_tensor,
     check_update,
 )
-from fastap.operators import NotTwice
 from fastap.targets import FLOATING, NUMBERS, wrong_classes
 from fastap.types import Objective, Reduction, Update, loss_dtype
 
@@ -343,20 +342,16 @@ class _CostLoss(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         logits, index = inputs[:2]
         _, chosen, plus, minus, top = output
+        ctx.dtype = logits.dtype
         ctx.mark_non_differentiable(*(tensor for tensor in output[1:] if tensor is not None))
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(logits, index, chosen, plus, minus, top)
-        ctx.save_for_forward(logits, index, chosen, plus, minus, top)
+        ctx.save_for_backward(index, chosen, plus, minus, top)
+        ctx.save_for_forward(index, chosen, plus, minus, top)
 
     @staticmethod
     def backward(ctx: Any, incoming: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        nothing = (None,) * 6
-        if incoming is None:
-            return None, *nothing
-        gradient = _gradient_of(ctx.saved_tensors, incoming)
-        if torch.is_grad_enabled():  # create_graph=True
-            gradient = cast(Any, NotTwice).apply(gradient, ctx.saved_tensors[0])
-        return gradient, *nothing
+        gradient = None if incoming is None else _gradient_of(ctx.saved_tensors, incoming, ctx.dtype)
+        return gradient, *(None,) * 6
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
@@ -364,22 +359,19 @@ class _CostLoss(torch.autograd.Function):
         nothing = (None,) * 4
         if tangent is None:
             return None, *nothing
-        plus = ctx.saved_tensors[3]
-        gradient = cast(Any, NotTwice).apply(
-            _gradient_of(ctx.saved_tensors, torch.ones_like(plus)), ctx.saved_tensors[0]
-        )
-        slope: Tensor = (gradient * tangent).sum(_class_dim(gradient), keepdim=True)
-        return slope.to(plus.dtype), *nothing
+        plus = ctx.saved_tensors[2]
+        gradient = _gradient_of(ctx.saved_tensors, torch.ones_like(plus), plus.dtype)
+        return (gradient * tangent).sum(_class_dim(gradient), keepdim=True), *nothing
 
 
-def _gradient_of(saved: tuple[Any, ...], incoming: Tensor) -> Tensor:
-    logits, index, chosen, plus, minus, top = saved
-    rest = (0 * minus).to(logits.dtype)  # NaN in a row of NaN
-    gained, lost = (incoming * plus).to(logits.dtype), (incoming * minus).to(logits.dtype)
+def _gradient_of(saved: tuple[Any, ...], incoming: Tensor, dtype: torch.dtype) -> Tensor:
+    index, chosen, plus, minus, top = saved
+    rest = (0 * minus).to(dtype)  # NaN in a row of NaN
+    gained, lost = (incoming * plus).to(dtype), (incoming * minus).to(dtype)
     gradient = torch.where(chosen, gained, rest)
     if top is None:
-        return gradient.scatter_add(_class_dim(chosen), index, -lost)
-    return gradient - torch.where(top, lost, rest)
+        return gradient.scatter_add_(_class_dim(chosen), index, -lost)
+    return gradient.sub_(torch.where(top, lost, rest))
 
 
 def _class_dim(logits: Tensor) -> int:

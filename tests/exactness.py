@@ -41,11 +41,11 @@ def check_batch(
     """Assert that values, ranks, losses and gradients of a batch are right for both updates; count what was checked."""
     counts: Counter[str] = Counter()
     scores, targets = torch.tensor(batch.scores, dtype=dtype), torch.tensor(batch.targets)
-    metric = fastap.average_precision(scores, targets, ignore_index=-1).numpy()
+    metric = fastap.average_precision(scores, targets, ignore_index=-1, dim=-1).numpy()
     for sign, update in ((1, "positive"), (-1, "negative")):
         options = {"epsilon": batch.epsilon, "update": update, "method": method, "ignore_index": -1}
         with solving(paths[0]):
-            ranked = fastap.loss_augmented_ranking(scores, targets, **options, backend=backend_of(paths[0]))
+            ranked = fastap.loss_augmented_ranking(scores, targets, **options, backend=backend_of(paths[0]), dim=-1)
         ranks, value = (each.numpy() for each in ranked)
         solutions = [_solve(scores, targets, options, path) for path in paths]
         for row in range(scores.shape[0]):
@@ -78,7 +78,7 @@ def check_batch(
 def _solve(scores: torch.Tensor, targets: torch.Tensor, options: dict[str, object], path: str) -> Solution:
     leaf = scores.clone().requires_grad_()
     with solving(path):
-        loss = fastap.direct_ap_loss(leaf, targets, reduction="none", **options, backend=backend_of(path))
+        loss = fastap.direct_ap_loss(leaf, targets, reduction="none", **options, backend=backend_of(path), dim=-1)
     loss.sum().backward()
     return Solution(loss.detach().double().numpy(), leaf.grad.double().numpy())
 

@@ -1,4 +1,4 @@
-"""The ways to a loss on the CPU, for tests to choose from: the native engine and the torch backend.
+"""The ways to a loss on the CPU, for tests to choose from: the engine, and where it is not built the reference.
 
 The kernels of the Triton backend get tiles so small that a few dozen items fill several.
 """
@@ -14,7 +14,7 @@ import torch
 from fastap.backends import native
 
 # That the engine is built where there is a compiler is a test of its own.
-PATHS = ("native", "torch") if native.IS_BUILT else ("torch",)
+PATHS = ("native",) if native.IS_BUILT else ("reference",)
 TRITON_PATHS = ("triton-short", "triton-long")
 
 
@@ -29,10 +29,7 @@ def solving(path: str) -> Iterator[None]:
 
     Of the Triton backend, rankings and float64 scores have one path only.
     """
-    if path == "torch":
-        with mock.patch.object(native, "IS_BUILT", False):
-            yield
-    elif path in TRITON_PATHS:
+    if path in TRITON_PATHS:
         from fastap.backends.triton import solve
         from tests.kernels import small_long_launch, small_short_launch
 

@@ -53,11 +53,11 @@ def test_a_ranking_alone_equals_itself_in_a_large_batch(loss: Loss) -> None:
 def test_meta_and_fake_tensors_have_shapes(reduction: str) -> None:
     shape = [] if reduction == "mean" else [3]
     with torch.device("meta"):
-        meta = fastap.direct_ap_loss(torch.empty(3, 7), torch.empty(3, 7), reduction=reduction)
+        meta = fastap.direct_ap_loss(torch.empty(3, 7), torch.empty(3, 7), reduction=reduction, dim=-1)
     assert meta.device.type == "meta"
     assert list(meta.shape) == shape
     with FakeTensorMode():
-        fake = fastap.direct_ap_loss(torch.empty(3, 7), torch.empty(3, 7), reduction=reduction)
+        fake = fastap.direct_ap_loss(torch.empty(3, 7), torch.empty(3, 7), reduction=reduction, dim=-1)
         assert list(fake.shape) == shape
 
 

@@ -21,7 +21,7 @@ def scores(seed: int = 0, *shape: int) -> Tensor:
 
 LOSS_OF: dict[str, Callable[[Tensor], Tensor]] = {
     "one": lambda x: fastap.direct_ap_loss(x, TARGETS),
-    "rows": lambda x: fastap.direct_ap_loss(x.view(2, 15), TARGETS.view(2, 15).flip(1), reduction="none"),
+    "rows": lambda x: fastap.direct_ap_loss(x.view(2, 15), TARGETS.view(2, 15).flip(1), reduction="none", dim=-1),
     "columns": lambda x: fastap.ap_hinge_loss(x.view(15, 2), TARGETS.view(2, 15).T, dim=0, reduction="none"),
     "ragged": lambda x: fastap.direct_ap_loss(x, TARGETS, groups=torch.arange(30) % 3, reduction="none"),
 }

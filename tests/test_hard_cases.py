@@ -55,7 +55,7 @@ def test_no_positive_in_a_ranking(loss: Loss) -> None:
             value, gradient = value_and_gradient(loss, scores, empty, reduction=reduction)
             assert (value == 0).all()
             assert (gradient == 0).all()
-    assert fastap.average_precision(scores, targets).isnan().tolist() == [False, True, False, False, False]
+    assert fastap.average_precision(scores, targets, dim=-1).isnan().tolist() == [False, True, False, False, False]
 
 
 def test_ties_do_not_depend_on_the_order_of_rows(loss: Loss) -> None:
@@ -84,9 +84,9 @@ def test_shifted_scores(shift: float, loss: Loss) -> None:
     again, slope = value_and_gradient(loss, scores + shift, targets)
     torch.testing.assert_close(again, value, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(slope, gradient, rtol=0, atol=0)
-    precision = fastap.average_precision(scores, targets).item()
+    precision = fastap.average_precision(scores, targets, dim=-1).item()
     assert precision == pytest.approx(exact(scores[0], targets[0]), abs=1e-15)
-    assert fastap.average_precision(scores + shift, targets).item() == precision
+    assert fastap.average_precision(scores + shift, targets, dim=-1).item() == precision
     for _, metric in metric_classes():
         assert metric(scores[0] + shift, targets[0]) == pytest.approx(precision, abs=1e-7)
 
@@ -95,7 +95,7 @@ def test_a_nan_score(loss: Loss) -> None:
     """NaN for that ranking, and for no other."""
     scores, targets = random_batch(3, 4, 20)
     expected = value_and_gradient(loss, scores, targets)
-    precision = fastap.average_precision(scores, targets)
+    precision = fastap.average_precision(scores, targets, dim=-1)
     scores[2, 5] = torch.nan
     value, gradient = value_and_gradient(loss, scores, targets)
     assert value.isnan().tolist() == [False, False, True, False]
@@ -103,7 +103,7 @@ def test_a_nan_score(loss: Loss) -> None:
     others = [0, 1, 3]
     torch.testing.assert_close(value[others], expected[0][others], rtol=0, atol=0)
     torch.testing.assert_close(gradient[others], expected[1][others], rtol=0, atol=0)
-    given = fastap.average_precision(scores, targets)
+    given = fastap.average_precision(scores, targets, dim=-1)
     assert given.isnan().tolist() == [False, False, True, False]
     torch.testing.assert_close(given[others], precision[others], rtol=0, atol=0)
     for _, metric in metric_classes():
@@ -121,8 +121,10 @@ def test_ignored_items(loss: Loss) -> None:
     torch.testing.assert_close(value, expected, rtol=0, atol=0)
     torch.testing.assert_close(gradient[:, kept], slope, rtol=0, atol=0)
     assert (gradient[:, ~kept] == 0).all()
-    given = fastap.average_precision(scores, targets, ignore_index=-1)
-    torch.testing.assert_close(given, fastap.average_precision(scores[:, kept], targets[:, kept]), rtol=0, atol=0)
+    given = fastap.average_precision(scores, targets, ignore_index=-1, dim=-1)
+    torch.testing.assert_close(
+        given, fastap.average_precision(scores[:, kept], targets[:, kept], dim=-1), rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -200,9 +202,9 @@ def test_compilation_without_a_break(name: str, backend: str) -> None:
 def test_a_value_to_watch(epsilon: float) -> None:
     """``0 <= D- <= 1 - AP <= D+ <= 1``."""
     scores, targets = random_batch(7, 200, 30)
-    loss = 1 - fastap.average_precision(scores, targets)
+    loss = 1 - fastap.average_precision(scores, targets, dim=-1)
     better, worse = (
-        fastap.direct_ap_loss(scores, targets, epsilon=epsilon, update=update, reduction="none")
+        fastap.direct_ap_loss(scores, targets, epsilon=epsilon, update=update, reduction="none", dim=-1)
         for update in ("negative", "positive")
     )
     assert (better >= 0).all()

@@ -47,7 +47,7 @@ def every_result(name: str, **options: Any) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-@pytest.mark.parametrize("backend", ["native", "torch", "reference"])
+@pytest.mark.parametrize("backend", ["native", "reference"])
 def test_a_loss_may_be_changed_in_place(name: str, backend: str) -> None:
     for value in every_result(name, backend=backend):
         assert not value._is_view()
@@ -84,12 +84,15 @@ def test_no_result_is_a_view() -> None:
     of_queries = metrics.RetrievalMAP().set_dtype(torch.float64)
     values: list[Tensor] = [
         *ranked,
-        *fastap.loss_augmented_ranking(leaf, targets),
-        fastap.average_precision(leaf, targets),
+        *fastap.loss_augmented_ranking(leaf, targets, dim=-1),
+        fastap.average_precision(leaf, targets, dim=-1),
         fastap.average_precision(leaf[0], TARGETS),
         fastap.average_precision(leaf.T, targets.T, dim=0),
         fastap.average_precision(leaf[0], TARGETS, groups=torch.arange(30) % 2),
-        *(fastap.average_precision(leaf, targets, average=each) for each in ("macro", "micro", "weighted", "samples")),
+        *(
+            fastap.average_precision(leaf, targets, average=each, dim=-1)
+            for each in ("macro", "micro", "weighted", "samples")
+        ),
         metric(leaf.detach()[0], TARGETS),
         of_queries(leaf.detach()[0], TARGETS, torch.arange(30) % 2),
     ]

@@ -44,23 +44,22 @@ logits, classes = torch.nn.Parameter(torch.randn(50, 10, generator=generator)), 
 
 def losses(step):
     kind = step % 10
-    backend = ("auto", "torch")[step // 10 % 2]
     update = ("positive", "negative")[step // 20 % 2]
     if kind < 4:
-        return fastap.direct_ap_loss(leaves[kind], shapes[kind][1], update=update, backend=backend)
+        return fastap.direct_ap_loss(leaves[kind], shapes[kind][1], update=update)
     flat, targets = leaves[2], shapes[2][1]
     if kind == 4:
-        return fastap.ap_hinge_loss(flat, targets, groups=groups, backend=backend)
+        return fastap.ap_hinge_loss(flat, targets, groups=groups)
     if kind == 5:
-        return fastap.direct_ap_loss(flat, targets, offsets=offsets, update=update, backend=backend)
+        return fastap.direct_ap_loss(flat, targets, offsets=offsets, update=update)
     if kind == 6:
-        return fastap.direct_ap_loss(leaves[0], shapes[0][1], weight=weight, reduction="sum", backend=backend)
+        return fastap.direct_ap_loss(leaves[0], shapes[0][1], weight=weight, reduction="sum")
     if kind == 7:
         fastap.average_precision(flat, targets, groups=groups, sample_weight=torch.ones(1_200))
-        fastap.loss_augmented_ranking(leaves[0], shapes[0][1], update=update, backend=backend)
-        return fastap.ap_perceptron_loss(leaves[0], shapes[0][1], backend=backend)
+        fastap.loss_augmented_ranking(leaves[0], shapes[0][1], update=update)
+        return fastap.ap_perceptron_loss(leaves[0], shapes[0][1])
     if kind == 8:
-        return fastap.direct_ap_loss(wide, wide_targets, epsilon=1e-3, update=update, backend=backend)
+        return fastap.direct_ap_loss(wide, wide_targets, epsilon=1e-3, update=update)
     return fastap.direct_cost_loss(logits, classes, update=update)
 
 def good(step):
@@ -71,7 +70,7 @@ WRONG = [
     lambda: fastap.direct_ap_loss(leaves[0], shapes[0][1], weight=-weight),
     lambda: fastap.direct_ap_loss(leaves[2], shapes[2][1], offsets=offsets.flip(0)),
     lambda: fastap.average_precision(leaves[1], shapes[1][1] * 3),
-    lambda: fastap.loss_augmented_ranking(leaves[0], shapes[0][1] - 1, backend="torch"),
+    lambda: fastap.loss_augmented_ranking(leaves[0], shapes[0][1] - 1),
     lambda: fastap.direct_cost_loss(logits, classes + 10),
     lambda: torch.autograd.grad(
         torch.autograd.grad(fastap.direct_ap_loss(leaves[0], shapes[0][1]), leaves[0], create_graph=True)[0].sum(),

@@ -17,7 +17,7 @@ from tests.losses import random_batch
 
 # Of the losses with a loss-augmented inference.
 METHOD = {"method": "dp"}
-COMMON: dict[str, Any] = {"dim": 0, "ignore_index": -1, "reduction": "none", "backend": "torch"}
+COMMON: dict[str, Any] = {"dim": 0, "ignore_index": -1, "reduction": "none", "backend": "reference"}
 OF_CLASSES: dict[str, Any] = {"ignore_index": -1, "reduction": "none"}
 COST = torch.tensor([[0.0, 1.0, 2.0], [0.5, 0.0, 1.0], [3.0, 0.1, 0.0]])
 CASES: dict[str, tuple[Callable[..., nn.Module], Callable[..., torch.Tensor], dict[str, Any]]] = {

@@ -98,7 +98,7 @@ def test_second_derivatives(operator: bool) -> None:
     if operator:
         value = ops.ap_loss(scores, targets, *EVEN, *DIRECT, 1, None, "none", "auto", *ALONE)[0]
     else:
-        value = fastap.direct_ap_loss(scores, targets, epsilon=0.7, reduction="none")
+        value = fastap.direct_ap_loss(scores, targets, epsilon=0.7, reduction="none", dim=-1)
     (plain,) = torch.autograd.grad(value.sum(), scores, retain_graph=True)
     for total in (value.sum(), value.square().sum(), (by * value).sum()):
         (gradient,) = torch.autograd.grad(total, scores, create_graph=True)
@@ -267,8 +267,8 @@ def test_inputs_are_left_alone(dtype: torch.dtype, loss: Loss, path: str) -> Non
     scores.detach()[0, 2] = torch.nan
     kept = scores.detach().clone(), targets.clone()
     loss(scores, targets, ignore_index=-1).backward()
-    fastap.average_precision(scores, targets, ignore_index=-1)
-    fastap.loss_augmented_ranking(scores, targets, ignore_index=-1)
+    fastap.average_precision(scores, targets, ignore_index=-1, dim=-1)
+    fastap.loss_augmented_ranking(scores, targets, ignore_index=-1, dim=-1)
     torch.testing.assert_close(scores.detach(), kept[0], rtol=0, atol=0, equal_nan=True)
     assert (targets == kept[1]).all()
 

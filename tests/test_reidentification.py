@@ -23,7 +23,9 @@ def scores(seed: int = 0, *shape: int) -> Tensor:
 def by_hand(embeddings: Tensor, labels: Tensor, targets: Tensor, **options: Any) -> Tensor:
     """The loss of the rankings of cosines with these targets, -1 for what takes no part."""
     unit = normalize(embeddings, dim=1)
-    return fastap.direct_ap_loss(unit @ unit.T, targets.fill_diagonal_(-1), ignore_index=-1, epsilon=0.1, **options)
+    return fastap.direct_ap_loss(
+        unit @ unit.T, targets.fill_diagonal_(-1), ignore_index=-1, epsilon=0.1, **options, dim=-1
+    )
 
 
 @pytest.mark.parametrize("distractor", [0, -1])
@@ -81,7 +83,7 @@ def test_cameras_of_references() -> None:
     targets = (identity[:, None] == ids).to(torch.int8)
     targets.masked_fill_((targets == 1) & (camera[:, None] == cameras), -1).masked_fill_(ids == -1, -1)
     unit, others = normalize(queries, dim=1), normalize(gallery, dim=1)
-    right = fastap.direct_ap_loss(unit @ others.T, targets, ignore_index=-1, epsilon=0.1)
+    right = fastap.direct_ap_loss(unit @ others.T, targets, ignore_index=-1, epsilon=0.1, dim=-1)
     given = fastap.retrieval_ap_loss(
         queries, identity, gallery, ids, cameras=camera, ref_cameras=cameras, ignore_index=-1, distractor_label=0
     )
