@@ -124,11 +124,12 @@ def axes_of(dim: Dim, scores: Tensor) -> tuple[int, ...]:
             f"dim must be given for scores of shape {tuple(scores.shape)}: dim=0 ranks the batch for each label, of "
             "scores (batch, labels), and a column (items, 1); dim=-1 ranks each row, of scores (queries, gallery)"
         )
-    dims = (dim,) if isinstance(dim, int) else dim
-    for each in dims:
+    for each in (dim,) if isinstance(dim, int) else dim:
         if not -n <= each < n:
             raise ValueError(f"dim must be in [{-n}, {n - 1}] for scores of {n} dimensions, got {each}")
-    axes = tuple(sorted(each % n for each in dims))
+    if isinstance(dim, int):
+        return (dim % n,)
+    axes = tuple(sorted(each % n for each in dim))
     if len(set(axes)) < len(axes):
         raise ValueError(f"dim must name each axis once, got {dim}")
     return axes

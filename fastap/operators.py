@@ -246,6 +246,8 @@ def loss_of(call: Arguments) -> Tensor:
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         value = TransformedAPLoss.apply(*call._replace(needs_gradient=True))[0]  # type: ignore[no-untyped-call]
     elif not have_values(call[:5]):
+        if torch._C._get_tracing_state() is not None:  # with gradients or without, a trace is to be the same
+            call = call._replace(needs_gradient=True)
         value = ap_loss(*call)[0]
     elif call.needs_gradient:
         value = EagerAPLoss.apply(call.scores, call)  # type: ignore[no-untyped-call]

@@ -254,7 +254,8 @@ def _cost_loss(
     if cost is not None:
         costs = check_finite("cost", cost[index.unsqueeze(dim)].to(dtype)).movedim(-1, dim).squeeze(dim + 1)
     direct = objective.loss == "direct"
-    run: Any = _CostLoss.apply
+    # A compiler takes no function that has a derivative in forward mode.
+    run: Any = (_CostLoss if torch.compiler.is_compiling() else _ForwardCostLoss).apply
     loss: Tensor = run(
         logits,
         index.unsqueeze(dim),
@@ -352,6 +353,10 @@ class _CostLoss(torch.autograd.Function):
     def backward(ctx: Any, incoming: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         gradient = None if incoming is None else _gradient_of(ctx.saved_tensors, incoming, ctx.dtype)
         return gradient, *(None,) * 6
+
+
+class _ForwardCostLoss(_CostLoss):
+    """The same, with the derivative in forward mode."""
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:

@@ -83,5 +83,5 @@ def test_one_rule_for_ignore_index_in_function_and_class(ignored: int, dtype: to
         assert function.isnan()
         assert value.isnan()
     if dtype == torch.int64:
-        with pytest.raises(ValueError, match="targets must be 0 or 1, got 3"):
+        with pytest.raises(ValueError, match=f"targets must be 0, 1 or ignore_index = {ignored}, got 3"):
             fastap.average_precision(scores(), targets * 3, ignore_index=ignored)

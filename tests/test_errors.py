@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import fastap
-from fastap import arguments as checks
+from fastap import backends
 
 SCORES = torch.tensor([[0.5, 0.1, 0.9], [0.2, 0.7, 0.3]])
 TARGETS = torch.tensor([[1, 0, 0], [0, 1, 0]])
@@ -48,7 +48,7 @@ def call_with(function: Callable[..., Any], **options: Any) -> Callable[[], Any]
     """A function gets tensors too, a module its options alone."""
     if function in MODULES:
         return lambda: function(**options)
-    return lambda: function(SCORES, TARGETS, **options)
+    return lambda: function(SCORES, TARGETS, **{"dim": -1, **options})
 
 
 # Tensors
@@ -115,8 +115,8 @@ def test_targets_must_be_zero_or_one(
     value: float, dtype: torch.dtype, shown: str, function: Callable[..., Any]
 ) -> None:
     targets = with_target(value, dtype)
-    refuses(ValueError, lambda: function(SCORES, targets), "targets", "0 or 1", f"got {shown}")
-    refuses(ValueError, lambda: function(SCORES, targets, ignore_index=-100), "targets", "-100", f"got {shown}")
+    refuses(ValueError, lambda: function(SCORES, targets, dim=-1), "targets", "0 or 1", f"got {shown}")
+    refuses(ValueError, lambda: function(SCORES, targets, dim=-1, ignore_index=-100), "targets", "-100", f"got {shown}")
 
 
 @pytest.mark.parametrize("given", [0, 1])
@@ -139,7 +139,7 @@ def test_dim_is_in_range(dim: int, function: Callable[..., Any]) -> None:
     refuses(ValueError, call_with(function, dim=dim), "dim", "[-2, 1]", f"got {dim}")
 
 
-@pytest.mark.parametrize("dim", [1.0, "1", None, True])
+@pytest.mark.parametrize("dim", [1.0, "1", True])
 def test_dim_is_an_int(dim: Any, function: Callable[..., Any]) -> None:
     refuses(TypeError, call_with(function, dim=dim), "dim", "int", type(dim).__name__)
 
@@ -188,21 +188,26 @@ def test_backend_is_one_of_a_few(given: Any) -> None:
             ValueError,
             call_with(function, backend=given),
             "backend",
-            "'auto', 'native', 'torch', 'reference'",
+            "'auto', 'native', 'triton', 'reference'",
             f"{given!r}",
         )
 
 
 def test_triton_runs_on_a_gpu_or_in_its_interpreter() -> None:
-    with mock.patch.object(checks, "INTERPRETS_TRITON", False):
+    with mock.patch.object(backends, "INTERPRETS_TRITON", False):
         for function in WITH_BACKEND:
-            refuses(ValueError, call_with(function, backend="triton"), "backend", "'triton'", "CUDA", "cpu", "'torch'")
+            refuses(ValueError, call_with(function, backend="triton"), "backend", "'triton'", "CUDA", "cpu", "'auto'")
+
+
+def test_the_backend_that_is_gone_says_what_to_use() -> None:
+    for function in (*WITH_BACKEND, *MODULES):
+        refuses(ValueError, call_with(function, backend="torch"), "backend 'torch' is no more", "'auto'")
 
 
 def test_triton_must_be_installed() -> None:
-    with mock.patch.object(checks, "HAS_TRITON", False):
+    with mock.patch.object(backends, "HAS_TRITON", False):
         for function in (*WITH_BACKEND, *MODULES):
-            refuses(ValueError, call_with(function, backend="triton"), "'triton'", "not installed", "'torch'")
+            refuses(ValueError, call_with(function, backend="triton"), "'triton'", "not installed", "'auto'")
 
 
 def test_options_are_keywords(function: Callable[..., Any]) -> None:

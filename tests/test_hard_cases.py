@@ -9,6 +9,7 @@ import copy
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -146,19 +147,19 @@ def entry_points() -> dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]]:
     labels = torch.tensor([0, 1, 1, 0])
     logits = (torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).requires_grad_(), labels)
     return {
-        "direct_ap_loss": (fastap.direct_ap_loss, ranking),
-        "ap_hinge_loss": (fastap.ap_hinge_loss, ranking),
-        "ap_perceptron_loss": (fastap.ap_perceptron_loss, ranking),
-        "average_precision": (fastap.average_precision, ranking),
-        "loss_augmented_ranking": (fastap.loss_augmented_ranking, ranking),
+        "direct_ap_loss": (partial(fastap.direct_ap_loss, dim=-1), ranking),
+        "ap_hinge_loss": (partial(fastap.ap_hinge_loss, dim=-1), ranking),
+        "ap_perceptron_loss": (partial(fastap.ap_perceptron_loss, dim=-1), ranking),
+        "average_precision": (partial(fastap.average_precision, dim=-1), ranking),
+        "loss_augmented_ranking": (partial(fastap.loss_augmented_ranking, dim=-1), ranking),
         "direct_cost_loss": (fastap.direct_cost_loss, logits),
         "cost_hinge_loss": (fastap.cost_hinge_loss, logits),
         "cost_perceptron_loss": (fastap.cost_perceptron_loss, logits),
         "direct_loss": (_direct_loss, logits),
         "retrieval_ap_loss": (fastap.retrieval_ap_loss, logits),
-        "DirectAPLoss": (fastap.DirectAPLoss(), ranking),
-        "APHingeLoss": (fastap.APHingeLoss(), ranking),
-        "APPerceptronLoss": (fastap.APPerceptronLoss(), ranking),
+        "DirectAPLoss": (fastap.DirectAPLoss(dim=-1), ranking),
+        "APHingeLoss": (fastap.APHingeLoss(dim=-1), ranking),
+        "APPerceptronLoss": (fastap.APPerceptronLoss(dim=-1), ranking),
         "DirectCostLoss": (fastap.DirectCostLoss(), logits),
         "CostHingeLoss": (fastap.CostHingeLoss(), logits),
         "CostPerceptronLoss": (fastap.CostPerceptronLoss(), logits),
@@ -175,7 +176,7 @@ def _direct_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def test_the_entry_points_are_all_there() -> None:
-    others = {"AugmentedRanking", "FastapWarning"}
+    others = {"AugmentedRanking", "FastapWarning", "show_config"}
     assert set(entry_points()) == set(fastap.__all__) - others
 
 

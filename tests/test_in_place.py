@@ -39,7 +39,7 @@ def every_result(name: str, **options: Any) -> list[Tensor]:
         for each in (
             loss(leaf, TARGETS, reduction=reduction, **options),
             loss(leaf, TARGETS, reduction=reduction, weight=torch.tensor(2.0), **options),
-            loss(column, TARGETS.expand(3, 30), reduction=reduction, **options),
+            loss(column, TARGETS.expand(3, 30), dim=-1, reduction=reduction, **options),
             loss(column.T, TARGETS[:, None].expand(30, 3), dim=0, reduction=reduction, **options),
             loss(leaf, TARGETS, groups=groups, reduction=reduction, **options),
         )
@@ -75,6 +75,12 @@ def test_a_loss_may_be_changed_in_place_inside_a_compiled_function(name: str, re
     given.sum().backward()
 
 
+def nested(items: Tensor) -> Tensor:
+    """As three rankings."""
+    given: Tensor = torch.nested.nested_tensor_from_jagged(items, torch.tensor([0, 12, 17, 30]))
+    return given
+
+
 def test_no_result_is_a_view() -> None:
     leaf, logits = scores(3, 4, 30).requires_grad_(), scores(4, 6, 3).requires_grad_()
     targets, classes = TARGETS.expand(4, 30), torch.arange(6) % 3
@@ -85,6 +91,7 @@ def test_no_result_is_a_view() -> None:
     values: list[Tensor] = [
         *ranked,
         *fastap.loss_augmented_ranking(leaf, targets, dim=-1),
+        *fastap.loss_augmented_ranking(*(nested(each[0]) for each in (leaf, targets))),
         fastap.average_precision(leaf, targets, dim=-1),
         fastap.average_precision(leaf[0], TARGETS),
         fastap.average_precision(leaf.T, targets.T, dim=0),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +34,25 @@ def scores(seed: int = 0, *shape: int) -> Tensor:
 @pytest.mark.parametrize("module", [fastap.DirectAPLoss, fastap.APHingeLoss, fastap.APPerceptronLoss])
 def test_a_column_of_scores_is_not_rankings_of_one_item(module: type[nn.Module]) -> None:
     net, x, y = nn.Linear(4, 1), torch.randn(30, 4), TARGETS[:, None]
-    with pytest.raises(ValueError, match=r"got 30 rankings of one item each.*dim=0.*scores\.squeeze\(1\)"):
+    with pytest.raises(ValueError, match=r"dim must be given for scores of shape \(30, 1\): dim=0.*a column"):
         module()(net(x), y)
+    with pytest.raises(ValueError, match=r"got 30 rankings of one item each.*dim=0.*scores\.squeeze\(1\)"):
+        module(dim=-1)(net(x), y)
     one = module(dim=0)(net(x), y)
     assert one == module()(net(x).squeeze(1), y.squeeze(1)) > 0
     with pytest.raises(ValueError, match="more than one item"):
         module(dim=0, reduction="none")(torch.randn(1, 5), torch.ones(1, 5))
     assert module()(torch.randn(1), torch.ones(1)) == 0  # one ranking, of one item
-    assert module()(torch.randn(0, 1), torch.ones(0, 1)) == 0
+    assert module(dim=-1)(torch.randn(0, 1), torch.ones(0, 1)) == 0
+    for call in (fastap.loss_augmented_ranking, partial(fastap.average_precision, average="macro")):
+        with pytest.raises(ValueError, match="30 rankings of one item each"):
+            call(net(x), y, dim=-1)
 
 
 def shards_of_one_item(rank: int, width: int) -> str:
     x, y = scores(rank, 4, width), (torch.arange(4 * width) % 2 == rank % 2).view(4, width)
     try:
-        loss = fastap.direct_ap_loss(x, y, process_group=torch.distributed.group.WORLD)
+        loss = fastap.direct_ap_loss(x, y, dim=-1, process_group=torch.distributed.group.WORLD)
     except ValueError as error:
         return str(error)
     return f"{loss.item() > 0}"
@@ -59,7 +65,7 @@ def test_a_shard_may_have_one_item_of_every_ranking(tmp_path: Path) -> None:
 def column_of_one_rank(rank: int) -> str:
     x = scores(0, 4, 1 - rank)
     try:
-        fastap.direct_ap_loss(x, torch.ones(4, 1 - rank), process_group=torch.distributed.group.WORLD)
+        fastap.direct_ap_loss(x, torch.ones(4, 1 - rank), dim=-1, process_group=torch.distributed.group.WORLD)
     except ValueError as error:
         return str(error)
     return ""
@@ -100,9 +106,8 @@ def test_a_batch_of_nothing_is_warned_of_once(call: Callable[[], Tensor]) -> Non
 def test_what_is_no_mistake_is_not_warned_of() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fastap.direct_ap_loss(scores(), torch.zeros(30), reduction="none")
         fastap.direct_ap_loss(scores(1, 0), torch.zeros(0))
-        fastap.direct_ap_loss(scores(1, 2, 30), torch.stack([TARGETS, TARGETS & False]))
+        fastap.direct_ap_loss(scores(1, 2, 30), torch.stack([TARGETS, TARGETS & False]), dim=-1)
         # Of a chunk, not of the batch.
         labels = torch.tensor([0, 1, 2, 3, 4, 4])
         fastap.retrieval_ap_loss(scores(2, 6, 4), labels, max_pairs=6)
@@ -198,7 +203,7 @@ NO_TENSORS: list[tuple[Any, str]] = [
     (np.array([1, 0]), r"got ndarray; give torch.as_tensor\(targets\)"),
     (["yes", "no"], r'torch.as_tensor\(numpy.asarray\(targets\) == "yes"\)'),
     (np.array(["yes", "no"]), r'torch.as_tensor\(targets == "yes"\)'),
-    ([torch.ones(2), torch.ones(3)], r"torch.cat\(targets\) and offsets=.*torch.nested.nested_tensor\(targets"),
+    ([torch.ones(2), torch.ones(3)], r"torch.cat of their tensors and offsets=.*torch.nested.nested_tensor\(targets"),
     ("yes", "got str$"),
     (None, "got NoneType$"),
 ]
