@@ -159,8 +159,16 @@ class Losses(NamedTuple):
     """One loss a ranking and its gradient, before any reduction."""
 
     loss: Tensor  # (rankings,) float64; 0 where the ranking takes no part, NaN where a score is not finite
-    gradient: Tensor  # (rankings, items), ragged (items,); float32, float64 for float64 scores
+    gradient: Tensor | None  # (rankings, items), ragged (items,); float32, float64 for float64 scores; where asked for
     takes_part: Tensor  # (rankings,) bool: has a positive and a negative
+
+
+class Precision(NamedTuple):
+    """Average precision and what it is of, each (rankings,) float64."""
+
+    value: Tensor
+    positives: Tensor | None  # what the positives weigh, or how many there are; where asked for
+    negatives: Tensor | None
 
 
 class AugmentedRanking(NamedTuple):

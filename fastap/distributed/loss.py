@@ -89,6 +89,7 @@ def _by_ranking(link: Link, call: Arguments, words: str) -> Exchanged:
         value = value if layout is not None else value.view(call.scores.shape[:-1])
     else:
         value, share = reduce_across(link, losses, weight, counts, call.dtype, mean=call.reduction == "mean")
+    assert losses.gradient is not None
     gradient = losses.gradient.mul_(ragged.for_items(share * link.size, layout).to(call.dtype))
     return Exchanged(own(value), _in_place(gradient, layout).view(call.scores.shape), _numbers(call, layout))
 
@@ -146,6 +147,7 @@ def _by_item(link: Link, call: Arguments, words: str) -> Exchanged:
     else:
         value, share = _reduce(_floats(loss), takes_part, weight, call.dtype, mean=call.reduction == "mean")
     share = share if share.shape[0] == 1 else share[mine]
+    assert losses.gradient is not None
     gradient = losses.gradient.mul_(ragged.for_items(share * link.size, whole.layout).to(call.dtype))
     back = link.exchange(whole.give_back(gradient), receive, send, "return the gradient")
     number = _numbers(call, sent.layout)
@@ -276,6 +278,7 @@ def _solve(batch: Batch, call: Arguments) -> Losses:
         gradient = batch.scores.new_zeros(shape, dtype=call.dtype)
         return Losses(loss, gradient, torch.zeros_like(loss, dtype=torch.bool))
     losses = backends.get(call.backend, batch.scores.device).losses(batch, call.objective, torch.float64)
+    assert losses.gradient is not None
     return Losses(losses.loss, losses.gradient.view(shape), losses.takes_part)
 
 

@@ -9,14 +9,14 @@ Python 3.10.
 from __future__ import annotations
 
 import importlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastap.reduce import reduce
 from fastap.targets import can_hold, wrong_targets
-from fastap.types import AugmentedRanking, Batch, Losses, Objective, loss_dtype
+from fastap.types import AugmentedRanking, Batch, Losses, Objective, Precision, loss_dtype
 
 _engine: Any
 try:
@@ -27,7 +27,6 @@ except ModuleNotFoundError:  # installed without a C compiler
 __all__ = [
     "IS_BUILT",
     "STAGES",
-    "Precision",
     "average_precision",
     "losses",
     "precision",
@@ -46,14 +45,6 @@ _MOST_ITEMS = 2**31 - 2  # places are int32
 _WRONG_TARGET = 1
 # Of y_direct and of the standard ranking in the gradient, in halves: of equal scores half stand above.
 _WEIGHTS = {"direct": (2, -1), "hinge": (2, 0), "perceptron": (0, 1)}
-
-
-class Precision(NamedTuple):
-    """AP of every ranking and what it is of, each (rankings,) float64."""
-
-    value: Tensor
-    positives: Tensor  # what the positives weigh, or how many there are
-    negatives: Tensor
 
 
 def losses(batch: Batch, objective: Objective, dtype: torch.dtype, gradient: bool = True) -> Losses:
@@ -81,13 +72,15 @@ def average_precision(batch: Batch, weight: Tensor | None = None) -> Tensor:
     return precision(batch, weight).value
 
 
-def precision(batch: Batch, weight: Tensor | None = None, top_k: int | None = None) -> Precision:
-    """AP of every ranking; of its ``top_k`` best items and all that tie with the last of these, divided by theirs.
-
-    NaN without a positive of any weight, with a NaN score, and with a weight of an item that takes part that is
-    negative, infinite or NaN; 0 where there are positives, but none of them among the best.
-    """
-    found = [torch.empty(batch.rankings, dtype=torch.float64, device="cpu") for _ in Precision._fields]
+def precision(
+    batch: Batch, weight: Tensor | None = None, *, top_k: int | None = None, counts: bool = False
+) -> Precision:
+    """AP of every ranking, or of its best items alone; see :func:`fastap.backends.measure.measure`."""
+    value, *others = (
+        torch.empty(batch.rankings, dtype=torch.float64, device="cpu") if wanted else None
+        for wanted in (True, counts, counts)
+    )
+    assert value is not None
     if weight is not None:
         weight = _real(weight)
     _call(
@@ -96,9 +89,10 @@ def precision(batch: Batch, weight: Tensor | None = None, top_k: int | None = No
         0 if weight is None else weight.data_ptr(),
         weight is not None and weight.dtype == torch.float64,
         0 if top_k is None else min(top_k, _MOST_ITEMS),
-        *(each.data_ptr() for each in found),
+        value.data_ptr(),
+        *(0 if each is None else each.data_ptr() for each in others),
     )
-    return Precision(*found)
+    return Precision(value, *others)
 
 
 def _losses(batch: Batch, objective: Objective, dtype: torch.dtype, gradient: bool, seconds: int) -> Losses:
