@@ -41,7 +41,8 @@ def weighted_average_precision(scores: npt.ArrayLike, targets: npt.ArrayLike, we
     score, target = _split_checked(scores, targets)
     weight = np.asarray(weights, dtype=np.float64)
     right = ~np.isnan(score) & np.isfinite(weight) & (weight >= 0)
-    whole = weight[target].sum()
+    with np.errstate(over="ignore"):
+        whole = weight[target].sum()
     if not right.all() or not 0 < whole < np.inf:
         return float("nan")
     order = np.argsort(-score, kind="stable")

@@ -44,24 +44,20 @@ def _weigh(batch: Batch, target: int, weight: Tensor | None) -> Tensor:
 
 
 def _best(batch: Batch, top_k: int) -> tuple[Batch, Tensor]:
-    """The same rankings, those items ignored that are not among the best; and the best score of each ranking."""
-    scores = batch.scores.reshape(-1)
-    positive, negative = (batch.targets.reshape(-1) == target for target in (1, 0))
-    offsets = batch.offsets
+    """The same rankings, all items ignored that are not among the best; and the best score of each ranking."""
+    scores, targets, offsets = batch.scores.reshape(-1), batch.targets.reshape(-1), batch.offsets
+    items = scores.shape[0]
     if offsets is None:
-        offsets = torch.arange(0, scores.shape[0] + 1, batch.items, device=scores.device)
-    ranking = torch.arange(batch.rankings, device=scores.device).repeat_interleave(
-        offsets.diff(), output_size=scores.shape[0]
-    )
-    # By ranking, what is ignored last, then by score.
+        offsets = torch.arange(0, items + 1, batch.items, device=scores.device)
+    numbers = torch.arange(batch.rankings, device=scores.device)
+    ranking = numbers.repeat_interleave(offsets.diff(), output_size=items)
+    positive = targets == 1
+    taken = positive | (targets == 0)
+    # By ranking, then what takes part before what does not, then by score.
     order = torch.sort(scores, descending=True, stable=True).indices
-    part = (2 * ranking + (~(positive | negative)).to(torch.int64))[order]
-    order = order[torch.sort(part, stable=True).indices]
-    taken = torch.zeros_like(ranking).index_add_(0, ranking, (positive | negative).to(torch.int64))[: batch.rankings]
-    begins = offsets[:-1].clamp(max=scores.shape[0] - 1)
-    ends = (offsets[:-1] + taken.clamp(max=top_k) - 1).clamp(min=0, max=scores.shape[0] - 1)
-    last = scores[order[ends]]
-    classes = torch.where(positive, 1, torch.where(negative, 0, _IGNORED)).to(torch.int8)
-    classes = classes.masked_fill(scores < last[ranking], _IGNORED)
-    best = Batch(batch.scores, classes.view(batch.targets.shape), _IGNORED, batch.offsets)
-    return best, scores[order[begins]]
+    order = order[torch.sort((2 * ranking + ~taken)[order], stable=True).indices]
+    count = torch.zeros_like(numbers).index_add_(0, ranking, taken.to(torch.int64))
+    first = scores[order[offsets[:-1].clamp(max=items - 1)]]
+    last = scores[order[(offsets[:-1] + count.clamp(max=min(top_k, items)) - 1).clamp(0, items - 1)]]
+    classes = torch.where(taken & ~(scores < last[ranking]), positive, _IGNORED).to(torch.int8)
+    return Batch(batch.scores, classes.view(batch.targets.shape), _IGNORED, batch.offsets), first

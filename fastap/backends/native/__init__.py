@@ -61,6 +61,7 @@ def stage_seconds(batch: Batch, objective: Objective) -> dict[str, float]:
 
 def ranking(batch: Batch, objective: Objective) -> AugmentedRanking:
     """Ranks in the loss-augmented ranking, and what it attains."""
+    _check_length(batch)
     ranks = torch.empty(batch.shape, dtype=torch.int64, device="cpu")
     value = torch.empty(batch.rankings, dtype=torch.float64, device="cpu")
     _solve(batch, objective, (0, 0, 0, 0, ranks.data_ptr(), value.data_ptr(), 0))
@@ -76,6 +77,7 @@ def precision(
     batch: Batch, weight: Tensor | None = None, *, top_k: int | None = None, counts: bool = False
 ) -> Precision:
     """AP of every ranking, or of its best items alone; see :func:`fastap.backends.measure.measure`."""
+    _check_length(batch)
     value, *others = (
         torch.empty(batch.rankings, dtype=torch.float64, device="cpu") if wanted else None
         for wanted in (True, counts, counts)
@@ -96,6 +98,7 @@ def precision(
 
 
 def _losses(batch: Batch, objective: Objective, dtype: torch.dtype, gradient: bool, seconds: int) -> Losses:
+    _check_length(batch)
     filled = torch.empty(batch.shape, dtype=loss_dtype(batch.scores), device="cpu") if gradient else None
     loss = torch.empty(batch.rankings, dtype=dtype, device="cpu")
     takes_part = torch.empty(batch.rankings, dtype=torch.bool, device="cpu")
@@ -123,7 +126,6 @@ def _solve(batch: Batch, objective: Objective, outputs: tuple[int, ...]) -> None
 def _call(function: Any, batch: Batch, *arguments: Any) -> None:
     """The engine's function of the batch and these; what the addresses are of is held by the caller."""
     targets, ignored, offsets = batch.targets, batch.ignore_index, batch.offsets
-    _check_length(batch)
     if targets.dtype not in _TYPES:
         targets = targets.float() if targets.is_floating_point() else targets.long()
     if ignored is not None and not can_hold(batch.targets.dtype, ignored):
