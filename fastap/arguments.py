@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.masked import MaskedTensor
 
-from fastap.targets import FLOATING, INTEGER, NUMBERS, REAL, can_look, right_weights
+from fastap.targets import FLOATING, INTEGER, NUMBERS, REAL, are_weights, can_look, right_weights
 from fastap.types import METHODS, REDUCTIONS, SHARDED, UPDATES, Dim, Method, Update
 
 # Below lie the subnormal numbers, whose inverse is infinite.
@@ -213,7 +213,7 @@ def check_sample_weight(weight: Tensor, scores: Tensor) -> Tensor:
         raise ValueError(
             f"sample_weight must have the shape of scores, {tuple(scores.shape)}, got {tuple(weight.shape)}"
         )
-    if can_look(weight):
+    if can_look(weight) and not are_weights(weight):
         right_weights("sample_weight", weight, looks=True)
     return weight
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastap import backends, ragged
-from fastap.backends import masked
+from fastap.backends.measure import measure
 from fastap.distributed import loss as exchange
-from fastap.ragged import Ragged
+from fastap.ragged import Ragged, taken
 from fastap.reduce import reduce
 from fastap.targets import have_values
 from fastap.types import Arguments, Batch, Losses, Objective, own, weight_dtype
@@ -369,14 +369,13 @@ def precision(
     """AP of every ranking, float64; and if ``counts`` what its positives weigh, else nothing."""
     rankings = ragged.of(scores, groups, offsets)
     batch = _batch(scores, targets, dim, ignore_index, rankings)
-    weight = None if sample_weight is None else _batch(sample_weight, targets, dim, None, rankings).scores
     if scores.numel() == 0:
         result = scores.new_full((batch.rankings,), torch.nan, dtype=torch.float64)
-    elif weight is None:
-        result = backends.get("auto", scores.device).average_precision(batch)
+        support = torch.zeros_like(result)
     else:
-        result = masked.weighted_precision(batch, weight)
-    support = _support(batch, weight) if counts else result.new_empty(0)
+        weight = None if sample_weight is None else _weight_of_items(sample_weight, dim, rankings)
+        result, positives, _ = measure(batch, weight, counts=counts)
+        support = result.new_empty(0) if positives is None else positives
     if rankings is None:
         shape = _rankings_shape(scores, dim)
         return own(result).resize_(shape), own(support).resize_(shape) if counts else support
@@ -385,13 +384,11 @@ def precision(
     return rankings.without_padding(result), rankings.without_padding(support) if counts else support
 
 
-def _support(batch: Batch, weight: Tensor | None) -> Tensor:
-    """What the positives of each ranking weigh, (rankings,) float64."""
-    positive = batch.targets == 1
-    each = positive.to(torch.float64) if weight is None else torch.where(positive, weight, 0.0).to(torch.float64)
-    if batch.offsets is None:
-        return each.sum(-1).reshape(-1)
-    return torch.segment_reduce(each, "sum", offsets=batch.offsets, initial=0.0)
+def _weight_of_items(weight: Tensor, dim: int, rankings: Ragged | None) -> Tensor:
+    """Laid out as the scores of the batch."""
+    if rankings is None:
+        return weight.movedim(dim, -1)
+    return weight if rankings.order is None else taken(weight, rankings.order)
 
 
 average_precision = torch.library.custom_op("fastap::average_precision", precision, mutates_args=())

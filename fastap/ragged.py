@@ -31,7 +31,7 @@ class Ragged:
     def batch(self, scores: Tensor, targets: Tensor, ignore_index: int | None) -> Batch:
         """The rankings, end to end."""
         if self.order is not None:
-            scores, targets = (_taken(each, self.order) for each in (scores, targets))
+            scores, targets = (taken(each, self.order) for each in (scores, targets))
         return Batch(scores.contiguous(), targets.contiguous(), ignore_index, self.offsets)
 
     def to_items(self, values: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def items_of(nested: Any) -> tuple[Tensor, Tensor]:
     return values[torch.arange(skipped.shape[0], device=values.device) + skipped], functional.pad(ends, (1, 0))
 
 
-def _taken(values: Tensor, order: Tensor) -> Tensor:
+def taken(values: Tensor, order: Tensor) -> Tensor:
     """``values[order]``, of 1,000,000 floats in 2 instead of 8 ms; PyTorch 2.11 has that for all but unsigned types."""
     if values.dtype in UNSIGNED:
         return values[order]

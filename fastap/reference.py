@@ -31,6 +31,30 @@ def average_precision(scores: npt.ArrayLike, targets: npt.ArrayLike) -> float:
     return float(np.mean([np.mean(target[score >= threshold]) for threshold in positives]))
 
 
+def weighted_average_precision(scores: npt.ArrayLike, targets: npt.ArrayLike, weights: npt.ArrayLike) -> float:
+    """``sum over thresholds k of (T_k - T_{k-1}) / T * T_k / (T_k + F_k)``; equal scores form one threshold.
+
+    ``T_k`` and ``F_k`` are what the positives and the negatives at or above threshold ``k`` weigh, ``T`` what all
+    positives do. NaN where that is nothing or infinite, and with a NaN score or a weight that is negative, infinite or
+    NaN. An item of weight 2 counts as two, one of weight 0 changes nothing.
+    """
+    score, target = _split_checked(scores, targets)
+    weight = np.asarray(weights, dtype=np.float64)
+    right = ~np.isnan(score) & np.isfinite(weight) & (weight >= 0)
+    with np.errstate(over="ignore"):
+        whole = weight[target].sum()
+    if not right.all() or not 0 < whole < np.inf:
+        return float("nan")
+    order = np.argsort(-score, kind="stable")
+    last = np.append(score[order[1:]] != score[order[:-1]], True)  # at each threshold
+    true = np.cumsum((weight * target)[order])[last]
+    false = np.cumsum((weight * ~target)[order])[last]
+    gain = np.diff(true, prepend=0.0)
+    counts = gain > 0  # before the first of them true and false may both be 0
+    precision = true[counts] / (true[counts] + false[counts])
+    return min(float(np.sum(gain[counts] / true[-1] * precision)), 1.0)
+
+
 def ap_of_order(targets_in_order: npt.ArrayLike) -> float:
     """AP of a ranking given as its targets from first to last place."""
     target = np.asarray(targets_in_order, dtype=bool)

@@ -101,6 +101,14 @@ def wrong_classes(targets: Tensor, ignored: Tensor | None, classes: int) -> Tens
     return None
 
 
+def are_weights(weight: Tensor) -> bool:
+    """Whether none is negative, infinite or NaN, by one pass over them."""
+    if weight.dtype in UNSIGNED or weight.numel() == 0:
+        return True
+    least, most = weight.aminmax()
+    return bool(least >= 0) and bool(most.isfinite())
+
+
 def right_weights(name: str, weight: Tensor, dtype: torch.dtype = torch.float64, *, looks: bool) -> Tensor:
     """The weights, float64: not negative, and finite in the type of what they are multiplied with.
 

@@ -171,6 +171,14 @@ class Losses(NamedTuple):
     takes_part: Tensor  # (rankings,) bool: has a positive and a negative
 
 
+class Precision(NamedTuple):
+    """Average precision and what it is of, each (rankings,) float64."""
+
+    value: Tensor
+    positives: Tensor | None  # what the positives weigh, or how many there are; where asked for
+    negatives: Tensor | None
+
+
 class AugmentedRanking(NamedTuple):
     """The loss-augmented ranking of every item and what it attains."""
 

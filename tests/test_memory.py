@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import weakref
@@ -96,9 +97,11 @@ print(held() - before)
 
 
 def grown(kind: str, program: str = STEPS) -> int:
-    """Bytes that 1,000 steps add to the resident memory of a process."""
+    """Bytes that 1,000 steps, or the queries, add to the resident memory of a process."""
     command = [sys.executable, "-c", program, kind]
-    done = subprocess.run(command, timeout=200, check=True, capture_output=True, text=True)
+    # So that what is freed is gone: else it is kept for the next tensor.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 18)} if program == QUERIES else None
+    done = subprocess.run(command, timeout=200, check=True, capture_output=True, text=True, env=environment)
     return int(done.stdout)
 
 
@@ -113,6 +116,46 @@ def test_memory_returns_to_where_it_was(kind: str) -> None:
 def test_a_leak_would_show() -> None:
     leaks = STEPS.replace("        WRONG[", "        kept.append(bytes(4_000)); WRONG[")
     assert grown("bad", "kept = []\n" + leaks) > 2 << 20
+
+
+QUERIES = """
+import resource, sys, warnings
+warnings.simplefilter("ignore")
+import torch, fastap
+from fastap.metrics import RetrievalMAP
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+torch.set_num_threads(2)
+metric = RetrievalMAP(ignore_index=-1, top_k=10)
+parts, items = 30, 100_000
+preds, target, query = torch.empty(parts * items), *torch.empty(2, parts * items, dtype=torch.int64)
+for part in range(parts):
+    scores = torch.rand(items, generator=torch.Generator().manual_seed(part))
+    ids = (torch.arange(items) + part) * 7919 % 5_000
+    if sys.argv[1] == "function":
+        here = slice(part * items, (part + 1) * items)
+        preds[here], target[here], query[here] = scores, scores > 0.95, ids
+    else:
+        metric.update(scores, (scores > 0.95).long(), ids)
+before = peak()
+if sys.argv[1] == "function":
+    fastap.average_precision(preds, target, groups=query, ignore_index=-1)
+else:
+    metric.compute()
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux tells the size of a process")
+def test_retrieval_takes_no_more_memory_than_the_function() -> None:
+    """Of 60 MB of scores, targets and ids in 30 updates, which become one tensor each."""
+    pytest.importorskip("torchmetrics")
+    function = grown("function", QUERIES)
+    assert function > 50 << 20
+    # Joining has the longest state twice, while the function's own copies are not there yet.
+    assert grown("metric", QUERIES) < function + (8 << 20)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])

@@ -83,6 +83,43 @@ def test_states_can_rest_on_the_cpu(name: str) -> None:
     torch.testing.assert_close(metric.compute(), expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("window", [1, 2, 3])
+@pytest.mark.parametrize("name", METRICS)
+def test_running_gives_the_value_of_its_window(name: str, window: int) -> None:
+    """By ``update`` and by ``forward``; the wrapper keeps the states of every batch while the metric is reset."""
+    running = torchmetrics.wrappers.Running(METRICS[name][0](), window=window)
+    for seed in range(5):
+        alone = METRICS[name][0]()
+        alone.update(*batch(name, seed))
+        if seed % 2:
+            running.update(*batch(name, seed))
+        else:
+            torch.testing.assert_close(running(*batch(name, seed)), alone.compute(), rtol=0, atol=0)
+        expected = METRICS[name][0]()
+        expected.update(*joined(name, *range(max(0, seed - window + 1), seed + 1)))
+        # Twice: to compute changes nothing of what is kept.
+        for _ in range(2):
+            running._computed = None
+            torch.testing.assert_close(running.compute(), expected.compute(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("computes", [False, True])
+@pytest.mark.parametrize("name", METRICS)
+def test_a_list_that_somebody_kept_stays_as_it_is(name: str, computes: bool) -> None:
+    metric = METRICS[name][0]()
+    for seed in (1, 2):
+        metric.update(*batch(name, seed))
+    kept = {state: getattr(metric, state) for state in metric._defaults}
+    before = {state: [*each] for state, each in kept.items()}
+    if computes:
+        metric.compute()
+    metric.reset()
+    for state, each in kept.items():
+        assert len(each) == 2
+        assert all(map(torch.equal, each, before[state]))
+    assert all(getattr(metric, state) == [] for state in kept)
+
+
 def test_constants() -> None:
     for metric in (AveragePrecision("binary"), RetrievalMAP()):
         assert isinstance(metric, torchmetrics.Metric)

@@ -130,7 +130,8 @@ def test_wrong_tensors(metric: Any, arguments: tuple[Any, ...], error: type[Exce
 
 
 def test_torchmetrics_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "fastap.metrics")
+    for module in [each for each in sys.modules if f"{each}.".startswith("fastap.metrics.")]:
+        monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     with pytest.raises(ImportError, match=r"pip install 'fastap\[metrics\]'"):
         importlib.import_module("fastap.metrics")

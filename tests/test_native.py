@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 import fastap
+from fastap import backends
 from fastap.backends import native
 from fastap.types import Batch, Objective
 from tests.losses import LOSSES, Loss, random_batch, value_and_gradient
@@ -49,11 +51,11 @@ def test_it_is_built_where_there_is_a_compiler() -> None:
 
 
 def test_auto_takes_it_on_the_cpu() -> None:
-    with mock.patch.object(native, "_solve", wraps=native._solve) as solve:
+    with mock.patch.object(native, "_call", wraps=native._call) as call:
         fastap.direct_ap_loss(torch.tensor([0.1, 0.2]), torch.tensor([1, 0]))
         fastap.average_precision(torch.tensor([0.1, 0.2]), torch.tensor([1, 0]))
         fastap.loss_augmented_ranking(torch.tensor([0.1, 0.2]), torch.tensor([1, 0]))
-    assert solve.call_count == 3
+    assert call.call_count == 3
 
 
 def test_without_it_the_torch_backend_serves(loss: Loss) -> None:
@@ -107,6 +109,54 @@ def test_no_bit_depends_on_the_threads(dtype: torch.dtype, threads: Any, loss: L
         )
     for other in results[1:]:
         assert all(map(torch.equal, other, results[0]))
+
+
+@pytest.mark.parametrize("name", ["direct", "hinge", "perceptron"])
+@pytest.mark.parametrize("update", ["positive", "negative"])
+def test_a_loss_without_its_gradient(update: Any, name: Any) -> None:
+    """The same bits, of any layout, NaN and rankings of one class too; of the reference as well."""
+    scores, targets = random_batch(6, 9, 60, levels=25, ignored=0.1)
+    scores[2, 5], targets[3], targets[4] = torch.nan, 1, -1
+    objective = Objective(name, 0.4, update)
+    flat = Batch(scores.reshape(-1), targets.reshape(-1), -1, torch.tensor([0, 60, 60, 200, 540]))
+    for batch in (Batch(scores, targets, -1), flat):
+        for backend in ("native", "reference"):
+            engine = backends.get(backend, torch.device("cpu"))
+            whole = engine.losses(batch, objective, torch.float64)
+            alone = engine.losses(batch, objective, torch.float64, gradient=False)
+            assert whole.gradient is not None
+            assert alone.gradient is None
+            torch.testing.assert_close(alone.loss, whole.loss, rtol=0, atol=0, equal_nan=True)
+            assert torch.equal(alone.takes_part, whole.takes_part)
+
+
+def test_rankings_longer_than_places_can_count() -> None:
+    scores, targets = torch.zeros(1).expand(2**31 - 1), torch.ones(1).expand(2**31 - 1)
+    for function in (fastap.direct_ap_loss, fastap.average_precision, fastap.loss_augmented_ranking):
+        with pytest.raises(ValueError, match="scores must have at most 2147483646 items in a ranking, got 2147483647"):
+            function(scores, targets)
+    # Of ragged rankings each may be as long.
+    offsets = torch.tensor([0, 3, 8])
+    for most in (4, 5):
+        with mock.patch.object(native, "_MOST_ITEMS", most):
+            given = torch.arange(8.0), torch.arange(8) % 2
+            if most == 5:
+                assert fastap.average_precision(*given, offsets=offsets).shape == (2,)
+                continue
+            with pytest.raises(ValueError, match="scores must have at most 4 items in a ranking, got 5"):
+                fastap.average_precision(*given, offsets=offsets)
+
+
+@pytest.mark.skipif(not native.IS_BUILT, reason="the engine in C was not built")
+def test_every_interpreter_and_import_has_a_module_of_its_own() -> None:
+    """Of a module that is initialised in one phase there is one a process."""
+    spec = importlib.util.find_spec("fastap.backends.native._engine")
+    assert spec is not None
+    assert importlib.util.module_from_spec(spec) is not native._engine
+    with pytest.raises(TypeError, match="expected 24 arguments, got 1"):
+        native._engine.solve(1)
+    with pytest.raises(TypeError, match="expected 15 arguments, got 1"):
+        native._engine.measure(1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +12,18 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 import fastap
-from fastap.backends.torch.weighted import weighted_precision
+from fastap import backends
+from fastap.types import Batch
 from tests.losses import random_batch
 
+Precision = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-def precision(scores: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-    return weighted_precision(scores, targets == 1, targets == 0, weight)
+
+@pytest.fixture(params=["native", "reference"])
+def precision(request: pytest.FixtureRequest) -> Precision:
+    """Of a backend itself: the function has an error where wrong weights make NaN here."""
+    engine = backends.get(request.param, torch.device("cpu"))
+    return lambda scores, targets, weight: engine.average_precision(Batch(scores, targets, -1), weight)
 
 
 def weights(seed: int, scores: Tensor, zeros: float = 0.0) -> Tensor:
@@ -36,7 +45,7 @@ def scikit_learn(scores: Tensor, targets: Tensor, weight: Tensor) -> list[float]
 @pytest.mark.parametrize("zeros", [0.0, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("levels", [0, 1, 2, 5])
-def test_equals_scikit_learn(levels: int, dtype: torch.dtype, zeros: float) -> None:
+def test_equals_scikit_learn(levels: int, dtype: torch.dtype, zeros: float, precision: Precision) -> None:
     for seed, items in enumerate([2, 3, 5, 17, 100, 1000]):
         scores, targets = random_batch(seed, 8, items, ignored=0.2, levels=levels, dtype=dtype)
         weight = weights(seed, scores, zeros)
@@ -46,7 +55,7 @@ def test_equals_scikit_learn(levels: int, dtype: torch.dtype, zeros: float) -> N
 
 
 @pytest.mark.parametrize("positives", [1, 30, 29_999])
-def test_equals_scikit_learn_on_long_rankings(positives: int) -> None:
+def test_equals_scikit_learn_on_long_rankings(positives: int, precision: Precision) -> None:
     rng = np.random.default_rng(positives)
     targets = torch.tensor(rng.permutation(np.arange(30_000) < positives)).long()[None]
     scores = (torch.tensor(rng.normal(size=30_000)) + targets).round(decimals=2)
@@ -56,7 +65,7 @@ def test_equals_scikit_learn_on_long_rankings(positives: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.float16, torch.float32])
-def test_a_whole_weight_counts_so_many_items(dtype: torch.dtype) -> None:
+def test_a_whole_weight_counts_so_many_items(dtype: torch.dtype, precision: Precision) -> None:
     scores, targets = random_batch(1, 1, 50, levels=12)
     weight = torch.randint(0, 5, (1, 50), generator=torch.Generator().manual_seed(1), dtype=torch.int64)
     repeated = [each[0].repeat_interleave(weight[0]) for each in (scores, targets)]
@@ -65,7 +74,7 @@ def test_a_whole_weight_counts_so_many_items(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("levels", [0, 3])
-def test_equal_weights_are_none(levels: int) -> None:
+def test_equal_weights_are_none(levels: int, precision: Precision) -> None:
     scores, targets = random_batch(2, 20, 40, ignored=0.1, levels=levels)
     expected = fastap.average_precision(scores, targets, ignore_index=-1)
     for size in (1.0, 0.3, 1e-300, 1e300):
@@ -73,7 +82,7 @@ def test_equal_weights_are_none(levels: int) -> None:
         torch.testing.assert_close(given, expected, rtol=0, atol=1e-13)
 
 
-def test_a_perfect_ranking_is_no_better_than_one() -> None:
+def test_a_perfect_ranking_is_no_better_than_one(precision: Precision) -> None:
     targets = (torch.arange(60) < 30).long().expand(200, -1)
     scores = targets + torch.rand(200, 60, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     given = precision(scores, targets, weights(3, scores))
@@ -81,7 +90,7 @@ def test_a_perfect_ranking_is_no_better_than_one() -> None:
     torch.testing.assert_close(given, torch.ones_like(given), rtol=0, atol=1e-14)
 
 
-def test_items_of_weight_zero_change_nothing() -> None:
+def test_items_of_weight_zero_change_nothing(precision: Precision) -> None:
     scores = torch.tensor([[5.0, 4.0, 3.0, 2.0, 1.0]])
     for first in (0, 1):
         targets = torch.tensor([[first, 1, 0, 1, 0]])
@@ -90,7 +99,7 @@ def test_items_of_weight_zero_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
-def test_infinities_and_signed_zeros_are_scores(dtype: torch.dtype) -> None:
+def test_infinities_and_signed_zeros_are_scores(dtype: torch.dtype, precision: Precision) -> None:
     scores = torch.tensor([[torch.inf, 1.0, torch.inf, 0.0, -0.0, -torch.inf, -torch.inf]], dtype=dtype)
     targets = torch.tensor([[1, 1, 0, 0, 1, 1, 0]])
     weight = torch.tensor([[3.0, 1.0, 2.0, 5.0, 0.5, 1.5, 7.0]])
@@ -98,7 +107,7 @@ def test_infinities_and_signed_zeros_are_scores(dtype: torch.dtype) -> None:
     assert float(precision(scores, targets, weight)) == pytest.approx(*scikit_learn(finite, targets, weight), abs=1e-14)
 
 
-def test_scores_that_differ_in_the_last_bit_of_float64_are_two() -> None:
+def test_scores_that_differ_in_the_last_bit_of_float64_are_two(precision: Precision) -> None:
     scores = torch.tensor([[1.0, 1.0 + 2**-52]], dtype=torch.float64)
     weight = torch.ones(1, 2)
     assert precision(scores, torch.tensor([[1, 0]]), weight) == 0.5
@@ -107,7 +116,7 @@ def test_scores_that_differ_in_the_last_bit_of_float64_are_two() -> None:
 
 @pytest.mark.parametrize("value", [torch.nan, -torch.nan])
 @pytest.mark.parametrize("place", range(4))
-def test_a_nan_score_spoils_its_ranking_only(place: int, value: float) -> None:
+def test_a_nan_score_spoils_its_ranking_only(place: int, value: float, precision: Precision) -> None:
     scores, targets = random_batch(5, 3, 4)
     weight = weights(5, scores)
     before = precision(scores, targets, weight)
@@ -119,7 +128,7 @@ def test_a_nan_score_spoils_its_ranking_only(place: int, value: float) -> None:
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, -1e-9])
 @pytest.mark.parametrize("place", range(4))
-def test_a_wrong_weight_spoils_its_ranking_only(place: int, value: float) -> None:
+def test_a_wrong_weight_spoils_its_ranking_only(place: int, value: float, precision: Precision) -> None:
     scores, targets = random_batch(6, 3, 4)
     weight = weights(6, scores)
     before = precision(scores, targets, weight)
@@ -130,7 +139,7 @@ def test_a_wrong_weight_spoils_its_ranking_only(place: int, value: float) -> Non
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -1.0])
-def test_ignored_items_may_hold_anything(value: float) -> None:
+def test_ignored_items_may_hold_anything(value: float, precision: Precision) -> None:
     scores, targets = random_batch(7, 10, 30, ignored=0.4, levels=6)
     weight = weights(7, scores)
     before = precision(scores, targets, weight)
@@ -141,7 +150,7 @@ def test_ignored_items_may_hold_anything(value: float) -> None:
     assert before.isfinite().all()
 
 
-def test_no_positive_of_any_weight() -> None:
+def test_no_positive_of_any_weight(precision: Precision) -> None:
     scores = torch.tensor([[0.3, 0.1, 0.2]] * 4)
     targets = torch.tensor([[0, 0, 0], [1, 1, 1], [-1, -1, -1], [1, 1, 0]])
     weight = torch.tensor([[1.0, 1, 1], [1, 0, 1], [1, 1, 1], [0, 0, 1]])
@@ -151,12 +160,99 @@ def test_no_positive_of_any_weight() -> None:
 
 
 def test_empty() -> None:
-    assert precision(torch.zeros(3, 0), torch.zeros(3, 0), torch.zeros(3, 0)).isnan().tolist() == [True] * 3
-    assert precision(torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0, 3)).shape == (0,)
+    for shape in ((3, 0), (0, 3)):
+        none = torch.zeros(shape)
+        given = fastap.average_precision(none, none, sample_weight=none)
+        assert given.isnan().tolist() == [True] * shape[0]
 
 
-def test_no_value_is_looked_at() -> None:
-    scores, targets = random_batch(8, 3, 9)
-    given = precision(*(each.to("meta") for each in (scores, targets, weights(8, scores))))
-    assert given.shape == (3,)
-    assert given.dtype == torch.float64
+def test_positives_that_weigh_more_than_there_are_numbers(precision: Precision) -> None:
+    scores, targets = torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[1, 0, 1]])
+    assert precision(scores, targets, torch.tensor([[1e308, 1.0, 1e308]], dtype=torch.float64)).isnan()
+    weight = torch.tensor([[1e307, 5e306, 1e307]], dtype=torch.float64)
+    assert float(precision(scores, targets, weight)) == pytest.approx(0.5 + 0.5 * 0.8, abs=1e-15)
+
+
+def by_row(scores: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+    rows = [each.reshape(-1, each.shape[-1]) for each in (scores, targets, weight)]
+    return torch.tensor(scikit_learn(*rows), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
+@pytest.mark.parametrize("view", ["plain", "sliced", "expanded", "negative"])
+def test_weights_of_any_strides_along_any_axis(view: str, dim: int) -> None:
+    scores, targets = (each.view(4, 5, 6) for each in random_batch(9, 1, 120))
+    targets.select(dim, 0).fill_(1)
+    plain = weights(9, scores[None].reshape(1, -1)).view(4, 5, 6) + 0.1
+    weight: Any = {
+        "plain": plain,
+        "sliced": plain.repeat_interleave(2, dim=1)[:, ::2],
+        "expanded": plain[:1, :, :1].expand(4, 5, 6),
+        "negative": torch._neg_view(-plain),
+    }[view]
+    given = fastap.average_precision(scores, targets, dim=dim, sample_weight=weight)
+    expected = by_row(*(each.movedim(dim, -1) for each in (scores, targets, weight.resolve_neg().clone())))
+    torch.testing.assert_close(given.flatten(), expected, rtol=0, atol=1e-13)
+
+
+REAL = [torch.uint8, torch.uint16, torch.int16, torch.int64, torch.uint64]
+REAL += [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("ordered", [False, True])
+def test_ragged_rankings(ordered: bool, dtype: torch.dtype) -> None:
+    """By offsets, and by groups in any order, with empty rankings and one without a positive."""
+    scores, targets = (each[0] for each in random_batch(10, 1, 300, ignored=0.2, levels=30))
+    lengths = torch.tensor([7, 0, 1, 120, 172])
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    targets[7], targets[[0, 8, 130]] = 0, 1
+    weight = torch.randint(1, 9, (300,), generator=torch.Generator().manual_seed(10)).to(dtype)
+    parts = [each.split(lengths.tolist()) for each in (scores, targets, weight.double())]
+    expected = torch.full((5,), torch.nan, dtype=torch.float64)
+    for number in (0, 3, 4):
+        expected[number] = scikit_learn(*(each[number][None] for each in parts))[0]
+    options: dict[str, Any] = {"ignore_index": -1}
+    if ordered:
+        given = fastap.average_precision(scores, targets, offsets=offsets, sample_weight=weight, **options)
+        torch.testing.assert_close(given, expected, rtol=0, atol=1e-13, equal_nan=True)
+    order = torch.arange(300) if ordered else torch.randperm(300, generator=torch.Generator().manual_seed(11))
+    groups = torch.arange(5).repeat_interleave(lengths)
+    shuffled = [each.to(torch.float64)[order].to(each.dtype) for each in (scores, targets, groups, weight)]
+    given = fastap.average_precision(*shuffled[:2], groups=shuffled[2], sample_weight=shuffled[3], **options)
+    torch.testing.assert_close(given, expected[[0, 2, 3, 4]], rtol=0, atol=1e-13, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_bit_depends_on_the_threads(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(12)
+    before, results = torch.get_num_threads(), []
+    batches = [random_batch(12, *shape, levels=300, dtype=dtype) for shape in ((1, 400_000), (50, 2_000))]
+    weight = [torch.rand(scores.shape, generator=generator) for scores, _ in batches]
+    try:
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            results.append(
+                [
+                    fastap.average_precision(*batch, sample_weight=each)
+                    for batch, each in zip(batches, weight, strict=True)
+                ]
+            )
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(map(torch.equal, other, results[0]))
+
+
+def test_the_averages_weigh_by_the_weights() -> None:
+    scores, targets = random_batch(13, 4, 50, levels=9)
+    targets[2] = 0
+    weight = weights(13, scores)
+    each = fastap.average_precision(scores, targets, sample_weight=weight)
+    support = (weight * targets).sum(1)[[0, 1, 3]]
+    for average, expected in (
+        ("macro", each[[0, 1, 3]].mean()),
+        ("weighted", each[[0, 1, 3]] @ support / support.sum()),
+    ):
+        given = fastap.average_precision(scores, targets, sample_weight=weight, average=average)
+        torch.testing.assert_close(given, expected, rtol=0, atol=1e-14)

@@ -22,10 +22,10 @@ _NOT_BUILT = "no C compiler built the engine when fastap was installed; install 
 
 
 class Backend(Protocol):
-    """What a backend offers; see :mod:`fastap.problem`."""
+    """What a backend offers; see :mod:`fastap.types`."""
 
     def losses(self, batch: Batch, objective: Objective, dtype: dtype, gradient: bool = True) -> Losses:
-        """Loss of every ranking, of that type, and gradient."""
+        """Loss of every ranking, of that type, and gradient, or None in its place where that is not asked for."""
 
     def reduce(
         self, losses: Losses, dtype: dtype, *, mean: bool, weight: Tensor | None = None
@@ -39,8 +39,12 @@ class Backend(Protocol):
     def ranking(self, batch: Batch, objective: Objective) -> AugmentedRanking:
         """Ranks in the loss-augmented ranking, and what it attains."""
 
-    def average_precision(self, batch: Batch) -> Tensor:
-        """AP of every ranking, float64."""
+    def average_precision(self, batch: Batch, weight: Tensor | None = None) -> Tensor:
+        """AP of every ranking, float64; with weights, shaped like the scores, an item counts what it weighs.
+
+        NaN where the positives weigh nothing, and where an item that takes part has a NaN score or a weight that is
+        negative, infinite or NaN. What is ignored may have any score and weight.
+        """
 
 
 def get(name: str, where: device) -> Backend:

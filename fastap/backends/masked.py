@@ -53,23 +53,27 @@ class Masked:
         self.engine = engine
 
     def losses(self, batch: Batch, objective: Objective, dtype: torch.dtype, gradient: bool = True) -> Losses:
+        found = self._losses(batch, objective, dtype)
+        return found if gradient else found._replace(gradient=None)
+
+    def _losses(self, batch: Batch, objective: Objective, dtype: torch.dtype) -> Losses:
         if batch.offsets is not None:
             return self._ragged_losses(batch, objective, dtype)
         problem, wrong = to_problem(batch)
-        loss, slope, takes_part = self.engine.losses(problem, objective)
+        loss, gradient, takes_part = self.engine.losses(problem, objective)
         if wrong is not None:
             loss, takes_part = loss.masked_fill(wrong, torch.nan), takes_part | wrong
-            slope = slope.masked_fill(wrong[:, None], torch.nan)
-        return Losses(loss.to(dtype), slope, takes_part)
+            gradient = gradient.masked_fill(wrong[:, None], torch.nan)
+        return Losses(loss.to(dtype), gradient, takes_part)
 
     def _ragged_losses(self, batch: Batch, objective: Objective, dtype: torch.dtype) -> Losses:
         loss = batch.scores.new_zeros(batch.rankings, dtype=dtype)
         takes_part = torch.zeros_like(loss, dtype=torch.bool)
         gradient = torch.empty_like(batch.scores, dtype=loss_dtype(batch.scores))
         for rankings, part, place, padding in _matrices(batch):
-            each = self.losses(part, objective, dtype)
-            loss[rankings], takes_part[rankings] = each.loss, each.takes_part
+            each = self._losses(part, objective, dtype)
             assert each.gradient is not None
+            loss[rankings], takes_part[rankings] = each.loss, each.takes_part
             gradient[place[~padding]] = each.gradient[~padding]
         return Losses(loss, gradient, takes_part)
 
@@ -91,17 +95,22 @@ class Masked:
         ranks, value = self.engine.ranking(problem, objective)
         return AugmentedRanking(ranks, value if wrong is None else value.masked_fill(wrong, torch.nan))
 
-    def average_precision(self, batch: Batch) -> Tensor:
-        # The oracle has no metric of its own: that of the torch backend needs none of its approximations or choices.
-        return _precision(batch, lambda problem, _: torch_backend.average_precision(problem))
+    def average_precision(self, batch: Batch, weight: Tensor | None = None) -> Tensor:
+        if self.engine is torch_backend and weight is None:
+            return _precision(batch, lambda problem, _: torch_backend.average_precision(problem))
+        return weighted_precision(batch, weight, self.engine)
 
 
-def weighted_precision(batch: Batch, weight: Tensor) -> Tensor:
+def weighted_precision(batch: Batch, weight: Tensor | None, engine: ModuleType = torch_backend) -> Tensor:
     """AP of every ranking with a weight an item, float64; NaN where it has no positive of any weight."""
 
     def of_matrix(problem: Problem, place: Tensor | None) -> Tensor:
-        matrix = weight.reshape(problem.scores.shape) if place is None else weight[place]
-        return torch_backend.weighted_precision(problem.scores, problem.positive, problem.negative, matrix)
+        if weight is None:
+            matrix = torch.ones_like(problem.scores)
+        else:
+            matrix = weight.reshape(problem.scores.shape) if place is None else weight[place]
+        found: Tensor = engine.weighted_precision(problem.scores, problem.positive, problem.negative, matrix)
+        return found
 
     return _precision(batch, of_matrix)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fastap import reference
 from fastap.types import AugmentedRanking, Losses, Objective, Problem
@@ -51,6 +52,17 @@ def ranking(problem: Problem, objective: Objective) -> AugmentedRanking:
             value[row] = np.nan
     device = problem.scores.device
     return AugmentedRanking(torch.from_numpy(ranks).to(device), torch.from_numpy(value).to(device))
+
+
+def weighted_precision(scores: Tensor, positive: Tensor, negative: Tensor, weight: Tensor) -> Tensor:
+    """AP of every row, float64, with a weight an item; items that are neither positive nor negative take no part."""
+    taken = (positive | negative).cpu().numpy()
+    score, target, weights = (each.detach().cpu().double().numpy() for each in (scores, positive, weight))
+    rows = [
+        reference.weighted_average_precision(score[row, took], target[row, took], weights[row, took])
+        for row, took in enumerate(taken)
+    ]
+    return torch.tensor(rows, dtype=torch.float64, device=scores.device)
 
 
 def _arrays(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,7 +10,15 @@ from torchmetrics.utilities import rank_zero_warn
 
 from fastap.arguments import check_choice, check_class_to_ignore, check_count, check_weights
 from fastap.functional import average_precision
-from fastap.metrics.items import Items, check_all, check_preds, check_shape, checked_target, is_number
+from fastap.metrics.items import (
+    Items,
+    check_all,
+    check_binary,
+    check_preds,
+    check_shape,
+    checked_target,
+    is_number,
+)
 from fastap.targets import right_weights
 
 Task = Literal["binary", "multiclass", "multilabel"]
@@ -143,12 +151,11 @@ class AveragePrecision(Items):
         return given.reshape(-1, 1) if self.task == "binary" else given.movedim(1, -1).reshape(-1, self.columns)
 
     def _check_target(self, target: Tensor) -> None:
-        if self.task == "multiclass":
-            allowed = (target >= 0) & (target < self.columns)
-            wanted = f"a class from 0 to {self.columns - 1}"
-            if target.is_floating_point():
-                allowed &= target == target.trunc()
-        else:
-            allowed = (target == 0) | (target == 1)
-            wanted = "0 or 1"
-        check_all(target, allowed | is_number(target, self.ignore_index), wanted, self.ignore_index)
+        if self.task != "multiclass":
+            check_binary(target, self.ignore_index)
+            return
+        allowed = (target >= 0) & (target < self.columns)
+        if target.is_floating_point():
+            allowed &= target == target.trunc()
+        allowed |= is_number(target, self.ignore_index)
+        check_all(target, allowed, f"a class from 0 to {self.columns - 1}", self.ignore_index)

@@ -21,6 +21,9 @@ except ModuleNotFoundError as error:
     ) from error
 
 
+_PART = 1 << 18
+
+
 class Items(Metric):
     """Keeps all items as they were given, ignored ones too, until they are asked for.
 
@@ -46,11 +49,19 @@ class Items(Metric):
             # A copy: buffers are written over, and of a column the whole matrix would be kept.
             getattr(self, name).append(given.detach().clone())
 
+    def reset(self) -> None:
+        # TorchMetrics clears the lists, which wrappers such as its Running keep.
+        for name in self._kept:
+            setattr(self, name, [])
+        super().reset()
+
     def _all(self, name: str) -> Tensor:
-        """All items of a state, in order."""
+        """All items of a state, in order; from then on it holds them joined, so that there is one copy of them."""
         state = getattr(self, name)
         if isinstance(state, Tensor):  # as synchronising leaves it
             return state
+        if len(state) == 1:
+            return state[0]  # type: ignore[no-any-return]
         shape, dtype = self._kept[name]
         types = {each.dtype for each in state}
         if len(types) > 1:
@@ -59,7 +70,11 @@ class Items(Metric):
                     f"indexes must be torch.uint64 in all updates or in none, got {sorted(map(str, types))}"
                 )
             state = [each.to(dtype) for each in state]
-        return torch.cat(state) if state else torch.empty(0, *shape, dtype=dtype, device=self.device)
+        if not state:
+            return torch.empty(0, *shape, dtype=dtype, device=self.device)
+        joined = torch.cat(state)
+        setattr(self, name, [joined])
+        return joined
 
     def _value(self, value: Tensor) -> Tensor:
         return value.to(torch.promote_types(self.dtype, torch.float32), copy=True)
@@ -83,6 +98,19 @@ class Items(Metric):
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
         """The value, or those given, drawn with matplotlib; returns figure and axes."""
         return self._plot(val, ax)
+
+
+def check_binary(target: Tensor, ignore_index: int | None) -> None:
+    """Only 0, 1 and ``ignore_index``; a part at a time, for masks of all items would take as much memory as they do."""
+    if target.numel() and not target.is_floating_point():
+        least, most = (int(end) for end in target.aminmax())
+        if most - least < 3 and {*range(least, most + 1)} <= {0, 1, ignore_index}:
+            return
+    for part in target.reshape(-1).split(_PART):
+        allowed = (part == 0) | (part == 1)
+        if ignore_index is not None:
+            allowed |= is_number(part, ignore_index)
+        check_all(part, allowed, "0 or 1", ignore_index)
 
 
 def is_number(target: Tensor, number: int | None) -> Tensor:

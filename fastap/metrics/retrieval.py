@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from fastap.arguments import check_choice, check_class_to_ignore, check_count, check_tensor
-from fastap.functional import average_precision
-from fastap.metrics.items import Items, check_all, check_device, check_preds, check_shape, checked_target, is_number
-from fastap.ragged import comparable
+from fastap.backends.measure import measure
+from fastap.metrics.items import Items, check_binary, check_device, check_preds, check_shape, checked_target
+from fastap.ragged import from_groups
 from fastap.targets import INTEGER, NUMBERS
 
 Aggregation = Literal["mean", "median", "min", "max"] | Callable[[Tensor], Tensor]
@@ -67,36 +67,11 @@ class RetrievalMAP(Items):
         check_shape("indexes", indexes, preds.shape)
         check_device("indexes", indexes, preds.device)
         if preds.device.type == "cpu":
-            self._check_target(target)
+            check_binary(target, self.ignore_index)
         self._keep(preds=preds.reshape(-1), target=target.reshape(-1), query=indexes.reshape(-1))
 
     def compute(self) -> Tensor:
-        preds, target, query = (self._all(name) for name in self._kept)
-        query = comparable(query)
-        self._check_target(target)
-        if self.ignore_index is not None:
-            taken = ~is_number(target, self.ignore_index)
-            preds, target, query = preds[taken], target[taken], query[taken]
-        if self.top_k is not None:
-            preds, order = torch.sort(preds, descending=True, stable=True)
-            target, query = target[order], query[order]
-        query, order = torch.sort(query, stable=True)
-        preds, relevant = preds[order], target[order] == 1
-        _, counts = torch.unique_consecutive(query, return_counts=True)
-        offsets = _sums(counts)
-        empty = _of_each(relevant, offsets) == 0
-
-        if self.top_k is None:
-            values = average_precision(preds, relevant, offsets=offsets)
-        else:
-            last = preds[torch.minimum(offsets[:-1] + min(self.top_k, preds.shape[0]), offsets[1:]) - 1]
-            # A NaN is no lower than any: it comes first, takes part and makes the value of its query NaN.
-            taken = ~(preds < last.repeat_interleave(counts))
-            within = _sums(_of_each(taken, offsets))
-            values = average_precision(preds[taken], relevant[taken], offsets=within)
-            none = _of_each(relevant[taken], within) == 0
-            values = values.masked_fill(none & ~preds[offsets[:-1]].isnan(), 0.0)
-
+        values, empty = self._values()
         if self.empty_target_action == "error" and bool(empty.any()):
             raise ValueError(
                 f"every query must have a relevant item, for empty_target_action is 'error': {int(empty.sum())} of "
@@ -113,16 +88,19 @@ class RetrievalMAP(Items):
         check_tensor("aggregation", value, NUMBERS, "a real dtype", returned=True)
         return self._value(value)
 
-    def _check_target(self, target: Tensor) -> None:
-        allowed = (target == 0) | (target == 1) | is_number(target, self.ignore_index)
-        check_all(target, allowed, "0 or 1", self.ignore_index)
-
-
-def _sums(counts: Tensor) -> Tensor:
-    """Where each of so many begins, and the end."""
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-
-
-def _of_each(mask: Tensor, offsets: Tensor) -> Tensor:
-    """How many are true from each offset to before the next."""
-    return _sums(mask.to(torch.int64))[offsets].diff()
+    def _values(self) -> tuple[Tensor, Tensor]:
+        """The average precision of every query, by ascending index, and which of them have no relevant item."""
+        preds, target, query = (self._all(name) for name in self._kept)
+        check_binary(target, self.ignore_index)
+        if preds.shape[0] == 0:
+            return preds.new_empty(0, dtype=torch.float64), preds.new_empty(0, dtype=torch.bool)
+        ignored = self.ignore_index
+        if ignored in (0, 1):  # what is left is of one class
+            ignored, target = -1, torch.where(target == ignored, -1, target).to(torch.int8)
+        rankings = from_groups(query)
+        found = measure(rankings.batch(preds, target, ignored), top_k=self.top_k, counts=True)
+        values, relevant, others = (rankings.without_padding(cast(Tensor, each)) for each in found)
+        if ignored is None:
+            return values, relevant == 0
+        there = relevant + others > 0  # a query of ignored items alone is none
+        return values[there], relevant[there] == 0

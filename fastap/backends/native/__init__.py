@@ -1,9 +1,9 @@
 """The exact algorithm in C, for tensors of the CPU: one call a batch, rankings shared out among PyTorch's threads.
 
-The same search, pooling, proof and dynamic program as :mod:`fastap.backends.torch`, a ranking at a time, without the
-start of an operation at every step: ``layout.c`` and ``sort.c`` sort, ``search.c`` looks for the best place of every
-positive, ``repair.c`` and ``program.c`` settle rows in conflict, ``outcome.c`` counts. No formula knows of Python, and
-the module is built for the stable interface of Python 3.10; where it could not be built, the torch backend serves.
+A ranking at a time: ``sort.c`` and ``split.c`` sort the two classes, ``search.c`` looks for the best place of every
+positive, ``pool.c``, ``certify.c`` and ``program.c`` settle rows in conflict, ``output.c`` writes what was asked for,
+``batch.c`` takes ranking after ranking. No formula knows of Python, and the module is built for the stable interface of
+Python 3.10.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastap.backends.masked import TORCH
 from fastap.reduce import reduce
 from fastap.targets import can_hold, wrong_targets
-from fastap.types import AugmentedRanking, Batch, Losses, Objective, loss_dtype
+from fastap.types import AugmentedRanking, Batch, Losses, Objective, Precision, loss_dtype
 
 _engine: Any
 try:
@@ -25,12 +24,21 @@ try:
 except ModuleNotFoundError:  # installed without a C compiler
     _engine = None
 
-__all__ = ["IS_BUILT", "STAGES", "average_precision", "losses", "ranking", "reduce", "stage_seconds"]
+__all__ = [
+    "IS_BUILT",
+    "STAGES",
+    "average_precision",
+    "losses",
+    "precision",
+    "ranking",
+    "reduce",
+    "stage_seconds",
+]
 
 IS_BUILT = _engine is not None
-# In the order of ranking.h.
+# In the order of parallel.h.
 STAGES = ("sort", "sums", "search", "repair", "gradient")
-# In the order of layout.c.
+# In the order of split.c.
 _TARGETS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float32, torch.float64)
 _TYPES = {dtype: number for number, dtype in enumerate(_TARGETS)}
 _MOST_ITEMS = 2**31 - 2  # places are int32
@@ -40,58 +48,90 @@ _WEIGHTS = {"direct": (2, -1), "hinge": (2, 0), "perceptron": (0, 1)}
 
 
 def losses(batch: Batch, objective: Objective, dtype: torch.dtype, gradient: bool = True) -> Losses:
-    """Loss and gradient of every ranking."""
-    if batch.items > _MOST_ITEMS:
-        return TORCH.losses(batch, objective, dtype)
-    return _losses(batch, objective, dtype, 0)
+    """Loss of every ranking, and gradient where that is asked for."""
+    return _losses(batch, objective, dtype, gradient, 0)
 
 
 def stage_seconds(batch: Batch, objective: Objective) -> dict[str, float]:
     """What each of ``STAGES`` takes of :func:`losses`, on one thread; for benchmarks."""
     seconds = torch.zeros(len(STAGES), dtype=torch.float64, device="cpu")
-    _losses(batch, objective, torch.float64, seconds.data_ptr())
+    _losses(batch, objective, torch.float64, True, seconds.data_ptr())
     return dict(zip(STAGES, seconds.tolist(), strict=True))
 
 
 def ranking(batch: Batch, objective: Objective) -> AugmentedRanking:
     """Ranks in the loss-augmented ranking, and what it attains."""
-    if batch.items > _MOST_ITEMS:
-        return TORCH.ranking(batch, objective)
+    _check_length(batch)
     ranks = torch.empty(batch.shape, dtype=torch.int64, device="cpu")
     value = torch.empty(batch.rankings, dtype=torch.float64, device="cpu")
-    _solve(batch, objective, (0, 0, 0, 0, 0, ranks.data_ptr(), value.data_ptr(), 0))
+    _solve(batch, objective, (0, 0, 0, 0, ranks.data_ptr(), value.data_ptr(), 0))
     return AugmentedRanking(ranks, value)
 
 
-def average_precision(batch: Batch) -> Tensor:
+def average_precision(batch: Batch, weight: Tensor | None = None) -> Tensor:
     """AP of every ranking."""
-    if batch.items > _MOST_ITEMS:
-        return TORCH.average_precision(batch)
-    result = torch.empty(batch.rankings, dtype=torch.float64, device="cpu")
-    _solve(batch, Objective("perceptron"), (0, 0, 0, 0, result.data_ptr(), 0, 0, 0))
-    return result
+    return precision(batch, weight).value
 
 
-def _losses(batch: Batch, objective: Objective, dtype: torch.dtype, seconds: int) -> Losses:
-    gradient = torch.empty(batch.shape, dtype=loss_dtype(batch.scores), device="cpu")
+def precision(
+    batch: Batch, weight: Tensor | None = None, *, top_k: int | None = None, counts: bool = False
+) -> Precision:
+    """AP of every ranking, or of its best items alone; see :func:`fastap.backends.measure.measure`."""
+    _check_length(batch)
+    value, *others = (
+        torch.empty(batch.rankings, dtype=torch.float64, device="cpu") if wanted else None
+        for wanted in (True, counts, counts)
+    )
+    assert value is not None
+    if weight is not None:
+        weight = _real(weight)
+    _call(
+        _engine.measure,
+        batch,
+        0 if weight is None else weight.data_ptr(),
+        weight is not None and weight.dtype == torch.float64,
+        0 if top_k is None else min(top_k, _MOST_ITEMS),
+        value.data_ptr(),
+        *(0 if each is None else each.data_ptr() for each in others),
+    )
+    return Precision(value, *others)
+
+
+def _losses(batch: Batch, objective: Objective, dtype: torch.dtype, gradient: bool, seconds: int) -> Losses:
+    _check_length(batch)
+    filled = torch.empty(batch.shape, dtype=loss_dtype(batch.scores), device="cpu") if gradient else None
     loss = torch.empty(batch.rankings, dtype=dtype, device="cpu")
     takes_part = torch.empty(batch.rankings, dtype=torch.bool, device="cpu")
-    is_wide = dtype == torch.float64
-    addresses = (loss.data_ptr(), is_wide, gradient.data_ptr(), takes_part.data_ptr(), 0, 0, 0, seconds)
-    _solve(batch, objective, addresses)
-    return Losses(loss, gradient, takes_part)
+    address = 0 if filled is None else filled.data_ptr()
+    outputs = (loss.data_ptr(), dtype == torch.float64, address, takes_part.data_ptr(), 0, 0, seconds)
+    _solve(batch, objective, outputs)
+    return Losses(loss, filled, takes_part)
 
 
-def _solve(batch: Batch, objective: Objective, addresses: tuple[int, ...]) -> None:
-    scores, targets, ignored, offsets = batch.scores, batch.targets, batch.ignore_index, batch.offsets
-    if scores.dtype != torch.float64:
-        scores = scores.float()
+def _solve(batch: Batch, objective: Objective, outputs: tuple[int, ...]) -> None:
+    _call(
+        _engine.solve,
+        batch,
+        objective.sign,
+        objective.method == "dp",
+        objective.epsilon,
+        objective.gain,
+        objective.task_weight,
+        objective.ceiling,
+        *_WEIGHTS[objective.loss],
+        *outputs,
+    )
+
+
+def _call(function: Any, batch: Batch, *arguments: Any) -> None:
+    """The engine's function of the batch and these; what the addresses are of is held by the caller."""
+    targets, ignored, offsets = batch.targets, batch.ignore_index, batch.offsets
     if targets.dtype not in _TYPES:
         targets = targets.float() if targets.is_floating_point() else targets.long()
     if ignored is not None and not can_hold(batch.targets.dtype, ignored):
         ignored = None
-    scores, targets = scores.resolve_neg().contiguous(), targets.resolve_neg().contiguous()
-    status = _engine.solve(
+    scores, targets = _real(batch.scores), targets.resolve_neg().contiguous()
+    status = function(
         scores.data_ptr(),
         scores.dtype == torch.float64,
         targets.data_ptr(),
@@ -101,14 +141,22 @@ def _solve(batch: Batch, objective: Objective, addresses: tuple[int, ...]) -> No
         batch.items,
         0 if offsets is None else offsets.data_ptr(),
         torch.get_num_threads(),
-        objective.sign,
-        objective.method == "dp",
-        objective.epsilon,
-        objective.gain,
-        objective.task_weight,
-        objective.ceiling,
-        *_WEIGHTS[objective.loss],
-        *addresses,
+        *arguments,
     )
     if status == _WRONG_TARGET:
         wrong_targets(batch.targets, (batch.targets == 0) | (batch.targets == 1), batch.ignore_index)
+
+
+def _real(values: Tensor) -> Tensor:
+    """float32 or float64, as they stand in memory."""
+    if values.dtype != torch.float64:
+        values = values.float() if values.is_floating_point() else values.double()
+    return values.resolve_neg().contiguous()
+
+
+def _check_length(batch: Batch) -> None:
+    items = batch.items
+    if items > _MOST_ITEMS and batch.offsets is not None:
+        items = int(batch.offsets.diff().max())
+    if items > _MOST_ITEMS:
+        raise ValueError(f"scores must have at most {_MOST_ITEMS} items in a ranking, got {items}")

@@ -1,6 +1,7 @@
 /* The rankings of a batch, shared out among threads; one longer than a thread's share has all of them to itself. */
-#include "ranking.h"
+#include "batch.h"
 
+#include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -10,7 +11,8 @@
 typedef struct {
     const Batch *batch;
     const Objective *objective;
-    const Outcome *outcome;
+    const Output *output;
+    const Measure *measure; /* or null: the objective's output */
     Watch *watch;
     int64_t share, longest; /* a thread's share of the items; of the rankings that are not longer the longest, or -1 */
     atomic_llong next;
@@ -24,20 +26,72 @@ static int64_t start_of(const Batch *batch, int64_t line)
 
 static int64_t length_of(const Batch *batch, int64_t line) { return start_of(batch, line + 1) - start_of(batch, line); }
 
+/* Whether no sum of the search overflows: sums of terms over the rows, of gaps over all pairs, and the like. */
+static int can_sum(const Terms *terms)
+{
+    const double highest = fmax(terms->p[0], score_at(terms->negatives, 0));
+    const double lowest = fmin(terms->p[terms->rows - 1], score_at(terms->negatives, terms->negatives.count - 1));
+    const double pairs = (double)terms->rows * terms->negatives.count;
+    return isfinite(16.0 * pairs * (highest - lowest)) && isfinite(16.0 * terms->rows * terms->task);
+}
+
+/* Infinities and NaN sort to the ends. */
+static int is_finite(Sorted sorted)
+{
+    return isfinite(score_at(sorted, 0)) && isfinite(score_at(sorted, sorted.count - 1));
+}
+
+static int solve(const Ranking *ranking, const Terms *terms, const Objective *objective, Watch *watch)
+{
+    if (!objective->chosen_weight)
+        memcpy(ranking->a, ranking->lo, sizeof *ranking->a * (size_t)terms->rows);
+    else if (objective->full)
+        return full_program(terms, ranking->a, watch);
+    else if (objective->sign > 0)
+        return positive_update(terms, ranking->a, watch);
+    else
+        return negative_update(terms, ranking->a, watch);
+    return 0;
+}
+
+/* Counts, sums and loss-augmented inference. */
+static int infer(Ranking *ranking, const Objective *objective, Solution *solution, Watch *watch)
+{
+    Terms *terms = &solution->terms, *near = &solution->near;
+    solution->solved = takes_part(ranking) && is_finite(ranking->positives) && is_finite(ranking->negatives);
+    if (!solution->solved)
+        return SOLVED;
+    *near = *terms = terms_of(ranking, objective);
+    solution->solved = can_sum(terms);
+    if (solution->solved && objective->chosen_weight && cut_gaps(ranking, objective, near))
+        return NO_MEMORY;
+    lap(watch, STAGE_SUMS);
+    return solution->solved && solve(ranking, near, objective, watch) ? NO_MEMORY : SOLVED;
+}
+
 static int solve_ranking(const Work *work, int64_t line, Ranking *ranking)
 {
     ranking->start = start_of(work->batch, line);
     ranking->items = length_of(work->batch, line);
     lap(work->watch, -1);
-    int status = sort_ranking(work->batch, ranking);
+    int status = split_ranking(work->batch, ranking);
     lap(work->watch, STAGE_SORT);
     if (status != SOLVED)
         return status;
-    if (work->outcome->precision)
-        return write_precision(work->outcome, line, ranking);
-    if (work->outcome->ranks)
-        return write_ranks(work->objective, work->outcome, line, ranking, work->watch);
-    return write_losses(work->batch, work->objective, work->outcome, line, ranking, work->watch);
+    if (work->measure) {
+        write_precision(work->measure, line, ranking);
+        return SOLVED;
+    }
+    Solution solution;
+    memset(ranking->a, 0, sizeof *ranking->a * (size_t)ranking->positives.count);
+    if (infer(ranking, work->objective, &solution, work->watch))
+        return NO_MEMORY;
+    if (work->output->ranks)
+        write_ranks(work->objective, work->output, line, ranking, &solution);
+    else
+        write_losses(work->batch, work->objective, work->output, line, ranking, &solution);
+    lap(work->watch, STAGE_OUTPUT);
+    return SOLVED;
 }
 
 static void forget(Ranking *ranking)
@@ -79,16 +133,27 @@ static void solve_some(void *argument, int part, int parts)
     (void)parts;
 }
 
-int solve_batch(const Batch *batch, const Objective *objective, const Outcome *outcome, Watch *watch)
+static int solve_all(Work *work)
 {
-    Work work = {.batch = batch, .objective = objective, .outcome = outcome, .watch = watch, .longest = -1};
+    const Batch *batch = work->batch;
     const int64_t items = start_of(batch, batch->rankings);
     const int enough = parts_for(items * STEPS_A_SCORE, batch->threads);
-    const int threads = watch ? 1 : batch->threads < enough ? batch->threads : enough; /* a watch times one thread */
-    work.share = threads > 1 ? items / threads : INT64_MAX;
-    const int status = solve_long(&work, batch->threads);
-    if (status != SOLVED || work.longest < 0)
+    const int threads = work->watch ? 1 : batch->threads < enough ? batch->threads : enough; /* a watch times one */
+    work->share = threads > 1 ? items / threads : INT64_MAX;
+    work->longest = -1;
+    const int status = solve_long(work, batch->threads);
+    if (status != SOLVED || work->longest < 0)
         return status;
-    in_parts(threads, threads < batch->rankings ? threads : (int)batch->rankings, solve_some, &work);
-    return atomic_load(&work.status);
+    in_parts(threads, threads < batch->rankings ? threads : (int)batch->rankings, solve_some, work);
+    return atomic_load(&work->status);
+}
+
+int solve_batch(const Batch *batch, const Objective *objective, const Output *output, Watch *watch)
+{
+    return solve_all(&(Work){.batch = batch, .objective = objective, .output = output, .watch = watch});
+}
+
+int measure_batch(const Batch *batch, const Measure *measure)
+{
+    return solve_all(&(Work){.batch = batch, .measure = measure});
 }

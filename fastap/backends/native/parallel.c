@@ -4,7 +4,7 @@
  * cores). Who asks for work takes part in it, and does all of it where nobody else gets there in time or the crew works
  * for another thread of the program.
  */
-#include "ranking.h"
+#include "parallel.h"
 
 #include <pthread.h>
 #include <signal.h>

@@ -6,7 +6,7 @@
  * the first row down and from the last row up says where the middle row stands (Hirschberg, CACM 1975). That is twice
  * the cells of one run, and memory for two rows of h. Of equally good optima the least is found.
  */
-#include "ranking.h"
+#include "terms.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -161,4 +161,21 @@ static int solve_frame(Frame frame, int32_t *a)
 int solve_rows(const Terms *terms, int32_t first, int32_t last, const int32_t *left, const int32_t *right, int32_t *a)
 {
     return solve_frame((Frame){terms, left, right, first, last, left[first], right[last]}, a);
+}
+
+/* The dynamic program over every cell: it asks nothing of the terms, nor of their sign. */
+int full_program(const Terms *terms, int32_t *a, Watch *watch)
+{
+    const size_t rows = (size_t)terms->rows;
+    int32_t *bounds = malloc(2 * rows * sizeof *bounds);
+    if (!bounds)
+        return -1;
+    for (size_t row = 0; row < rows; row++) {
+        bounds[row] = 0;
+        bounds[rows + row] = terms->negatives.count;
+    }
+    int failed = solve_rows(terms, 0, terms->rows - 1, bounds, bounds + rows, a);
+    free(bounds);
+    lap(watch, STAGE_REPAIR);
+    return failed;
 }

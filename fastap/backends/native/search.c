@@ -1,5 +1,5 @@
 /* Each row alone: bisection where its term is concave, branch and bound where it is not. */
-#include "ranking.h"
+#include "terms.h"
 
 #include <math.h>
 

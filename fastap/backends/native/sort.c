@@ -1,5 +1,6 @@
 /* Radix sort, least digit first but for long arrays: stable, no comparison, and no branch that depends on a score. */
-#include "ranking.h"
+#include "parallel.h"
+#include "sort.h"
 
 #include <stdlib.h>
 

@@ -8,6 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
+from fastap.backends import masked
 from fastap.backends.triton.inputs import Inputs, Task, architecture, inputs_of, on_device
 from fastap.backends.triton.launch import (
     LongLaunch,
@@ -47,8 +48,10 @@ def ranking(batch: Batch, objective: Objective) -> AugmentedRanking:
     return AugmentedRanking(ranks, value)
 
 
-def average_precision(batch: Batch) -> Tensor:
+def average_precision(batch: Batch, weight: Tensor | None = None) -> Tensor:
     """AP of every ranking, float64: NaN without a positive, with a NaN score or a wrong target."""
+    if weight is not None:
+        return masked.weighted_precision(batch, weight)
     inputs = inputs_of(batch)
     task = Task("ap", 1, "standard", 1.0)
     with on_device(inputs.device):

@@ -1,6 +1,7 @@
-/* One ranking from the user's scores and targets to two sorted classes. */
-#include "ranking.h"
+/* One ranking from the user's scores and targets to two sorted classes, counts and prefix sums. */
+#include "batch.h"
 
+#include <math.h>
 #include <stdlib.h>
 #ifdef __linux__
 #include <sys/mman.h>
@@ -118,7 +119,7 @@ static Sorted sort_class(char *records, char *spare, int64_t count, int wide, in
     return (Sorted){sorted, (int32_t)count, wide};
 }
 
-int sort_ranking(const Batch *batch, Ranking *ranking)
+int split_ranking(const Batch *batch, Ranking *ranking)
 {
     Split split = {.batch = batch, .ranking = ranking};
     const int threads = ranking->threads, parts = parts_for(ranking->items, threads);
@@ -129,14 +130,14 @@ int sort_ranking(const Batch *batch, Ranking *ranking)
             total[class] += split.places[part][class];
     if (total[WRONG])
         return WRONG_TARGET;
-    /* The positives, their spare; the negatives, their spare. One more of each: S has an end more than negatives. */
+    /* The positives, their spare; the negatives, their spare. One more of each: sums have an end more than a class. */
     const size_t record = batch->wide ? sizeof(Wide) : sizeof(Narrow);
-    const size_t of_positives = record * (size_t)total[POSITIVE], of_negatives = record * (size_t)(total[NEGATIVE] + 1);
+    const size_t of_positives = record * (size_t)(total[POSITIVE] + 1), of_negatives = record * (size_t)(total[NEGATIVE] + 1);
     const size_t counts = sizeof(int32_t) * (size_t)total[POSITIVE];
     if (reserve(ranking, 2 * of_positives + 2 * of_negatives + 3 * counts))
         return NO_MEMORY;
     char *positives = ranking->memory, *negatives = positives + 2 * of_positives;
-    int64_t place[CLASSES] = {[POSITIVE] = 0, [NEGATIVE] = 2 * total[POSITIVE]};
+    int64_t place[CLASSES] = {[POSITIVE] = 0, [NEGATIVE] = 2 * (total[POSITIVE] + 1)};
     for (int part = 0; part < parts; part++)
         for (int class = NEGATIVE; class <= POSITIVE; class++) {
             int64_t here = split.places[part][class];
@@ -154,5 +155,114 @@ int sort_ranking(const Batch *batch, Ranking *ranking)
     ranking->lo = (int32_t *)(negatives + 2 * of_negatives);
     ranking->hi = ranking->lo + total[POSITIVE];
     ranking->a = ranking->hi + total[POSITIVE];
+    return SOLVED;
+}
+
+/* How many negatives stand above a score, or level with it too, given that `from` do: the search starts nearby. */
+int32_t count_above(Sorted negatives, int32_t from, double score, int level)
+{
+#define IS_ABOVE(place) (level ? score_at(negatives, place) >= score : score_at(negatives, place) > score)
+    int64_t above = from, end = negatives.count, step = 1; /* `above` are, those from `end` on are not */
+    while (above + step <= negatives.count) {
+        if (!IS_ABOVE((int32_t)(above + step - 1))) {
+            end = above + step - 1;
+            break;
+        }
+        above += step;
+        step *= 2;
+    }
+    while (above < end) {
+        int64_t middle = (above + end) >> 1;
+        if (IS_ABOVE((int32_t)middle))
+            above = middle + 1;
+        else
+            end = middle;
+    }
+#undef IS_ABOVE
+    return (int32_t)above;
+}
+
+static void count_part(void *work, int part, int parts)
+{
+    const Ranking *ranking = work;
+    int32_t lo = 0, hi = 0;
+    const int64_t to = part_start(ranking->positives.count, part + 1, parts);
+    for (int64_t row = part_start(ranking->positives.count, part, parts); row < to; row++) {
+        ranking->lo[row] = lo = count_above(ranking->negatives, lo, ranking->p[row], 0);
+        ranking->hi[row] = hi = count_above(ranking->negatives, hi > lo ? hi : lo, ranking->p[row], 1);
+    }
+}
+
+void count_negatives(Ranking *ranking)
+{
+    share(ranking, (int64_t)ranking->positives.count * STEPS_A_ROW, count_part, ranking);
+}
+
+/* Counts, sums, and the terms made of them. F sees differences of scores only, so sums may count from anywhere; from the
+ * middle positive, because rows choose among the negatives around them, however far below the others lie. */
+Terms terms_of(Ranking *ranking, const Objective *objective)
+{
+    const Sorted negatives = ranking->negatives;
+    const double centre = ranking->p[ranking->positives.count / 2];
+    double sum = ranking->sum[0] = 0.0;
+    for (int32_t place = 0; place < negatives.count; place++)
+        ranking->sum[place + 1] = sum += score_at(negatives, place) - centre;
+    count_negatives(ranking);
+    return (Terms){.negatives = negatives,
+                   .sum = ranking->sum,
+                   .p = ranking->p,
+                   .lo = ranking->lo,
+                   .hi = ranking->hi,
+                   .rows = ranking->positives.count,
+                   .centre = centre,
+                   .task = negatives.count * (0.5 * objective->sign * objective->epsilon),
+                   .threads = ranking->threads};
+}
+
+/* How large a gap between neighbouring scores, of whatever class, may stay: AP does not pay a row for one negative more
+ * or less at more than |task| from it, so that no larger gap is ever crossed, and one of twice that does as well. */
+static double largest_gap(const Terms *terms) { return 2.0 * fabs(terms->task); }
+
+/* Sums of scores that span so many epsilons have lost what is small against one. */
+#define FAR 0x1p20
+
+static int is_far(const Terms *terms, const Objective *objective)
+{
+    const double span = fmax(terms->p[0], score_at(terms->negatives, 0)) - terms->p[terms->rows - 1];
+    return span > FAR * objective->epsilon && span > largest_gap(terms);
+}
+
+/* The same terms less the gaps that are never crossed, if there are any: the same optimum, in sums that keep their
+ * digits. */
+int cut_gaps(Ranking *ranking, const Objective *objective, Terms *terms)
+{
+    if (!is_far(terms, objective))
+        return SOLVED;
+    const Sorted negatives = terms->negatives;
+    const size_t rows = (size_t)terms->rows, columns = (size_t)negatives.count;
+    free(ranking->near);
+    Wide *records = ranking->near = malloc(columns * sizeof *records + (rows + columns + 1) * sizeof(double));
+    if (!records)
+        return NO_MEMORY;
+    double *p = (double *)(records + columns), *sum = p + rows;
+    const double most = largest_gap(terms);
+    double last = fmax(terms->p[0], score_at(negatives, 0)), near = 0.0;
+    for (int32_t row = 0, place = 0; row < terms->rows || place < negatives.count;) {
+        const int is_row = place == negatives.count || (row < terms->rows && terms->p[row] >= score_at(negatives, place));
+        const double score = is_row ? terms->p[row] : score_at(negatives, place);
+        near -= fmin(last - score, most);
+        last = score;
+        if (is_row)
+            p[row++] = near;
+        else
+            records[place++] = wide_record(near, 0);
+    }
+    terms->negatives = (Sorted){records, negatives.count, 1};
+    terms->p = p;
+    terms->sum = sum;
+    terms->centre = p[rows / 2];
+    sum[0] = 0.0;
+    for (int32_t place = 0; place < negatives.count; place++)
+        sum[place + 1] = sum[place] + (score_at(terms->negatives, place) - terms->centre);
     return SOLVED;
 }
