@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bench import baselines
 from bench.inputs import Shape
-from fastap import reference
+from fastap.backends import reference
 
 Rank = Callable[[Tensor], Any]  # scores to a loss or a metric
 Check = Callable[[Any, Tensor, Tensor, "Tensor | None"], str]
@@ -72,7 +72,7 @@ def is_usable(value: Any, scores: Tensor, targets: Tensor, gradient: Tensor | No
 def near_one_minus_ap(
     value: Any, scores: Tensor, targets: Tensor, gradient: Tensor | None, *, within: float = 1e-4
 ) -> str:
-    expected = 1 - reference.average_precision(scores.cpu(), targets.cpu())
+    expected = 1 - reference.plain_average_precision(scores.cpu(), targets.cpu())
     assert abs(float(value) - expected) < within, f"{float(value)} is not within {within:g} of 1 - AP, {expected}"
     return f"value within {within:g} of 1 - AP; {is_usable(value, scores, targets, gradient)}"
 
@@ -124,7 +124,7 @@ def equals_direct_loss(value: Any, scores: Tensor, targets: Tensor, gradient: Te
 
 
 def equals_ap(value: Any, scores: Tensor, targets: Tensor, gradient: Tensor | None) -> str:
-    expected = reference.average_precision(scores.cpu(), targets.cpu())
+    expected = reference.plain_average_precision(scores.cpu(), targets.cpu())
     assert abs(float(value) - expected) < 1e-5, f"{float(value)} is not AP, {expected}"
     return "value equals AP"
 

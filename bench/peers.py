@@ -34,7 +34,7 @@ if not is_installed() or importlib.util.find_spec("fastap.kernels") is None:
 
 import fastap
 from bench.contenders import PEERS, SMALL, Peer, Rank, of_scores
-from fastap import reference
+from fastap.backends import reference
 
 Row = dict[str, Any]
 Times = dict[str, list[float]]  # of each work, round after round

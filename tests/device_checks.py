@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import fastap
-from fastap import reference
+from fastap.backends import reference
 from fastap.backends.triton.sort import sort_rows
 from tests.exactness import RELATIVE, Bools, _check_loss, _check_ranking, _scale, is_unique
 from tests.kernels import poisoned

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 import fastap
-from fastap import reference
+from fastap.backends import reference
 from fastap.types import METHODS, Method
 from tests.paths import PATHS, TRITON_PATHS, backend_of, solving
 from tests.problems import Batch, Floats, random_batch

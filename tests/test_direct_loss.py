@@ -61,7 +61,7 @@ def test_the_loss_of_ap_from_its_solutions(update: str) -> None:
         if weight == 0:
             return scores.argsort(descending=True).argsort()
         assert (weight > 0) == (update == "positive")
-        return fastap.loss_augmented_ranking(scores, targets, epsilon=abs(weight), update=update).ranks
+        return fastap.loss_augmented_ranking(scores, targets, epsilon=abs(weight), update=update, dim=-1).ranks
 
     results = []
     for loss in (
@@ -71,10 +71,10 @@ def test_the_loss_of_ap_from_its_solutions(update: str) -> None:
             solve,
             epsilon=0.4,
             update=update,
-            task_loss=lambda ranks: 1 - fastap.average_precision(-ranks.double(), targets),
+            task_loss=lambda ranks: 1 - fastap.average_precision(-ranks.double(), targets, dim=-1),
             reduction="none",
         ),
-        lambda leaf: fastap.direct_ap_loss(leaf, targets, epsilon=0.4, update=update, reduction="none"),
+        lambda leaf: fastap.direct_ap_loss(leaf, targets, epsilon=0.4, update=update, reduction="none", dim=-1),
     ):
         leaf = scores.clone().requires_grad_()
         value = loss(leaf)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import fastap
-from fastap import reference
+from fastap.backends import reference
 from fastap.types import METHODS
 from tests.exactness import is_unique
 from tests.losses import LOSSES, Loss, random_batch, value_and_gradient

@@ -47,8 +47,8 @@ def test_rounding_the_scores_costs_no_more_than_stated(dtype: torch.dtype, updat
         scores, targets = random_batch(seed, 20, 300)
         scores = scores * scale
         options: dict[str, Any] = {"update": update, "epsilon": epsilon, "reduction": "none"}
-        exact = fastap.direct_ap_loss(scores, targets, **options)
-        given = fastap.direct_ap_loss(scores.to(dtype), targets, **options)
+        exact = fastap.direct_ap_loss(scores, targets, **options, dim=-1)
+        given = fastap.direct_ap_loss(scores.to(dtype), targets, **options, dim=-1)
         bound = 4 * torch.finfo(dtype).eps / 2 * scores.abs().amax(-1) / epsilon + 2**-23
         error = (given.double() - exact).abs()
         assert (error <= bound).all()
@@ -118,10 +118,10 @@ def test_scaling_is_done_before_rounding() -> None:
     """A gradient too small for float16 arrives all the same when the loss is scaled, as it is meant to."""
     scores, targets = random_batch(1, 1, 5_000, dtype=torch.float16)
     leaf, options = scores.requires_grad_(), {"epsilon": 1_000.0}
-    (small,) = torch.autograd.grad(fastap.direct_ap_loss(leaf, targets, **options), leaf)
-    (scaled,) = torch.autograd.grad(2.0**12 * fastap.direct_ap_loss(leaf, targets, **options), leaf)
+    (small,) = torch.autograd.grad(fastap.direct_ap_loss(leaf, targets, **options, dim=-1), leaf)
+    (scaled,) = torch.autograd.grad(2.0**12 * fastap.direct_ap_loss(leaf, targets, **options, dim=-1), leaf)
     wide = leaf.detach().double().requires_grad_()
-    (exact,) = torch.autograd.grad(fastap.direct_ap_loss(wide, targets, **options), wide)
+    (exact,) = torch.autograd.grad(fastap.direct_ap_loss(wide, targets, **options, dim=-1), wide)
     assert int((small != 0).sum()) < int((exact != 0).sum())
     assert ((scaled != 0) == (exact != 0)).all()
     torch.testing.assert_close(scaled.double(), 2**12 * exact, rtol=2**-10, atol=2**-25)

@@ -13,8 +13,6 @@ from torch import Tensor
 import fastap
 from fastap import operators as ops
 from fastap import ragged
-from fastap.backends import masked
-from fastap.types import Batch
 from tests.losses import LOSSES, Loss, value_and_gradient
 from tests.test_ops import ALONE, DIRECT
 
@@ -227,18 +225,6 @@ def test_one_long_ranking_among_short_ones_by_any_number_of_threads(loss: Loss) 
     alone = value_and_gradient(loss, scores[part], targets[part])
     torch.testing.assert_close(results[0][0][1_000], alone[0], rtol=0, atol=0)
     torch.testing.assert_close(results[0][1][part], alone[1], rtol=0, atol=0)
-
-
-def test_matrices_of_the_masked_backends_are_at_least_half_full() -> None:
-    lengths = torch.randint(0, 1_000, (300,), generator=torch.Generator().manual_seed(0))
-    offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-    items = torch.zeros(int(offsets[-1]))
-    seen: list[int] = []
-    for rankings, place, padding in masked.by_length(Batch(items, items, None, offsets)):
-        assert 2 * int((~padding).sum()) > padding.numel()
-        seen += place[~padding].tolist()
-        assert ((~padding).sum(1) == lengths[rankings]).all()
-    assert sorted(seen) == list(range(len(items)))
 
 
 @pytest.mark.parametrize("scale", [1, 200, 40_000, 2**40])

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fastap import reference
+from fastap.backends import reference
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -46,7 +46,7 @@ def by_score(scores: Floats) -> Ints:
 def test_ap_by_hand(in_order: list[int], expected: float) -> None:
     assert reference.ap_of_order(in_order) == pytest.approx(expected, abs=1e-15)
     scores = -np.arange(len(in_order), dtype=np.float64)
-    assert reference.average_precision(scores, in_order) == pytest.approx(expected, abs=1e-15)
+    assert reference.plain_average_precision(scores, in_order) == pytest.approx(expected, abs=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -59,11 +59,11 @@ def test_ap_by_hand(in_order: list[int], expected: float) -> None:
     ],
 )
 def test_equal_scores_are_one_threshold(scores: list[float], targets: list[int], expected: float) -> None:
-    assert reference.average_precision(scores, targets) == pytest.approx(expected, abs=1e-15)
+    assert reference.plain_average_precision(scores, targets) == pytest.approx(expected, abs=1e-15)
 
 
 def test_no_positive_has_no_ap() -> None:
-    assert np.isnan(reference.average_precision([1.0, 2.0], [0, 0]))
+    assert np.isnan(reference.plain_average_precision([1.0, 2.0], [0, 0]))
 
 
 def test_ranking_score_by_hand() -> None:
@@ -202,4 +202,4 @@ def test_arguments_are_checked() -> None:
     with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
         reference.direct_ap_loss([0.0, 1.0], [0, 1, 1])
     with pytest.raises(ValueError, match="0 or 1"):
-        reference.average_precision([0.0, 1.0], [0, 2])
+        reference.plain_average_precision([0.0, 1.0], [0, 2])

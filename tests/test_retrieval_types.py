@@ -97,7 +97,7 @@ def test_a_similarity_that_learns(training: bool) -> None:
         chunks = leaf.split(2 if max_pairs == 30 else 12)
         scores = torch.cat([similarity(chunk, leaf) for chunk in chunks])
         targets = (labels[:, None] == labels).to(torch.int8).fill_diagonal_(-1)
-        theirs = fastap.direct_ap_loss(scores, targets, ignore_index=-1, epsilon=0.1)
+        theirs = fastap.direct_ap_loss(scores, targets, ignore_index=-1, epsilon=0.1, dim=-1)
         agree(ours, theirs, [leaf, similarity.weight])
 
 
@@ -110,7 +110,7 @@ def test_a_similarity_of_sets() -> None:
     labels = torch.tensor([0, 1, 0, 1, 1])
     leaf = torch.randn(5, 3, 4, generator=numbers(51)).requires_grad_()
     targets = (labels[:, None] == labels).to(torch.int8).fill_diagonal_(-1)
-    theirs = fastap.direct_ap_loss(best(leaf, leaf), targets, ignore_index=-1, epsilon=0.1)
+    theirs = fastap.direct_ap_loss(best(leaf, leaf), targets, ignore_index=-1, epsilon=0.1, dim=-1)
     agree(retrieval_ap_loss(leaf, labels, similarity=best), theirs, [leaf], rtol=1e-5, atol=1e-6)
 
 

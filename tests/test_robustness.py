@@ -292,7 +292,7 @@ def test_weights_of_any_size_share_out_the_mean(size: float, backend: str) -> No
     expected = value_and_gradient(LOSSES["positive"], scores, targets, reduction="mean")
     leaf = scores.clone().requires_grad_()
     weight = torch.full((6,), size, dtype=torch.float64)
-    value = fastap.direct_ap_loss(leaf, targets, weight=weight, backend=backend)
+    value = fastap.direct_ap_loss(leaf, targets, weight=weight, backend=backend, dim=-1)
     nearly(value, expected[0], 1e-6)
     nearly(torch.autograd.grad(value, leaf)[0], expected[1], 1e-6, 1e-7)
 

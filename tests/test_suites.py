@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fastap.backends.torch import augment, layout, outcome, rowsearch
 
 import fastap
 from bench import cases, pairs, stages, truth
 from bench.cases import LOSSES, WORKS, Case, cut, peak_bytes, shrink, with_ratio
 from bench.environment import ROOT
 from bench.inputs import Shape
-from fastap import reference
-from fastap.backends import native
-from fastap.backends.torch import augment, layout, outcome, rowsearch
+from fastap.backends import native, reference
 from tests.problems import KINDS, draw
 
 LONG = Shape(1, 250, 25_000)  # more than is compared with the dynamic program as it is
@@ -175,7 +174,7 @@ def test_standing_agrees_with_the_oracle(kind: str) -> None:
     np.testing.assert_allclose(
         standing.standard_score, reference.ranking_score(score, target, order), rtol=1e-11, atol=1e-14
     )
-    np.testing.assert_allclose(standing.average_precision, reference.average_precision(score, target), rtol=1e-12)
+    np.testing.assert_allclose(standing.average_precision, reference.plain_average_precision(score, target), rtol=1e-12)
     loss, gradient = reference.ap_perceptron_loss(score, target)
     np.testing.assert_allclose(standing.standard_score - standing.perfect_score, loss, rtol=1e-10, atol=1e-13)
     found = standing.gradient(standing.standard, standing.perfect, 1.0)

@@ -40,10 +40,10 @@ def average_precision() -> Predictor:
     inputs[:, :2] += torch.tensor([1.0, 0.3])
 
     def direct(scores: Tensor, **options: object) -> Tensor:
-        return fastap.direct_ap_loss(scores, targets, reduction="none", **options)
+        return fastap.direct_ap_loss(scores, targets, reduction="none", **options, dim=-1)
 
     weights = torch.tensor([0.6, 0.8], dtype=torch.float64)
-    return Predictor(inputs, weights, lambda scores: 1 - fastap.average_precision(scores, targets), direct)
+    return Predictor(inputs, weights, lambda scores: 1 - fastap.average_precision(scores, targets, dim=-1), direct)
 
 
 def costs_of_classes() -> Predictor:

@@ -102,7 +102,7 @@ def test_the_number_of_threads_may_change_meanwhile() -> None:
     scores.requires_grad_()
 
     def run() -> tuple[Tensor, Tensor]:
-        value = fastap.direct_ap_loss(scores, targets, epsilon=0.3)
+        value = fastap.direct_ap_loss(scores, targets, epsilon=0.3, dim=-1)
         return value.detach(), torch.autograd.grad(value, scores)[0]
 
     expected = run()
@@ -140,14 +140,14 @@ def test_an_error_in_one_thread_is_no_other_thread_s() -> None:
     scores, targets = random_batch(0, 3, 30_000, dtype=torch.float32)
     wrong = targets.clone()
     wrong[1, 17] = 5
-    expected = fastap.direct_ap_loss(scores, targets)
+    expected = fastap.direct_ap_loss(scores, targets, dim=-1)
 
     def work(worker: int) -> bool:
         for _ in range(20):
             if worker % 2:
                 with pytest.raises(ValueError, match="got 5"):
-                    fastap.direct_ap_loss(scores, wrong)
-            elif not torch.equal(fastap.direct_ap_loss(scores, targets), expected):
+                    fastap.direct_ap_loss(scores, wrong, dim=-1)
+            elif not torch.equal(fastap.direct_ap_loss(scores, targets, dim=-1), expected):
                 return False
         return True
 

@@ -131,8 +131,8 @@ class _Model(torch.nn.Module):
         self.loss = loss
 
     def forward(self, scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        ranking = fastap.loss_augmented_ranking(scores, targets)
-        return self.loss(scores, targets), fastap.average_precision(scores, targets), ranking.ranks
+        ranking = fastap.loss_augmented_ranking(scores, targets, dim=-1)
+        return self.loss(scores, targets), fastap.average_precision(scores, targets, dim=-1), ranking.ranks
 
 
 @pytest.mark.parametrize(
@@ -179,11 +179,11 @@ def test_vmap_is_the_loop(dim: int, reduction: str, loss: Loss) -> None:
 
 def test_vmap_of_metric_and_ranking() -> None:
     scores, targets = random_batch(6, 8, 7)
-    equal(torch.func.vmap(fastap.average_precision)(scores, targets), fastap.average_precision(scores, targets))
+    equal(torch.func.vmap(fastap.average_precision)(scores, targets), fastap.average_precision(scores, targets, dim=-1))
     given = torch.func.vmap(fastap.loss_augmented_ranking)(scores, targets)
-    equal(tuple(given), tuple(fastap.loss_augmented_ranking(scores, targets)))
+    equal(tuple(given), tuple(fastap.loss_augmented_ranking(scores, targets, dim=-1)))
     two = torch.func.vmap(torch.func.vmap(fastap.average_precision))(scores.view(2, 4, 7), targets.view(2, 4, 7))
-    equal(two.view(8), fastap.average_precision(scores, targets))
+    equal(two.view(8), fastap.average_precision(scores, targets, dim=-1))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -207,11 +207,13 @@ def test_vmap_of_weights(mapped: bool, reduction: str) -> None:
         torch.testing.assert_close(given, wanted, rtol=1e-14, atol=1e-16)
         gradients = [torch.autograd.grad(value.square().sum(), leaf)[0] for value in (given, wanted)]
         torch.testing.assert_close(*gradients, rtol=1e-13, atol=1e-16)
-    given = torch.func.vmap(lambda at, by, weight: fastap.average_precision(at, by, sample_weight=weight), in_dims)(
-        scores, targets, items
-    )
+    given = torch.func.vmap(
+        lambda at, by, weight: fastap.average_precision(at, by, sample_weight=weight, dim=-1), in_dims
+    )(scores, targets, items)
     torch.testing.assert_close(
-        given, fastap.average_precision(scores, targets, sample_weight=items.expand(scores.shape)), equal_nan=True
+        given,
+        fastap.average_precision(scores, targets, sample_weight=items.expand(scores.shape), dim=-1),
+        equal_nan=True,
     )
 
 

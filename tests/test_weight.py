@@ -150,7 +150,7 @@ def test_gradcheck() -> None:
     weights = torch.tensor([1.0, 2.0, 0.0, 0.5, 3.0])
     for reduction in ("mean", "sum", "none"):
         assert torch.autograd.gradcheck(
-            lambda at: fastap.direct_ap_loss(at, targets, weight=weights, reduction=reduction),  # noqa: B023
+            lambda at: fastap.direct_ap_loss(at, targets, weight=weights, reduction=reduction, dim=-1),  # noqa: B023
             scores.requires_grad_(),
         )
 
@@ -161,14 +161,14 @@ def test_wrong_values(bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = WEIGHTS.clone()
     weights[2] = bad
     with pytest.raises(ValueError, match=r"weight must be finite in torch\.float64 and not negative"):
-        fastap.direct_ap_loss(scores, targets, ignore_index=-1, weight=weights)
+        fastap.direct_ap_loss(scores, targets, ignore_index=-1, weight=weights, dim=-1)
     # Where an error would have to wait for the device.
     monkeypatch.setattr(ragged, "_is_on_host", lambda tensor: False)
     value, gradient = value_and_gradient(fastap.direct_ap_loss, scores, targets, ignore_index=-1, weight=weights)
     assert value.isnan().tolist() == [False, False, True, False, False, False]
     assert gradient[2].isnan().all()
     assert not gradient[[0, 1, 3, 4, 5]].isnan().any()
-    assert fastap.direct_ap_loss(scores, targets, ignore_index=-1, weight=weights).isnan()
+    assert fastap.direct_ap_loss(scores, targets, ignore_index=-1, weight=weights, dim=-1).isnan()
 
 
 def test_a_weight_that_the_loss_cannot_hold() -> None:
@@ -177,7 +177,7 @@ def test_a_weight_that_the_loss_cannot_hold() -> None:
     weights = WEIGHTS.double().clone()
     weights[2] = 1e300
     with pytest.raises(ValueError, match=r"weight must be finite in torch\.float32 and not negative, got 1e\+300"):
-        fastap.direct_ap_loss(scores, targets, ignore_index=-1, weight=weights, reduction="sum")
+        fastap.direct_ap_loss(scores, targets, ignore_index=-1, weight=weights, reduction="sum", dim=-1)
     value, gradient = value_and_gradient(
         fastap.direct_ap_loss, scores.double(), targets, ignore_index=-1, weight=weights, reduction="sum"
     )
@@ -212,7 +212,7 @@ def test_errors() -> None:
         (torch.ones(6, device="meta"), "weight must be on the device of scores, cpu, got meta"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
-            fastap.direct_ap_loss(scores, targets, ignore_index=-1, weight=weight)
+            fastap.direct_ap_loss(scores, targets, ignore_index=-1, weight=weight, dim=-1)
     offsets, groups = torch.arange(7) * 20, torch.arange(120)
     for layout, weight, message in (
         ({"offsets": offsets}, torch.ones(1), r"weight must have the shape \(rankings,\), \(6,\), got \(1,\)"),

@@ -53,13 +53,13 @@ def get(name: str, where: device) -> Backend:
         from fastap.backends import triton  # imports Triton, which takes half a second
 
         return cast(Backend, triton)
-    from fastap.backends import masked, native
+    from fastap.backends import native, reference
 
     if name == "native" or (name == "auto" and native.IS_BUILT):
         return cast(Backend, native)
     if name == "auto":
         warn_once(f"the slow reference in NumPy ranks on the CPU, for {_NOT_BUILT}")
-    return masked.REFERENCE
+    return cast(Backend, reference)
 
 
 def goes_through_the_cpu(name: str, where: device) -> bool:

@@ -1,70 +1,317 @@
-"""The NumPy oracle behind the same interface as the other backends: one ranking at a time, slow, obviously right."""
+"""The truth: average precision, its ranking problem and its losses by definition, in NumPy and float64.
+
+Slow and meant to be read. One ranking at a time; nothing here is shared with the backends it judges. The first half is
+the mathematics, functions of ``scores`` and ``targets`` of one dimension, targets 1 for positives and 0 for negatives.
+The second half makes a backend of it.
+
+Source: Song, Schwing, Zemel, Urtasun, Training Deep Neural Networks via Direct Loss Minimization, ICML 2016.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import permutations
+from typing import NamedTuple
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fastap import reference
-from fastap.types import AugmentedRanking, Losses, Objective, Problem
+from fastap.reduce import reduce
+from fastap.targets import wrong_targets
+from fastap.types import AugmentedRanking, Batch, Losses, Objective, Update, loss_dtype
+
+__all__ = ["average_precision", "losses", "ranking", "reduce"]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
-def losses(problem: Problem, objective: Objective) -> Losses:
-    """Loss and gradient of every ranking."""
-    scores, positive, negative = _arrays(problem)
-    takes_part = positive.any(1) & negative.any(1)
-    loss, gradient = np.zeros(scores.shape[0]), np.zeros(scores.shape)
-    for row in np.flatnonzero(takes_part):
-        taken = positive[row] | negative[row]
-        score, target = scores[row, taken], positive[row, taken]
+def plain_average_precision(scores: npt.ArrayLike, targets: npt.ArrayLike) -> float:
+    """``1/P * sum over positives of precision at the positive's threshold``; equal scores form one threshold.
+
+    NaN without a positive.
+    """
+    score, target = _split_checked(scores, targets)
+    positives = score[target]
+    if positives.size == 0:
+        return float("nan")
+    return float(np.mean([np.mean(target[score >= threshold]) for threshold in positives]))
+
+
+def weighted_average_precision(scores: npt.ArrayLike, targets: npt.ArrayLike, weights: npt.ArrayLike) -> float:
+    """``sum over thresholds k of (T_k - T_{k-1}) / T * T_k / (T_k + F_k)``; equal scores form one threshold.
+
+    ``T_k`` and ``F_k`` are what the positives and the negatives at or above threshold ``k`` weigh, ``T`` what all
+    positives do. NaN where that is nothing or infinite, and with a NaN score or a weight that is negative, infinite or
+    NaN. An item of weight 2 counts as two, one of weight 0 changes nothing.
+    """
+    score, target = _split_checked(scores, targets)
+    weight = np.asarray(weights, dtype=np.float64)
+    right = ~np.isnan(score) & np.isfinite(weight) & (weight >= 0)
+    with np.errstate(over="ignore"):
+        whole = weight[target].sum()
+    if not right.all() or not 0 < whole < np.inf:
+        return float("nan")
+    order = np.argsort(-score, kind="stable")
+    last = np.append(score[order[1:]] != score[order[:-1]], True)  # at each threshold
+    true = np.cumsum((weight * target)[order])[last]
+    false = np.cumsum((weight * ~target)[order])[last]
+    gain = np.diff(true, prepend=0.0)
+    counts = gain > 0  # before the first of them true and false may both be 0
+    precision = true[counts] / (true[counts] + false[counts])
+    return min(float(np.sum(gain[counts] / true[-1] * precision)), 1.0)
+
+
+def ap_of_order(targets_in_order: npt.ArrayLike) -> float:
+    """AP of a ranking given as its targets from first to last place."""
+    target = np.asarray(targets_in_order, dtype=bool)
+    places = np.flatnonzero(target) + 1
+    return float(np.mean(np.arange(1, places.size + 1) / places))
+
+
+def ranking_score(scores: npt.ArrayLike, targets: npt.ArrayLike, order: npt.ArrayLike) -> float:
+    """``F(y) = 1/(P N) * sum over pairs of y_ij (p_i - n_j)`` for the ranking that lists the items in ``order``."""
+    score, target = _split_checked(scores, targets)
+    place = np.empty(score.size, dtype=np.int64)
+    place[np.asarray(order)] = np.arange(score.size)
+    above = np.where(place[target][:, None] < place[~target][None, :], 1.0, -1.0)
+    return float(np.mean(above * (score[target][:, None] - score[~target][None, :])))
+
+
+def brute_force(scores: npt.ArrayLike, targets: npt.ArrayLike, task_scale: float) -> tuple[float, list[Ints]]:
+    """``max F + task_scale * (1 - AP)`` over all orderings, and every ordering that attains it to 1e-12.
+
+    For at most 8 items. ``task_scale`` is ``epsilon`` for the positive update, ``-epsilon`` for the negative.
+    """
+    score, target = _split_checked(scores, targets)
+    if score.size > 8:
+        raise ValueError(f"brute_force takes at most 8 items, got {score.size}")
+    orders = [np.array(order) for order in permutations(range(score.size))]
+    values = np.array([ranking_score(score, target, o) + task_scale * (1 - ap_of_order(target[o])) for o in orders])
+    best = float(values.max())
+    within = 1e-12 * max(1.0, float(np.abs(values).max()))
+    return best, [order for order, value in zip(orders, values, strict=True) if value >= best - within]
+
+
+def augmented_choice(positives: Floats, negatives: Floats, task_scale: float) -> tuple[float, Ints]:
+    """The paper's dynamic program: ``max F + task_scale * (1 - AP)`` and, for each positive, the negatives above it.
+
+    ``positives`` and ``negatives`` are sorted, descending. A ranking is ``a_1 <= ... <= a_P`` with ``a_i`` the number
+    of negatives above positive ``i``. Of the ranking by score, ``F = mean |p_i - n_j|``; positive ``i`` (counted from
+    1), moved from where it stands there, at ``w``, to ``a``, adds ``2/(P N) sum of (n_j - p_i) for j in (w, a]`` to
+    that, less where it moves up, and ``task_scale/P * a/(i + a)``:
+
+        h_i(a) = max over a' <= a of [ h_{i-1}(a') + term_i(a') ].
+    """
+    n_positive, n_negative = positives.size, negatives.size
+    a = np.arange(n_negative + 1)
+    best_at = np.empty((n_positive, n_negative + 1), dtype=np.int64)
+    h = np.zeros(n_negative + 1)
+    for i in range(1, n_positive + 1):
+        gap = negatives - positives[i - 1]
+        above = int((gap > 0).sum())
+        # The gaps on one side have one sign: their sums lose no digits to scores far away.
+        moved = np.concatenate([-np.cumsum(gap[:above][::-1])[::-1], [0.0], np.cumsum(gap[above:])])
+        term = 2.0 / (n_positive * n_negative) * moved + task_scale / n_positive * (a / (i + a))
+        total = h + term
+        h = np.maximum.accumulate(total)
+        # The first column that reaches the running maximum.
+        best_at[i - 1] = np.maximum.accumulate(np.where(np.diff(h, prepend=-np.inf) > 0, a, 0))
+    choice = np.empty(n_positive, dtype=np.int64)
+    column = n_negative
+    for i in range(n_positive - 1, -1, -1):
+        column = choice[i] = best_at[i, column]
+    return float(h[-1] + np.mean(np.abs(positives[:, None] - negatives))), choice
+
+
+class Loss(NamedTuple):
+    """A loss and its gradient with respect to the scores."""
+
+    value: float
+    gradient: Floats
+
+
+def direct_ap_loss(
+    scores: npt.ArrayLike, targets: npt.ArrayLike, epsilon: float = 1.0, update: Update = "positive"
+) -> Loss:
+    """``s/epsilon * [max(F + s epsilon L) - max F]``, ``s`` = +1 or -1 for the positive or negative update."""
+    score, target = _split_checked(scores, targets)
+    sign = _sign(update)
+    augmented = _augmented_pairs(score, target, sign * epsilon)
+    if augmented is None:
+        return Loss(0.0, np.zeros_like(score))
+    pairs, task_loss = augmented
+    standard = _standard_pairs(score, target)
+    gap = _pair_gap(score, target)
+    # L(y_direct) + s/epsilon [F(y_direct) - F(y_w)], the two maxima without their common part.
+    loss = task_loss + sign / epsilon * float(np.mean((pairs - standard) * gap))
+    return Loss(loss, _gradient(target, pairs - standard, sign / epsilon))
+
+
+def ap_hinge_loss(scores: npt.ArrayLike, targets: npt.ArrayLike, margin: float = 1.0) -> Loss:
+    """``max(F + margin L) - F(y*)``, ``y*`` with every positive above every negative."""
+    score, target = _split_checked(scores, targets)
+    augmented = _augmented_pairs(score, target, margin)
+    if augmented is None:
+        return Loss(0.0, np.zeros_like(score))
+    pairs, task_loss = augmented
+    loss = margin * task_loss + float(np.mean((pairs - 1.0) * _pair_gap(score, target)))
+    return Loss(loss, _gradient(target, pairs - 1.0, 1.0))
+
+
+def ap_perceptron_loss(scores: npt.ArrayLike, targets: npt.ArrayLike) -> Loss:
+    """``max F - F(y*)``."""
+    score, target = _split_checked(scores, targets)
+    if target.all() or not target.any():
+        return Loss(0.0, np.zeros_like(score))
+    pairs = _standard_pairs(score, target)
+    return Loss(float(np.mean((pairs - 1.0) * _pair_gap(score, target))), _gradient(target, pairs - 1.0, 1.0))
+
+
+def augmented_ranking(
+    scores: npt.ArrayLike, targets: npt.ArrayLike, epsilon: float = 1.0, update: Update = "positive"
+) -> tuple[Ints, float]:
+    """The place of every item in ``argmax F + s epsilon L``, and that maximum; NaN if a class is empty."""
+    score, target = _split_checked(scores, targets)
+    if target.all() or not target.any():
+        return np.argsort(np.argsort(-score, kind="stable"), kind="stable"), float("nan")
+    sign = _sign(update)
+    p, n = _sorted_classes(score, target)
+    value, choice = augmented_choice(score[p], score[n], sign * epsilon)
+    ranks = np.empty(score.size, dtype=np.int64)
+    ranks[p] = np.arange(p.size) + choice
+    ranks[n] = np.arange(n.size) + (choice[None, :] <= np.arange(n.size)[:, None]).sum(1)
+    return ranks, value
+
+
+def _sign(update: Update) -> float:
+    if update not in ("positive", "negative"):
+        raise ValueError(f"update must be 'positive' or 'negative', got {update!r}")
+    return 1.0 if update == "positive" else -1.0
+
+
+def _split_checked(scores: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    score, target = np.asarray(scores, dtype=np.float64), np.asarray(targets)
+    if score.ndim != 1 or score.shape != target.shape:
+        raise ValueError(f"scores and targets must share one dimension, got {score.shape} and {target.shape}")
+    if not np.isin(target, (0, 1)).all():
+        raise ValueError("targets must be 0 or 1")
+    return score, target.astype(bool)
+
+
+def _sorted_classes(score: Floats, target: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    """Indices of the positives and of the negatives, each by score, descending."""
+    order = np.argsort(-score, kind="stable")
+    return order[target[order]], order[~target[order]]
+
+
+def _pair_gap(score: Floats, target: npt.NDArray[np.bool_]) -> Floats:
+    """``p_i - n_j``."""
+    return score[target][:, None] - score[~target][None, :]
+
+
+def _standard_pairs(score: Floats, target: npt.NDArray[np.bool_]) -> Floats:
+    """``y_ij`` of the ranking by score, 0 where the scores are equal."""
+    return np.sign(_pair_gap(score, target))
+
+
+def _augmented_pairs(score: Floats, target: npt.NDArray[np.bool_], task_scale: float) -> tuple[Floats, float] | None:
+    """``y_ij`` and ``1 - AP`` of the loss-augmented ranking; None if a class is empty.
+
+    ``y_ij`` is averaged over positives of equal score and over negatives of equal score: any ranking among them is
+    an optimum, and the mean of all these optima does not depend on the order of the items.
+    """
+    if target.all() or not target.any():
+        return None
+    p, n = _sorted_classes(score, target)
+    _, choice = augmented_choice(score[p], score[n], task_scale)
+    in_order = np.where(choice[:, None] <= np.arange(n.size)[None, :], 1.0, -1.0)
+    pairs = np.empty_like(in_order)
+    pairs[np.ix_(_places(p), _places(n))] = in_order
+    task_loss = float(np.mean(choice / (np.arange(1, p.size + 1) + choice)))
+    for axis, group in enumerate((score[target], score[~target])):
+        for equal in np.unique(group):
+            which = np.flatnonzero(group == equal)
+            mean = pairs.take(which, axis).mean(axis, keepdims=True)
+            if axis == 0:
+                pairs[which] = mean
+            else:
+                pairs[:, which] = mean
+    return pairs, task_loss
+
+
+def _places(indices: Ints) -> Ints:
+    """For indices into all items, sorted by score: their places among the items of their class."""
+    return np.argsort(np.argsort(indices))
+
+
+def _gradient(target: npt.NDArray[np.bool_], pairs: Floats, gain: float) -> Floats:
+    """``gain * d/d scores of 1/(P N) sum_ij pairs_ij (p_i - n_j)``."""
+    gradient = np.empty(target.shape)
+    gradient[target] = gain * pairs.mean(1) / pairs.shape[0]
+    gradient[~target] = -gain * pairs.mean(0) / pairs.shape[1]
+    return gradient
+
+
+# A backend of it.
+
+
+def losses(batch: Batch, objective: Objective, dtype: torch.dtype, gradient: bool = True) -> Losses:
+    """Loss and gradient of every ranking; the gradient costs nothing more, and is always there."""
+    loss, slope = np.zeros(batch.rankings), np.zeros(batch.scores.numel())
+    takes_part = np.zeros(batch.rankings, dtype=bool)
+    for number, items, score, target in _rankings(batch):
+        takes_part[number] = target.any() and not target.all()
+        if not takes_part[number]:
+            continue
         if not np.isfinite(score).all():
-            loss[row], gradient[row, taken] = np.nan, np.nan
+            loss[number], slope[items] = np.nan, np.nan
         elif objective.loss == "direct":
-            loss[row], gradient[row, taken] = reference.direct_ap_loss(
-                score, target, objective.epsilon, objective.update
-            )
+            loss[number], slope[items] = direct_ap_loss(score, target, objective.epsilon, objective.update)
         elif objective.loss == "hinge":
-            loss[row], gradient[row, taken] = reference.ap_hinge_loss(score, target, objective.epsilon)
+            loss[number], slope[items] = ap_hinge_loss(score, target, objective.epsilon)
         else:
-            loss[row], gradient[row, taken] = reference.ap_perceptron_loss(score, target)
-    device = problem.scores.device
+            loss[number], slope[items] = ap_perceptron_loss(score, target)
     return Losses(
-        torch.from_numpy(loss).to(device),
-        torch.from_numpy(gradient).to(device, problem.loss_dtype),
-        torch.from_numpy(takes_part).to(device),
+        torch.from_numpy(loss).to(dtype),
+        torch.from_numpy(slope).to(loss_dtype(batch.scores)).view(batch.shape),
+        torch.from_numpy(takes_part),
     )
 
 
-def ranking(problem: Problem, objective: Objective) -> AugmentedRanking:
+def ranking(batch: Batch, objective: Objective) -> AugmentedRanking:
     """Ranks in the loss-augmented ranking, and ``max F + s epsilon L``."""
-    scores, positive, negative = _arrays(problem)
-    ranks, value = np.full(scores.shape, -1), np.full(scores.shape[0], np.nan)
-    for row in range(scores.shape[0]):
-        taken = positive[row] | negative[row]
-        score, target = scores[row, taken], positive[row, taken]
+    ranks, value = np.full(batch.scores.numel(), -1), np.full(batch.rankings, np.nan)
+    for number, items, score, target in _rankings(batch):
         finite = bool(np.isfinite(score).all())
         # A ranking with a score that is not finite has no value; its items keep some order.
-        ranks[row, taken], value[row] = reference.augmented_ranking(
-            score if finite else np.zeros_like(score), target, objective.epsilon, objective.update
-        )
-        if not finite:
-            value[row] = np.nan
-    device = problem.scores.device
-    return AugmentedRanking(torch.from_numpy(ranks).to(device), torch.from_numpy(value).to(device))
+        known = score if finite else np.zeros_like(score)
+        ranks[items], best = augmented_ranking(known, target, objective.epsilon, objective.update)
+        value[number] = best if finite else np.nan
+    return AugmentedRanking(torch.from_numpy(ranks).view(batch.shape), torch.from_numpy(value))
 
 
-def weighted_precision(scores: Tensor, positive: Tensor, negative: Tensor, weight: Tensor) -> Tensor:
-    """AP of every row, float64, with a weight an item; items that are neither positive nor negative take no part."""
-    taken = (positive | negative).cpu().numpy()
-    score, target, weights = (each.detach().cpu().double().numpy() for each in (scores, positive, weight))
-    rows = [
-        reference.weighted_average_precision(score[row, took], target[row, took], weights[row, took])
-        for row, took in enumerate(taken)
-    ]
-    return torch.tensor(rows, dtype=torch.float64, device=scores.device)
+def average_precision(batch: Batch, weight: Tensor | None = None) -> Tensor:
+    """AP of every ranking, float64."""
+    weights = None if weight is None else weight.reshape(-1).to(torch.float64).numpy()
+    value = np.full(batch.rankings, np.nan)
+    for number, items, score, target in _rankings(batch):
+        each = np.ones_like(score) if weights is None else weights[items]
+        value[number] = weighted_average_precision(score, target, each)
+    return torch.from_numpy(value)
 
 
-def _arrays(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    scores = problem.scores.detach().to("cpu", torch.float64).numpy()
-    return scores, problem.positive.cpu().numpy(), problem.negative.cpu().numpy()
+def _rankings(batch: Batch) -> Iterator[tuple[int, Ints, Floats, npt.NDArray[np.bool_]]]:
+    """Of every ranking its number, which items of the batch take part in it, their scores and which are positive."""
+    targets = batch.targets.reshape(-1)
+    positive = targets == 1 if targets.dtype != torch.bool else targets
+    taken = positive | (targets == 0)
+    wrong_targets(targets, taken, batch.ignore_index)
+    scores = batch.scores.reshape(-1).to(torch.float64).numpy()
+    is_positive, is_taken = positive.numpy(), taken.numpy()
+    ends = np.arange(batch.rankings + 1) * batch.items if batch.offsets is None else batch.offsets.numpy()
+    for number in range(batch.rankings):
+        items = ends[number] + np.flatnonzero(is_taken[ends[number] : ends[number + 1]])
+        yield number, items, scores[items], is_positive[items]
