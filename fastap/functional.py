@@ -350,7 +350,7 @@ def _ap_loss(
 ) -> Tensor:
     items = _ranked(scores, targets, dim, groups, offsets)
     scores, is_matrix = items.scores, groups is None and items.offsets is None
-    if scores.shape[items.dim] == 1 and is_matrix and (process_group is None or sharded != "items"):
+    if scores.shape[items.dim] == 1 and is_matrix and process_group is None:  # an error of one rank would be of all
         check_lengths(scores.numel(), scores.numel())
     if weight is not None:
         check_weight(weight, scores, items.dim, groups, items.offsets)

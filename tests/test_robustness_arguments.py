@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,11 +14,11 @@ import fastap
 from tests.bad_arguments import BAD, BAD_CLASSES, CLASSES, LOGITS, SCORES, SMALL_TABLE, TARGETS, refused
 
 GIVEN: dict[str, dict[str, Any]] = {
-    "direct_ap_loss": {"scores": SCORES, "targets": TARGETS},
-    "ap_hinge_loss": {"scores": SCORES, "targets": TARGETS},
-    "ap_perceptron_loss": {"scores": SCORES, "targets": TARGETS},
-    "average_precision": {"scores": SCORES, "targets": TARGETS},
-    "loss_augmented_ranking": {"scores": SCORES, "targets": TARGETS},
+    "direct_ap_loss": {"scores": SCORES, "targets": TARGETS, "dim": -1},
+    "ap_hinge_loss": {"scores": SCORES, "targets": TARGETS, "dim": -1},
+    "ap_perceptron_loss": {"scores": SCORES, "targets": TARGETS, "dim": -1},
+    "average_precision": {"scores": SCORES, "targets": TARGETS, "dim": -1},
+    "loss_augmented_ranking": {"scores": SCORES, "targets": TARGETS, "dim": -1},
     "direct_cost_loss": {"logits": LOGITS, "targets": CLASSES},
     "cost_hinge_loss": {"logits": LOGITS, "targets": CLASSES},
     "cost_perceptron_loss": {"logits": LOGITS, "targets": CLASSES},
@@ -62,8 +63,8 @@ def test_every_bad_argument_is_named(function: str, name: str) -> None:
 )
 def test_every_bad_option_of_a_module_is_named(module: str, name: str) -> None:
     for value in bad_values(module, name):
-        if name == "dim" and type(value) is int:
-            continue  # whether there is such a dimension shows when scores are there
+        if name == "dim" and (value is None or type(value) is int):
+            continue  # whether one is needed, and there is such a dimension, shows when scores are there
         if name == "cost" and isinstance(value, Tensor) and (value is SMALL_TABLE or value.device.type == "meta"):
             continue  # and so do the classes and the device
         refused(lambda: getattr(fastap, module)(**{name: value}), name, value)  # noqa: B023
@@ -71,7 +72,7 @@ def test_every_bad_option_of_a_module_is_named(module: str, name: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_bad_tensor_of_a_module_is_named(module: str) -> None:
-    loss = getattr(fastap, module)()
+    loss = getattr(fastap, module)(**({} if "Cost" in module else {"dim": -1}))
     tensors = {"logits": LOGITS, "targets": CLASSES} if "Cost" in module else {"scores": SCORES, "targets": TARGETS}
     for name in (*tensors, *(() if "Cost" in module else ("weight",))):
         for value in BAD_CLASSES if "Cost" in module and name == "targets" else BAD[name]:
@@ -89,7 +90,7 @@ class Labelled(torch.Tensor):
 
 @pytest.mark.parametrize("function", ["direct_ap_loss", "ap_hinge_loss", "ap_perceptron_loss", "average_precision"])
 def test_subclasses_of_tensors_are_tensors(function: str) -> None:
-    run = getattr(fastap, function)
+    run = partial(getattr(fastap, function), dim=-1)
     expected = run(SCORES, TARGETS)
     for scores, targets in (
         (SCORES.as_subclass(Labelled), TARGETS),

@@ -145,7 +145,8 @@ def test_every_bad_argument_is_named_with_a_group(alone: dist.ProcessGroup, func
     run = getattr(fastap, function)
     for name in inspect.signature(run).parameters:
         for value, sharded in itertools.product(BAD[name], SHARDED):
-            call = {"scores": SCORES, "targets": TARGETS, "process_group": alone, "sharded": sharded, name: value}
+            call = {"scores": SCORES, "targets": TARGETS, "dim": -1, "process_group": alone, "sharded": sharded}
+            call[name] = value
             if name in ("groups", "offsets"):
                 call |= {"scores": SCORES.view(-1), "targets": TARGETS.view(-1)}
             refused(lambda: run(**call), name, value)  # noqa: B023

@@ -420,6 +420,9 @@ WRONG: dict[str, list[Any]] = {
         torch.arange(4) - 1,
     ],
     "ignore_index": [*NO_INTS, 2**63, -(2**63) - 1],
+    "distractor_label": [*NO_INTS, 2**63, -(2**63) - 1],
+    "cameras": [*NO_TENSORS[1:], *exotic(INDEX), LABELS.float(), LABELS[:3], LABELS[None], LABELS.to(torch.uint64)],
+    "ref_cameras": [*NO_TENSORS[1:], *exotic(INDEX), LABELS.float(), LABELS[:3], LABELS[None]],
     "max_pairs": [*NO_INTS, None, 0, -1, -(2**70)],
 }
 
@@ -429,6 +432,8 @@ def arguments(name: str, value: Any) -> dict[str, Any]:
     call: dict[str, Any] = {"embeddings": ROWS, "labels": LABELS, name: value}
     if name.startswith("ref_"):
         call = {"ref_embeddings": ROWS + 1, "ref_labels": LABELS, **call}
+    if name == "ref_cameras":
+        call["cameras"] = LABELS
     return call
 
 

@@ -16,9 +16,9 @@ import fastap
 from tests.losses import LOSSES, Loss, random_batch, value_and_gradient
 
 FUNCTIONS = {
-    "positive": fastap.direct_ap_loss,
-    "negative": partial(fastap.direct_ap_loss, update="negative"),
-    "hinge": fastap.ap_hinge_loss,
+    "positive": partial(fastap.direct_ap_loss, dim=-1),
+    "negative": partial(fastap.direct_ap_loss, dim=-1, update="negative"),
+    "hinge": partial(fastap.ap_hinge_loss, dim=-1),
 }
 OFFSETS = torch.tensor([0, 9, 9, 27])
 GROUPS = torch.tensor([5, -2, 5, 5, -2, 8, 8, -2, 5] * 3)
