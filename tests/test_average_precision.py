@@ -16,7 +16,7 @@ from tests.losses import random_batch
 def test_equals_scikit_learn(levels: int, dtype: torch.dtype) -> None:
     for seed, items in enumerate([2, 3, 5, 17, 100, 1000]):
         scores, targets = random_batch(seed, 8, items, levels=levels, dtype=dtype)
-        given = fastap.average_precision(scores, targets)
+        given = fastap.average_precision(scores, targets, dim=-1)
         assert given.dtype == torch.float64
         expected = [
             average_precision_score(target, score)
@@ -38,7 +38,7 @@ def test_equals_scikit_learn_on_long_rankings(positives: int) -> None:
 def test_ignored_items_take_no_part(levels: int) -> None:
     scores, targets = random_batch(1, 10, 40, ignored=0.4, levels=levels)
     scores[targets == -1] = torch.nan
-    given = fastap.average_precision(scores, targets, ignore_index=-1)
+    given = fastap.average_precision(scores, targets, ignore_index=-1, dim=-1)
     for row in range(10):
         kept = targets[row] != -1
         expected = average_precision_score(targets[row, kept].numpy(), scores[row, kept].numpy())
@@ -51,21 +51,23 @@ def test_every_axis_can_be_ranked(dim: int) -> None:
     given = fastap.average_precision(scores, targets, dim=dim)
     assert given.shape == scores.select(dim, 0).shape
     moved = [each.movedim(dim, -1).reshape(-1, scores.shape[dim]) for each in (scores, targets)]
-    torch.testing.assert_close(given.flatten(), fastap.average_precision(*moved), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(
+        given.flatten(), fastap.average_precision(*moved, dim=-1), rtol=0, atol=0, equal_nan=True
+    )
 
 
 def test_only_the_order_matters() -> None:
     scores, targets = random_batch(3, 20, 30)
-    expected = fastap.average_precision(scores, targets)
+    expected = fastap.average_precision(scores, targets, dim=-1)
     for changed in (scores - 1e3, scores * 1e-30, scores.exp(), scores.argsort(-1).argsort(-1).double() - 100):
-        torch.testing.assert_close(fastap.average_precision(changed, targets), expected, rtol=0, atol=0)
+        torch.testing.assert_close(fastap.average_precision(changed, targets, dim=-1), expected, rtol=0, atol=0)
 
 
 def test_order_of_the_items_does_not_matter() -> None:
     scores, targets = random_batch(4, 5, 60, levels=7)
     order = torch.randperm(60, generator=torch.Generator().manual_seed(4))
-    given = fastap.average_precision(scores[:, order], targets[:, order])
-    torch.testing.assert_close(given, fastap.average_precision(scores, targets), rtol=0, atol=0)
+    given = fastap.average_precision(scores[:, order], targets[:, order], dim=-1)
+    torch.testing.assert_close(given, fastap.average_precision(scores, targets, dim=-1), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
@@ -80,9 +82,9 @@ def test_infinities_and_signed_zeros_are_scores(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("place", range(4))
 def test_nan_spoils_its_ranking_only(place: int, nan: float) -> None:
     scores, targets = random_batch(5, 3, 4)
-    before = fastap.average_precision(scores, targets)
+    before = fastap.average_precision(scores, targets, dim=-1)
     scores[1, place] = nan
-    after = fastap.average_precision(scores, targets)
+    after = fastap.average_precision(scores, targets, dim=-1)
     assert after.isnan().tolist() == [False, True, False]
     assert (after[[0, 2]] == before[[0, 2]]).all()
 
@@ -90,17 +92,17 @@ def test_nan_spoils_its_ranking_only(place: int, nan: float) -> None:
 def test_one_class_alone() -> None:
     scores = torch.tensor([[0.3, 0.1, 0.2]] * 3)
     targets = torch.tensor([[0, 0, 0], [1, 1, 1], [-1, -1, -1]])
-    given = fastap.average_precision(scores, targets, ignore_index=-1)
+    given = fastap.average_precision(scores, targets, ignore_index=-1, dim=-1)
     assert given.isnan().tolist() == [True, False, True]
     assert given[1] == 1
 
 
 def test_empty() -> None:
     assert fastap.average_precision(torch.zeros(0), torch.zeros(0)).isnan()
-    assert fastap.average_precision(torch.zeros(0, 3), torch.zeros(0, 3)).shape == (0,)
-    assert fastap.average_precision(torch.zeros(3, 0), torch.zeros(3, 0)).isnan().tolist() == [True] * 3
+    assert fastap.average_precision(torch.zeros(0, 3), torch.zeros(0, 3), dim=-1).shape == (0,)
+    assert fastap.average_precision(torch.zeros(3, 0), torch.zeros(3, 0), dim=-1).isnan().tolist() == [True] * 3
 
 
 def test_has_no_gradient() -> None:
     scores, targets = random_batch(6, 2, 9)
-    assert not fastap.average_precision(scores.requires_grad_(), targets).requires_grad
+    assert not fastap.average_precision(scores.requires_grad_(), targets, dim=-1).requires_grad

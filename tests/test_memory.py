@@ -172,7 +172,7 @@ def test_a_loss_that_is_kept_keeps_nothing_once_it_has_gone_backward(
 
     monkeypatch.setattr(ops, "_solve", watched)
     leaf = torch.randn(3, 40, requires_grad=True)
-    loss = fastap.direct_ap_loss(leaf * 1, torch.rand(3, 40) < 0.2, weight=torch.ones(3), reduction=reduction)
+    loss = fastap.direct_ap_loss(leaf * 1, torch.rand(3, 40) < 0.2, weight=torch.ones(3), reduction=reduction, dim=-1)
     loss.sum().backward()
     gc.collect()
     assert [each() is None for each in held] == [True] * 4

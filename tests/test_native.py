@@ -329,8 +329,8 @@ def test_one_symbol_is_visible() -> None:
 
 def test_negative_views_are_read_as_they_are() -> None:
     scores, targets = random_batch(5, 2, 30)
-    expected = fastap.direct_ap_loss(scores, targets, backend="native")
-    assert fastap.direct_ap_loss(torch._neg_view(-scores), targets, backend="native") == expected
+    expected = fastap.direct_ap_loss(scores, targets, backend="native", dim=-1)
+    assert fastap.direct_ap_loss(torch._neg_view(-scores), targets, backend="native", dim=-1) == expected
 
 
 def test_long_rankings_on_a_small_stack() -> None:

@@ -76,7 +76,7 @@ def test_a_whole_weight_counts_so_many_items(dtype: torch.dtype, precision: Prec
 @pytest.mark.parametrize("levels", [0, 3])
 def test_equal_weights_are_none(levels: int, precision: Precision) -> None:
     scores, targets = random_batch(2, 20, 40, ignored=0.1, levels=levels)
-    expected = fastap.average_precision(scores, targets, ignore_index=-1)
+    expected = fastap.average_precision(scores, targets, ignore_index=-1, dim=-1)
     for size in (1.0, 0.3, 1e-300, 1e300):
         given = precision(scores, targets, torch.full_like(scores, size))
         torch.testing.assert_close(given, expected, rtol=0, atol=1e-13)
@@ -162,7 +162,7 @@ def test_no_positive_of_any_weight(precision: Precision) -> None:
 def test_empty() -> None:
     for shape in ((3, 0), (0, 3)):
         none = torch.zeros(shape)
-        given = fastap.average_precision(none, none, sample_weight=none)
+        given = fastap.average_precision(none, none, sample_weight=none, dim=-1)
         assert given.isnan().tolist() == [True] * shape[0]
 
 
@@ -234,7 +234,7 @@ def test_no_bit_depends_on_the_threads(dtype: torch.dtype) -> None:
             torch.set_num_threads(threads)
             results.append(
                 [
-                    fastap.average_precision(*batch, sample_weight=each)
+                    fastap.average_precision(*batch, sample_weight=each, dim=-1)
                     for batch, each in zip(batches, weight, strict=True)
                 ]
             )
@@ -248,11 +248,11 @@ def test_the_averages_weigh_by_the_weights() -> None:
     scores, targets = random_batch(13, 4, 50, levels=9)
     targets[2] = 0
     weight = weights(13, scores)
-    each = fastap.average_precision(scores, targets, sample_weight=weight)
+    each = fastap.average_precision(scores, targets, sample_weight=weight, dim=-1)
     support = (weight * targets).sum(1)[[0, 1, 3]]
     for average, expected in (
         ("macro", each[[0, 1, 3]].mean()),
         ("weighted", each[[0, 1, 3]] @ support / support.sum()),
     ):
-        given = fastap.average_precision(scores, targets, sample_weight=weight, average=average)
+        given = fastap.average_precision(scores, targets, sample_weight=weight, average=average, dim=-1)
         torch.testing.assert_close(given, expected, rtol=0, atol=1e-14)
