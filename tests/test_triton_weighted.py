@@ -94,7 +94,10 @@ def test_weights_of_any_size_and_wrong_ones(layout: str) -> None:
     weight[8] = torch.where(targets[8] == 1, 0.0, 1.0)  # positives that weigh nothing
     weight[9], weight[10], weight[11] = 1e-300, 5e-324, 1e306
     weight[12].masked_fill_(targets[12] == 1, 1.7e308)
-    weight[13], weight[13, :2] = 0.0, torch.tensor([1e308, 1.5e308]).double()  # more than the largest number
+    weight[13], weight[13, :2] = (
+        0.0,
+        torch.tensor([1e308, 1.5e308], dtype=torch.float64),
+    )  # beyond the largest
     targets[12, :2], targets[13, :2] = 1, torch.tensor([1, 0])
     scores[13, :2] = 0
     given = precision(layout, scores, targets, weight)

@@ -34,10 +34,11 @@ def run_ragged(
     s = value if is_metric else inputs.empty(items, dtype=torch.float64)
     rows = order if is_metric else inputs.empty(6 * items, dtype=torch.int32)
     sums = value if is_metric else inputs.empty(2 * items, dtype=torch.float64)
-    if out is None:
+    if out is None and inputs.scores.dtype == torch.float64 and not is_metric:
+        out = inputs.empty(items, dtype=torch.float64)
+    elif out is None:
         # See `run_short`.
-        wide = inputs.scores.dtype == torch.float64
-        out = value if is_metric else sums[items:] if wide else rows[items : 2 * items].view(torch.float32)
+        out = value if is_metric else rows[4 * items : 5 * items].view(torch.float32)
     ragged.ragged_rankings[(launch.programs,)](
         inputs.scores, inputs.offsets, groups, order,
         out, value, value if takes_part is None else takes_part,
