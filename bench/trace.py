@@ -30,7 +30,7 @@ _STAGES = {
     "prefix sums": r"sum_tiles|split_classes|cut_rankings|aten::cumsum_?|.*DeviceScan.*|.*tensor_kernel_scan.*",
     "repair": r"find_extremes|mark_tiles|settle_tiles|finish_rankings",
     "dynamic program": r"solve_whole|advance_wave|trace_checkpoints|solve_segments",
-    "gradient": r"sum_rows|sum_rankings|write_items|reduce_losses",
+    "gradient": r"sum_rows|sum_rankings|write_items|reduce_losses|weigh_(rankings|ragged)",
     "all stages": r"short_rankings|ragged_rankings",
 }
 # In place, and yet no number is touched.

@@ -23,10 +23,12 @@ if not is_installed():
     stand_in_for_installation()
 
 import fastap
-from fastap.backends.triton import launch, solve
-from fastap.backends.triton.launch import LongLaunch, ShortLaunch
+from fastap.backends import triton as backend
+from fastap.backends.triton import launch
+from fastap.backends.triton.inputs import architecture
+from fastap.backends.triton.launch import ShortLaunch, TiledLaunch
 
-Launch = ShortLaunch | LongLaunch
+Launch = ShortLaunch | TiledLaunch
 # rankings, items, positives of each
 SHORT_SHAPES = ((4096, 100, 5), (1024, 500, 20), (80, 1024, 100), (4096, 1000, 20), (256, 4096, 50))
 LONG_SHAPES = ((1, 110_000, 10_000), (1, 1_010_000, 10_000), (64, 65_536, 1_000))
@@ -49,7 +51,7 @@ def short_candidates(present: ShortLaunch, nvidia: bool) -> Iterator[ShortLaunch
             yield launch.short_launch(present.items, warps, nvidia)
 
 
-def long_candidates(present: LongLaunch, nvidia: bool) -> Iterator[LongLaunch]:
+def long_candidates(present: TiledLaunch, nvidia: bool) -> Iterator[TiledLaunch]:
     for warps in (2, 4, 8):
         yield replace(present, tiles=launch.tiles_for(warps, nvidia))
     for items in (512, 2048, 4096):
@@ -58,7 +60,7 @@ def long_candidates(present: LongLaunch, nvidia: bool) -> Iterator[LongLaunch]:
         yield replace(present, tiles=replace(present.tiles, search_rows=rows))
 
 
-def dp_candidates(present: LongLaunch) -> Iterator[LongLaunch]:
+def dp_candidates(present: TiledLaunch) -> Iterator[TiledLaunch]:
     assert present.waves is not None
     for columns, warps in ((1024, 4), (2048, 4), (2048, 8), (4096, 16)):
         for stripes in ((6, 2), (12, 3), (24, 5), (48, 10)):
@@ -67,9 +69,9 @@ def dp_candidates(present: LongLaunch) -> Iterator[LongLaunch]:
 
 def seconds(call: Callable[[], object], present: Launch, candidate: Launch) -> float | None:
     """Median time with the candidate in place of the present launch; None if it gives another result or none."""
-    with mock.patch.object(solve, "launch_for", return_value=present):
+    with mock.patch.object(backend, "launch_for", return_value=present):
         expected = call()
-    with mock.patch.object(solve, "launch_for", return_value=candidate):
+    with mock.patch.object(backend, "launch_for", return_value=candidate):
         try:
             same = torch.allclose(torch.as_tensor(call()), torch.as_tensor(expected), rtol=1e-6, atol=1e-7)
         except Exception as error:  # a candidate that cannot be compiled or launched is no candidate
@@ -84,7 +86,7 @@ def median_seconds(call: Callable[[], object]) -> float:
 
 def tune(shape: tuple[int, int, int], update: str, method: str, device: str) -> None:
     scores, targets = problem(*shape, device)
-    name = solve.architecture(scores.device)
+    name = architecture(scores.device)
     present = launch.launch_for(shape[0], shape[1], shape[1], scores.dtype, name)
     nvidia = name.startswith("sm_")
     if isinstance(present, ShortLaunch):

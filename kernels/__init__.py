@@ -3,20 +3,29 @@
 Home of the ``@triton.jit`` functions. Nothing here imports from the rest of ``fastap``: shapes, checks, autograd and
 launches belong to the package, which calls down into this folder (``fastap/backends/triton``).
 
-===============  =====================================================================================
-``fused``        short rankings: everything in one launch
-``ragged``       rankings of different lengths: keys, and what follows the sort
-``layout``       long rankings: keys, counts, the split by class, prefix sums
-``radix``        the sort of long rows
-``long``         the stages of long rankings after the split
-``wave``         the dynamic program over all columns of long rankings
-``reduce``       losses to one number
-===============  =====================================================================================
+============  ==========================================================================================
+whole rankings
+--------------------------------------------------------------------------------------------------------
+``short``     short rankings: everything in one launch
+``tiled``     long rankings: a launch a stage, over tiles of all of them
+``ragged``    rankings of different lengths: keys, and what follows the sort
+``weighted``  average precision of weighted items
+============  ==========================================================================================
 
-What those are made of: ``keys`` (scores as integers, classes, flags), ``terms`` (the formulas), ``search`` (each row
-alone), ``blocks``, ``pool`` and ``proof`` (rows in conflict), ``program`` (the dynamic program of one block),
-``gaps`` (scores too far apart for their sums), ``resolve`` (all of these for one ranking), ``outcome`` (value and
-gradient), ``whole`` (from the sorted ranking to both), ``scans``.
+============  ==========================================================================================
+stages
+--------------------------------------------------------------------------------------------------------
+``sort``      scores and targets as integers; the sort of long rows
+``split``     two classes, prefix sums; scores too far apart for their sums
+``terms``     the formulas
+``search``    each row alone
+``pool``      rows in conflict, one value a block
+``certify``   whether a block's value is the optimum, and what to do if not
+``program``   the dynamic program of one block, of last resort
+``wave``      the dynamic program over all columns of a few long rankings
+``output``    value, gradient, ranks, AP; losses to one number
+``scans``     operations of the scans
+============  ==========================================================================================
 
 Names: ``x_ptr`` pointers, ``stride_xn`` strides, ``n_rows`` sizes, ``BLOCK_N`` compile-time constants, ``o_`` offsets,
 ``m_`` masks. Offsets of rankings and planes are int64; those within a ranking are int32.

@@ -15,6 +15,27 @@ from .scans import greatest_first
 
 
 @triton.jit
+def solve_all(
+    v_ptr, s_ptr, choice_ptr, last_ptr, low_ptr, high_ptr, x_ptr, y_ptr,
+    n_positive, n_negative, centre, task,
+    BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The choices of all rows of a ranking, over all columns."""
+    for base in range(0, n_positive, BLOCK):
+        row = base + tl.arange(0, BLOCK)
+        mask = row < n_positive
+        tl.store(low_ptr + row, row * 0, mask=mask)
+        tl.store(high_ptr + row, row * 0 + n_negative, mask=mask)
+        tl.store(last_ptr + row, row * 0 + n_positive - 1, mask=mask)
+    tl.debug_barrier()
+    solve_block(
+        v_ptr, s_ptr, last_ptr, low_ptr, high_ptr, choice_ptr, x_ptr, y_ptr,
+        0, n_positive, centre, task,
+        BLOCK, COLUMNS,
+    )  # fmt: skip
+
+
+@triton.jit
 def solve_block(
     v_ptr, s_ptr, last_ptr, low_ptr, high_ptr, work_ptr, x_ptr, y_ptr,
     first, end, centre, task,

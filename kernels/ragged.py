@@ -9,10 +9,10 @@ No number is specialised on, as for short rows.
 import triton
 import triton.language as tl
 
-from .keys import IGNORED, NEGATIVE, POSITIVE, class_of, flags_of, key_of
-from .outcome import count_choices_below
-from .terms import sum_negatives
-from .whole import finish_ranking
+from .short import finish_ranking
+from .sort import IGNORED, NEGATIVE, POSITIVE, class_of, flags_of, key_of
+from .split import sum_negatives
+from .terms import count_choices_below
 
 # A group: ranking and class, of which there is one more here than elsewhere, so that a ranking knows of wrong targets.
 _WRONG_TARGET = tl.constexpr(3)
@@ -72,10 +72,10 @@ def ragged_rankings(
     start = tl.load(offsets_ptr + ranking)
     while start < n_items:
         size = (tl.load(offsets_ptr + ranking + 1) - start).to(tl.int32)
-        n_positive, n_negative, flags = _take_in(
+        n_positive, n_negative, flags = take_in(
             scores_ptr, groups_ptr + start, order_ptr + start, v_ptr + start, size, BLOCK_W
         )
-        # From where sums count: see kernels/fused.py.
+        # From where sums count: see kernels/short.py.
         centre = tl.load(v_ptr + start + n_positive // 2, mask=n_positive > 0, other=0.0)
         if LOSS != "ap":
             if n_positive > 0:
@@ -93,7 +93,7 @@ def ragged_rankings(
 
 
 @triton.jit
-def _take_in(scores_ptr, groups_ptr, order_ptr, v_ptr, size, BLOCK_W: tl.constexpr):
+def take_in(scores_ptr, groups_ptr, order_ptr, v_ptr, size, BLOCK_W: tl.constexpr):
     """The scores of a ranking into ``v``; how many of its items are of either class, and the flags."""
     positives = tl.zeros([BLOCK_W], tl.int32)
     negatives = tl.zeros([BLOCK_W], tl.int32)

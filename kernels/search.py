@@ -13,10 +13,30 @@ needs no list of open intervals: the cursor passes what a bound settles and goes
 import triton
 import triton.language as tl
 
-from .terms import highest_power, marginal, standard, task_loss
+from .terms import count_above, highest_power, marginal, standard, task_loss
 
 _NOWHERE = tl.constexpr(2**31 - 1)
 _TINY = tl.constexpr(2.2250738585072014e-308)
+
+
+@triton.jit
+def search_rows(
+    v_ptr, n_ptr, s_ptr, choice_ptr,
+    base, n_positive, n_negative, centre, task,
+    SIGN: tl.constexpr, METHOD: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr,
+):  # fmt: skip
+    """The best choice of each of ROWS rows from ``base`` on, by itself."""
+    row = base + tl.arange(0, ROWS)
+    mask = row < n_positive
+    p = tl.load(v_ptr + row, mask=mask, other=0.0)
+    if METHOD == "auto" and SIGN < 0:
+        top = count_above(n_ptr, n_negative, p, mask, True)
+        choice, _ = search_free(s_ptr, n_ptr, p, p - centre, row + 1, top, task, mask, PIECES)
+    else:
+        choice = count_above(n_ptr, n_negative, p, mask, False)
+        if METHOD == "auto":
+            choice = search_concave(n_ptr, choice, n_negative, p, row + 1, task, mask)
+    tl.store(choice_ptr + row, choice, mask=mask)
 
 
 @triton.jit

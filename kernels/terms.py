@@ -71,17 +71,16 @@ def count_above_in(v_ptr, start, size, score, mask, EQUAL: tl.constexpr):
 
 
 @triton.jit
-def sum_negatives(n_ptr, s_ptr, n_negative, centre, BLOCK: tl.constexpr):
-    """``S`` by one program; here ``n_ptr`` and ``s_ptr`` are the places of the first negative and of ``S[1]``."""
-    above = tl.full([], 0.0, tl.float64)
-    tl.store(s_ptr - 1, above)
-    for base in range(0, n_negative, BLOCK):
-        number = base + tl.arange(0, BLOCK)
-        mask = number < n_negative
-        gap = tl.where(mask, tl.load(n_ptr + number, mask=mask, other=0.0) - centre, 0.0)
-        tl.store(s_ptr + number, above + tl.cumsum(gap, axis=0), mask=mask)
-        above += tl.sum(gap, axis=0)
-    tl.debug_barrier()
+def count_choices_below(choice_ptr, n_positive, bound, mask):
+    """``#{i : a_i < bound}``: ``a`` does not fall."""
+    count = tl.zeros_like(bound)
+    step = highest_power(n_positive)
+    while step > 0:
+        further = tl.minimum(count + step, n_positive)
+        below = mask & (tl.load(choice_ptr + further - 1, mask=mask, other=0) < bound)
+        count = tl.where(below, further, count)
+        step = step // 2
+    return count
 
 
 @triton.jit

@@ -17,9 +17,9 @@ share no memory.
 import triton
 import triton.language as tl
 
-from .keys import load_ranking
 from .program import solve_block
 from .scans import greatest_first
+from .split import load_ranking
 from .terms import task_scale
 
 
@@ -34,7 +34,7 @@ def advance_wave(
 
     One program owns one stripe of one ranking, each next segment being cut into STRIPES stripes, and COLUMNS columns.
 
-    v_ptr, s_ptr, counts_ptr, centre_ptr: see :mod:`kernels.long`.
+    v_ptr, s_ptr, counts_ptr, centre_ptr: see :mod:`kernels.tiled`.
     rows_ptr: (6, rankings, n_items) int32: choice, a plane for each checkpoint but the first and the last of a segment
     (by column), what the running maxima carry (by row), what ``h`` carries (by column).
     sums_ptr: (2, rankings, n_items) float64: ``h`` (by column), running maxima (by row).
@@ -144,7 +144,7 @@ def solve_segments(
     """The choices of all rows, once the last level is traced. One program owns one segment of one ranking.
 
     A ranking with too few rows for a level is left in fewer segments. rows_ptr: choice, starts, last, low, high, work,
-    sums_ptr: x, y, see :mod:`kernels.blocks`; ``choice`` holds those of the checkpoints, which stay.
+    sums_ptr: x, y, see :mod:`kernels.pool`; ``choice`` holds those of the checkpoints, which stay.
     """
     plane = plane.to(tl.int64)
     most_segments: tl.constexpr = SEGMENTS**LEVELS

@@ -1,7 +1,7 @@
 """Compile every kernel ahead of time, for GPUs that need not be there, and read off what the compiler made of it.
 
-``python -m tests.compiled`` compares with the committed table, ``tests/compiled.json``; ``--update`` writes a new one;
-``--target sm_90`` does one target.
+``python -m tests.compiled`` prints registers, memory and time of each; ``--target sm_90`` does one target, ``--quick``
+leaves out what searches or sorts a row and takes seconds. Triton keeps binaries from run to run, by source and target.
 
 What is compiled is what the launchers ask for. They are called on tensors without memory, with a driver that names the
 target; Triton works out signature, specialisation and options of each launch as it would on that GPU, and hands them to
@@ -45,7 +45,6 @@ from torch import Tensor
 
 from fastap.types import Batch, Objective, Update
 
-TABLE = Path(__file__).with_suffix(".json")
 TARGETS = {
     "sm_80": ("cuda", 80, 32),
     "sm_90": ("cuda", 90, 32),
@@ -53,8 +52,9 @@ TARGETS = {
     "gfx942": ("hip", "gfx942", 64),
 }
 EXTRAS = ("sm_90",)
-# What the table keeps and a change of kernels may change; the rest of a measurement is a limit or a time.
-EXACT = ("registers", "shared")
+# With all of a search in them, or a sort: half a minute in the worst case.
+LONG_TO_COMPILE = ("short_rankings", "ragged_rankings", "settle_tiles", "finish_rankings")
+WORKERS = 2
 
 Numbers = dict[str, Any]
 Entry = tuple[str, str, str]  # kernel, configuration, target
@@ -121,7 +121,7 @@ def compilations(target: str) -> list[Compilation]:
     from triton import knobs
     from triton.runtime import driver
 
-    from fastap.backends.triton import solve
+    from fastap.backends import triton as backend
 
     found: dict[str, Compilation] = {}
 
@@ -135,7 +135,7 @@ def compilations(target: str) -> list[Compilation]:
     driver.set_active(_Absent(target))
     with (
         mock.patch.object(knobs.runtime, "jit_cache_hook", record),
-        mock.patch.object(solve, "architecture", return_value=target),
+        mock.patch.object(backend, "architecture", return_value=target),
     ):
         for launch in _launches(target):
             launch()
@@ -152,14 +152,14 @@ Loss = Literal["direct", "hinge", "perceptron"]
 
 
 def _launches(target: str) -> Iterator[Callable[[], object]]:
-    from fastap.backends.triton import solve
+    from fastap.backends import triton as backend
     from fastap.backends.triton.sort import radix_launch, radix_sort
 
     def losses(
         items: int, loss: Loss = "direct", update: Update = "positive", dp: bool = False, **batch: Any
     ) -> Callable[[], object]:
         objective = Objective(loss, 1.0, update, "dp" if dp else "auto")
-        return lambda: solve.losses(_batch(items, **batch), objective, torch.float64)
+        return lambda: backend.losses(_batch(items, **batch), objective, torch.float64)
 
     for items in (*_SHORT, _LONG):
         if items == _MIDDLE and target not in EXTRAS:
@@ -168,14 +168,17 @@ def _launches(target: str) -> Iterator[Callable[[], object]]:
         yield losses(items, update="negative")
         yield losses(items, dp=True)
     yield losses(_LONG, dp=True, rankings=201)  # too many for waves
-    yield lambda: solve.losses(_batch(_LONG), Objective("direct"), torch.float32)  # unless losses are reduced
+    for ragged in (False, True):
+        batch = _batch(_LONG, ragged=ragged)
+        yield lambda batch=batch: backend.average_precision(batch, torch.empty_like(batch.scores, dtype=torch.float64))
+    yield lambda: backend.losses(_batch(_LONG), Objective("direct"), torch.float32)  # unless losses are reduced
     for rankings in _RAGGED:
         yield losses(_LONG, rankings=rankings, ragged=True)
         yield losses(_LONG, update="negative", rankings=rankings, ragged=True)
         yield losses(_LONG, dp=True, rankings=rankings, ragged=True)
     for mean in (True, False):
-        yield lambda mean=mean: solve.reduce(
-            solve.losses(_batch(_LONG), Objective("direct"), torch.float64), torch.float32, mean=mean
+        yield lambda mean=mean: backend.reduce(
+            backend.losses(_batch(_LONG), Objective("direct"), torch.float64), torch.float32, mean=mean
         )
     if target not in EXTRAS:
         return
@@ -183,13 +186,13 @@ def _launches(target: str) -> Iterator[Callable[[], object]]:
     for items in (_MIDDLE, _LONG):
         yield losses(items, "hinge")
         yield losses(items, "perceptron")
-        yield lambda items=items: solve.average_precision(_batch(items))
+        yield lambda items=items: backend.average_precision(_batch(items))
         for targets in (torch.bool, torch.float32):
             yield losses(items, targets=targets)
         for scores in (torch.float16, torch.bfloat16):
             yield losses(items, scores=scores)
     for update in _UPDATES:
-        yield lambda update=update: solve.ranking(_batch(_LONG), Objective("direct", 1.0, update))
+        yield lambda update=update: backend.ranking(_batch(_LONG), Objective("direct", 1.0, update))
         yield losses(_LONG, update=update, scores=torch.float64)
         yield losses(1, update=update, rankings=1)
         yield losses(8192, update=update, wide=True)
@@ -197,17 +200,17 @@ def _launches(target: str) -> Iterator[Callable[[], object]]:
     yield losses(1, scores=torch.float64, rankings=1)
     yield losses(_LONG, dp=True, scores=torch.float64)
     yield losses(_LONG, dp=True, scores=torch.float64, rankings=201)
-    yield lambda: solve.losses(_batch(_MIDDLE), Objective("direct"), torch.float32)  # unless losses are reduced
-    yield lambda: solve.reduce(
-        solve.losses(_batch(_LONG), Objective("direct"), torch.float64), torch.float64, mean=True
+    yield lambda: backend.losses(_batch(_MIDDLE), Objective("direct"), torch.float32)  # unless losses are reduced
+    yield lambda: backend.reduce(
+        backend.losses(_batch(_LONG), Objective("direct"), torch.float64), torch.float64, mean=True
     )
     for scores in (torch.float32, torch.float64):
         for dtype in (torch.float32, torch.float64):
             batch = _batch(_LONG, scores=scores, ragged=True)
-            yield lambda batch=batch, dtype=dtype: solve.losses(batch, Objective("direct", update="negative"), dtype)
-        yield lambda batch=batch: solve.average_precision(batch)
+            yield lambda batch=batch, dtype=dtype: backend.losses(batch, Objective("direct", update="negative"), dtype)
+        yield lambda batch=batch: backend.average_precision(batch)
         for update in _UPDATES:
-            yield lambda batch=batch, update=update: solve.ranking(batch, Objective("direct", 1.0, update))
+            yield lambda batch=batch, update=update: backend.ranking(batch, Objective("direct", 1.0, update))
     yield losses(_LONG, "hinge", ragged=True)
     yield losses(_LONG, "perceptron", ragged=True)
     for targets in (torch.bool, torch.float32):
@@ -242,8 +245,8 @@ def _batch(
     return Batch(empty(scores), empty(targets), None if targets == torch.bool else -1, offsets)
 
 
-def measure(compilation: Compilation, *, count: bool = True) -> Numbers:
-    """Compile it, and read registers and memory off the result; count instructions, which takes half a second."""
+def measure(compilation: Compilation) -> Numbers:
+    """Compile it, and read registers and memory off the result."""
     import triton
     from triton import knobs
     from triton.backends.compiler import GPUTarget
@@ -264,28 +267,21 @@ def measure(compilation: Compilation, *, count: bool = True) -> Numbers:
         result = triton.compile(source, target=GPUTarget(*TARGETS[compilation.target]), options=options)
     # Of the processor, those of the assembler with it: a loaded machine takes no more of them.
     seconds = sum(os.times()[:4]) - sum(before[:4])
-    numbers = _read_nvidia(result.asm, count) if "cubin" in result.asm else _read_amd(result.asm)
+    numbers = _read_nvidia(result.asm) if "cubin" in result.asm else _read_amd(result.asm)
     return {**numbers, "shared": result.metadata.shared, "seconds": None if any(hits) else round(seconds, 2)}
 
 
-def _read_nvidia(asm: Any, count: bool) -> Numbers:
-    """From the binary, with the tool that comes with Triton; instructions are those of the machine (SASS)."""
+def _read_nvidia(asm: Any) -> Numbers:
+    """From the binary, with the tool that comes with Triton."""
     from triton import knobs
 
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"
         binary.write_bytes(asm["cubin"])
-
-        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", *["-sass"] * count, str(binary)]
+        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(binary)]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     used = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text))
-    lines = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*?);", text, re.M)
-    return {
-        "registers": int(used["REG"]),
-        **({"instructions": sum(not line.startswith("NOP") for line in lines)} if count else {}),
-        "stack": int(used["STACK"]),
-        "spilled": int(used["LOCAL"]),
-    }
+    return {"registers": int(used["REG"]), "stack": int(used["STACK"]), "spilled": int(used["LOCAL"])}
 
 
 def _read_amd(asm: Any) -> Numbers:
@@ -295,32 +291,28 @@ def _read_amd(asm: Any) -> Numbers:
     def note(name: str) -> int:
         return int(re.search(rf"^\s+-?\s*\.{name}:\s+(\d+)", text, re.M)[1])
 
-    body = text[: text.index(".section\t.rodata")]
     return {
         "registers": note("vgpr_count"),
-        "scalar registers": note("sgpr_count"),
-        "scalar spilled": note("sgpr_spill_count"),
-        "instructions": len(re.findall(r"^\t[a-z]\w+", body, re.M)),
         "stack": note("private_segment_fixed_size"),
         "spilled": note("vgpr_spill_count"),
     }
 
 
-def _try_to_measure(compilation: Compilation, count: bool) -> Numbers:
+def _try_to_measure(compilation: Compilation) -> Numbers:
     try:
-        return measure(compilation, count=count)
+        return measure(compilation)
     except Exception as error:  # whatever compilers raise
         return {"error": f"{type(error).__name__}: {error}"}
 
 
-def measure_all(targets: list[str], say: Callable[[str], None], *, count: bool) -> dict[Entry, Numbers]:
-    """Measurements of all, in as many processes as there are cores; those with most instructions first."""
-    known = {entry: numbers["instructions"] for entry, numbers in read_table()[1].items()}
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+def measure_all(targets: list[str], say: Callable[[str], None], *, quick: bool) -> dict[Entry, Numbers]:
+    """Measurements of all in a pool of processes, those that take long first."""
+    with ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool:
         work = [each for asked in pool.map(compilations, targets) for each in asked]
-        work.sort(key=lambda each: known.get(each.entry, sys.maxsize), reverse=True)
-        running = {pool.submit(_try_to_measure, each, count): each for each in work}
+        work.sort(key=lambda each: each.kernel.split(".")[1] not in LONG_TO_COMPILE)
+        if quick:
+            work = [each for each in work if each.kernel.split(".")[1] not in LONG_TO_COMPILE]
+        running = {pool.submit(_try_to_measure, each): each for each in work}
         done: dict[Entry, Numbers] = {}
         for future in as_completed(running):
             entry = running[future].entry
@@ -330,65 +322,19 @@ def measure_all(targets: list[str], say: Callable[[str], None], *, count: bool) 
     return dict(sorted(done.items()))
 
 
-def read_table() -> tuple[str, dict[Entry, Numbers]]:
-    """Triton's version, and the committed numbers."""
-    if not TABLE.exists():
-        return "", {}
-    table = json.loads(TABLE.read_text(encoding="utf-8"))
-    return table["triton"], {
-        (kernel, configuration, target): numbers
-        for kernel, configurations in table["kernels"].items()
-        for configuration, targets in configurations.items()
-        for target, numbers in targets.items()
-    }
-
-
-def write_table(version: str, measured: dict[Entry, Numbers]) -> None:
-    """One line a number of registers, so that a difference reads well."""
-    kernels: dict[str, dict[str, dict[str, Numbers]]] = {}
-    for (kernel, configuration, target), numbers in measured.items():
-        kept = {name: value for name, value in numbers.items() if name != "seconds"}
-        kernels.setdefault(kernel, {}).setdefault(configuration, {})[target] = kept
-    text = json.dumps({"triton": version, "kernels": kernels}, indent=1)
-    TABLE.write_text(re.sub(r"\{([^{}]*)\}", lambda leaf: "{" + " ".join(leaf[1].split()) + "}", text) + "\n", "utf-8")
-
-
-def changes(measured: dict[Entry, Numbers], committed: dict[Entry, Numbers]) -> list[str]:
-    """How the measurements differ from the table: a line each."""
-    lines = [f"not in the table: {' | '.join(entry)}" for entry in measured.keys() - committed.keys()]
-    lines += [f"only in the table: {' | '.join(entry)}" for entry in committed.keys() - measured.keys()]
-    for entry in measured.keys() & committed.keys():
-        was, is_ = ({name: numbers.get(name) for name in EXACT} for numbers in (committed[entry], measured[entry]))
-        if was != is_:
-            lines.append(f"{' | '.join(entry)}: was {was}, is {is_}")
-    return sorted(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--update", action="store_true", help=f"write {TABLE.name}")
     parser.add_argument("--target", nargs="+", choices=TARGETS, default=list(TARGETS))
-    parser.add_argument("--json", type=Path, help="write to that file, seconds with it; compare nothing")
+    parser.add_argument("--quick", action="store_true", help="only what takes no seconds to compile")
+    parser.add_argument("--json", type=Path, help="write to that file")
     options = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET", "0") == "1":
         parser.error("TRITON_INTERPRET is set: the interpreter compiles nothing")
-    import triton
-
-    measured = measure_all(options.target, print, count=options.update)
+    measured = measure_all(options.target, print, quick=options.quick)
     if options.json:
         options.json.write_text(json.dumps([[*entry, numbers] for entry, numbers in measured.items()]), "utf-8")
-        return
-    version, committed = read_table()
     failed = [f"{' | '.join(entry)}: {numbers['error']}" for entry, numbers in measured.items() if "error" in numbers]
-    measured = {entry: numbers for entry, numbers in measured.items() if "error" not in numbers}
-    others = {entry: numbers for entry, numbers in committed.items() if entry[2] not in options.target}
-    if options.update:
-        write_table(triton.__version__, dict(sorted({**others, **measured}.items())))
-        sys.exit("\n".join(failed) or 0)
-    if version != triton.__version__:
-        sys.exit(f"the table is of Triton {version}, this is {triton.__version__}")
-    found = changes(measured, {entry: committed[entry] for entry in committed.keys() - others.keys()})
-    sys.exit("\n".join(failed + found) or 0)
+    sys.exit("\n".join(failed) if failed and not options.json else 0)
 
 
 if __name__ == "__main__":

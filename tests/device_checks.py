@@ -228,7 +228,7 @@ def check_rankings(batch: Batch, update: str, device: Device, dtype: torch.dtype
 
 
 def check_metric(batch: Batch, device: Device, dtype: torch.dtype) -> None:
-    """AP of every ranking is that of the torch backend on a CPU, ties and all."""
+    """AP of every ranking is that of the CPU, ties and all."""
     scores, targets, _ = _tensors(batch, dtype)
     expected = fastap.average_precision(scores.double(), targets, ignore_index=-1)
     with poisoned():
@@ -274,7 +274,7 @@ def _alone(lengths: tuple[int, ...], dtype: torch.dtype) -> tuple[Any, Iterator[
 
 
 def check_ragged(name: str, device: Device, dtype: torch.dtype, lengths: tuple[int, ...], method: str = "auto") -> None:
-    """Rankings of those lengths together, each against the torch backend in float64; ``epsilon`` 1."""
+    """Rankings of those lengths together, each against the CPU's engine in float64; ``epsilon`` 1."""
     (scores, targets, offsets), rankings = _alone(lengths, dtype)
     options = {} if name == "perceptron" else {"method": method}
     with poisoned():
@@ -286,7 +286,7 @@ def check_ragged(name: str, device: Device, dtype: torch.dtype, lengths: tuple[i
     assert gradient.dtype == dtype
     assert (value[torch.tensor(lengths) == 0] == 0).all()
     for number, where, score, target in rankings:
-        expected, slope = value_and_gradient(LOSSES[name], score, target, ignore_index=-1, backend="torch")
+        expected, slope = value_and_gradient(LOSSES[name], score, target, ignore_index=-1)
         rounding = 1e-12 if dtype == torch.float64 else 2.0**-23
         torch.testing.assert_close(value[number].double(), expected[0], rtol=rounding, atol=rounding)
         allowed = max(1e-6 if dtype != torch.float64 else 1e-12, 2 * ROUNDING[dtype])
@@ -311,7 +311,7 @@ def check_ragged_ranking(
         assert (ranks[where][~taken] == -1).all()
         order = sorted(ranks[where][taken].tolist())
         assert order == list(range(len(order)))
-        expected = fastap.loss_augmented_ranking(score, target, update=update, ignore_index=-1, backend="torch").value
+        expected = fastap.loss_augmented_ranking(score, target, update=update, ignore_index=-1).value
         torch.testing.assert_close(value[number], expected[0], rtol=1e-12, atol=1e-12, equal_nan=True)
         if not expected.isnan():
             given = score[0, taken].numpy(), target[0, taken].numpy() == 1, ranks[where][taken].numpy()
@@ -332,12 +332,12 @@ def check_ragged_metric(device: Device, dtype: torch.dtype, lengths: tuple[int, 
 def check_long(
     scores: Tensor, targets: Tensor, update: str, device: Device, *, method: str = "auto", unique: bool = True
 ) -> None:
-    """A batch too large for the dynamic program in NumPy, against the torch backend in float64; ``epsilon`` 1.
+    """A batch too large for the dynamic program in NumPy, against the CPU's engine in float64; ``epsilon`` 1.
 
     Sums of millions of scores tell choices apart that differ by less than their rounding: where the optimum is unique
     but for such ties, one entry in a thousand may differ, and all together by 1e-5.
     """
-    expected, expected_gradient = value_and_gradient(LOSSES[update], scores.double(), targets, backend="torch")
+    expected, expected_gradient = value_and_gradient(LOSSES[update], scores.double(), targets)
     with poisoned():
         given, gradient = _solve(update, scores.to(device), targets.to(device), 1.0, method, ignore_index=None)
         ranks, value = fastap.loss_augmented_ranking(
@@ -350,7 +350,7 @@ def check_long(
         differs = off > 1e-9 * expected_gradient.abs().max() + 1e-6 * expected_gradient.abs()
         assert int(differs.sum()) <= 1e-3 * differs.numel()
         assert float(off.sum()) <= 1e-5 * float(expected_gradient.abs().sum())
-    best = fastap.loss_augmented_ranking(scores.double(), targets, update=update, backend="torch").value
+    best = fastap.loss_augmented_ranking(scores.double(), targets, update=update).value
     torch.testing.assert_close(value.cpu(), best, rtol=RELATIVE, atol=1e-12 * scale)
     for row in range(scores.shape[0]):
         attained = _attained(scores[row].double().numpy(), targets[row].numpy() == 1, ranks[row].cpu().numpy(), update)

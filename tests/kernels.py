@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastap.backends import INTERPRETS_TRITON
-from fastap.backends.triton.launch import LongLaunch, RaggedLaunch, ShortLaunch, Tiles, Waves
+from fastap.backends.triton.launch import RaggedLaunch, ShortLaunch, TiledLaunch, Tiles, Waves
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -53,9 +53,9 @@ def small_short_launch(items: int) -> ShortLaunch:
     return ShortLaunch(max(TILE, 1 << (items - 1).bit_length()), 2 * TILE, TILES)
 
 
-def small_long_launch() -> LongLaunch:
+def small_tiled_launch() -> TiledLaunch:
     """Several programs a ranking of a few dozen items, and several tiles to add up at a time."""
-    return LongLaunch(TILE, 2, 2, TILES, 1, Waves(2, (2, 1), TILE, 1, None))
+    return TiledLaunch(TILE, 2, TILE, 2, TILES, 1, Waves(2, (2, 1), TILE, 1, None))
 
 
 @contextmanager
@@ -78,10 +78,10 @@ def poisoned() -> Iterator[None]:
 @contextmanager
 def few_programs(programs: int = 3) -> Iterator[None]:
     """Ragged rankings in small tiles, memory full of NaN, and at most so many programs."""
-    from fastap.backends.triton import solve
+    from fastap.backends import triton
 
     def launch(rankings: int, items: int, architecture: str) -> RaggedLaunch:
         return RaggedLaunch(TILE, 1, TILE, min(rankings, programs), TILES)
 
-    with mock.patch.object(solve, "ragged_launch", launch), poisoned():
+    with mock.patch.object(triton, "ragged_launch", launch), poisoned():
         yield

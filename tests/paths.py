@@ -30,14 +30,14 @@ def solving(path: str) -> Iterator[None]:
     Of the Triton backend, rankings and float64 scores have one path only.
     """
     if path in TRITON_PATHS:
-        from fastap.backends.triton import solve
-        from tests.kernels import small_long_launch, small_short_launch
+        from fastap.backends import triton
+        from tests.kernels import small_short_launch, small_tiled_launch
 
         def launch(rankings: int, items: int, positives: int, dtype: torch.dtype, architecture: str) -> object:
             long = path == "triton-long" or dtype == torch.float64
-            return small_long_launch() if long else small_short_launch(items)
+            return small_tiled_launch() if long else small_short_launch(items)
 
-        with mock.patch.object(solve, "launch_for", launch):
+        with mock.patch.object(triton, "launch_for", launch):
             yield
     else:
         yield

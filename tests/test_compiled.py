@@ -10,27 +10,24 @@ import sys
 from pathlib import Path
 
 import pytest
-import triton
 
-from tests.compiled import TARGETS, Entry, Numbers, changes, read_table
-
-pytestmark = pytest.mark.full
+from tests.compiled import LONG_TO_COMPILE, TARGETS, Entry, Numbers
 
 ROOT = Path(__file__).parents[1]
 NVIDIA = tuple(target for target in TARGETS if target.startswith("sm_"))
 
 # Seconds of a processor for one kernel. A short row of 4,096 takes 30, and nothing but short rows more than 5. A slow
 # machine takes some times that; loops unrolled by accident and quadratic passes, which this is to catch, still more.
-BUDGETS = {"fused.short_rankings": 180.0}
+BUDGETS = {"short.short_rankings": 180.0}
 BUDGET = 60.0
 
 
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[Entry, Numbers]:
-    """Of all of them, by a process without Triton's interpreter."""
+@pytest.fixture(scope="module", params=["quick", pytest.param("all", marks=pytest.mark.full)])
+def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[Entry, Numbers]:
+    """Of all of them, or those that are soon compiled, by processes without Triton's interpreter."""
     file = tmp_path_factory.mktemp("compiled") / "measured.json"
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.compiled", "--json", str(file)]
+    command = [sys.executable, "-m", "tests.compiled", "--json", str(file), *["--quick"] * (request.param == "quick")]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
     return {tuple(entry): numbers for *entry, numbers in json.loads(file.read_text(encoding="utf-8"))}
 
@@ -45,17 +42,21 @@ def named(found: dict[Entry, Numbers]) -> str:
     return "\n".join(f"{' | '.join(entry)}: {numbers}" for entry, numbers in found.items())
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_everything_compiles(measured: dict[Entry, Numbers], target: str) -> None:
-    failed = {entry: numbers for entry, numbers in measured.items() if "error" in numbers and entry[2] == target}
+def test_everything_compiles(measured: dict[Entry, Numbers]) -> None:
+    failed = {entry: numbers for entry, numbers in measured.items() if "error" in numbers}
     assert not failed, named(failed)
 
 
-def test_every_launch_is_there(measured: dict[Entry, Numbers]) -> None:
+def test_every_launch_is_there(measured: dict[Entry, Numbers], request: pytest.FixtureRequest) -> None:
     sources = (ROOT / "fastap" / "backends" / "triton").glob("*.py")
     launched = {name for file in sources for name in re.findall(r"\b\w+\.(\w+)\[\(", file.read_text(encoding="utf-8"))}
+    if "quick" in request.node.callspec.id:
+        launched -= {*LONG_TO_COMPILE}
+    for target in TARGETS:
+        found = {kernel.split(".")[1] for kernel, _, its_target in measured if its_target == target}
+        # The radix sort is not chosen yet, and compiled for one target.
+        assert launched - found <= {"count_digits", "scan_tiles", "scatter"}
     assert {kernel.split(".")[1] for kernel, _, _ in measured} == launched
-    assert {target for _, _, target in measured} == set(TARGETS)
 
 
 def test_nothing_spills(compiled: dict[Entry, Numbers]) -> None:
@@ -92,12 +93,3 @@ def test_compiling_takes_a_while_but_not_longer(compiled: dict[Entry, Numbers]) 
         if numbers["seconds"] is not None and numbers["seconds"] > BUDGETS.get(entry[0], BUDGET)
     }
     assert not slow, named(slow)
-
-
-def test_the_table_is_of_these_kernels(compiled: dict[Entry, Numbers]) -> None:
-    version, committed = read_table()
-    if version != triton.__version__:
-        pytest.skip(f"the table is of Triton {version}, this is {triton.__version__}")
-    found = changes(compiled, committed)
-    advice = "If all of this is meant, `python -m tests.compiled --update` writes a new table."
-    assert not found, "\n".join([*found, advice])

@@ -16,8 +16,8 @@ from fastap.backends.triton.launch import (
     MOST_ITEMS,
     MOST_SHORT_ITEMS,
     SHORT_ITEMS,
-    LongLaunch,
     ShortLaunch,
+    TiledLaunch,
     launch_for,
     short_items,
 )
@@ -54,7 +54,7 @@ def test_every_shape_has_a_launch_that_fits(rankings: int, items: int, dtype: to
         assert dtype != torch.float64
         assert items <= launch.items <= MOST_SHORT_ITEMS
     else:
-        assert isinstance(launch, LongLaunch)
+        assert isinstance(launch, TiledLaunch)
         assert is_power_of_two(launch.scan)
         assert is_power_of_two(launch.num_warps)
         assert 1 <= launch.search_programs <= items
@@ -86,8 +86,8 @@ def test_sizes_ascend_to_the_limit() -> None:
     [
         (1, torch.float32, ShortLaunch),
         (MOST_SHORT_ITEMS, torch.bfloat16, ShortLaunch),
-        (MOST_SHORT_ITEMS + 1, torch.float32, LongLaunch),
-        (1, torch.float64, LongLaunch),  # a sort key of 64 bits has no room for an index
+        (MOST_SHORT_ITEMS + 1, torch.float32, TiledLaunch),
+        (1, torch.float64, TiledLaunch),  # a sort key of 64 bits has no room for an index
     ],
 )
 def test_which_path(items: int, dtype: torch.dtype, kind: type) -> None:

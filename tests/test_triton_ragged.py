@@ -1,4 +1,4 @@
-"""Rankings of different lengths on the Triton backend: kernels against twins, results against each ranking by itself.
+"""Rankings of different lengths on the Triton backend: results against the reference of each ranking by itself.
 
 Without a GPU the kernels run in Triton's interpreter, on tiles so small that a ranking fills several, from memory full
 of NaN, and with so few programs that each has several rankings.
@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import fastap
-from fastap.backends import masked
+from fastap import backends
 from fastap.backends import triton as backend
-from fastap.backends.triton import inputs, solve, twins_ragged
+from fastap.backends.triton import inputs
 from fastap.backends.triton.launch import MOST_ITEMS, MOST_PROGRAMS, ragged_launch
 from fastap.types import Batch, Losses, Objective
 from tests import device_checks as checks
-from tests.kernel_batches import SEARCH, agree, bits_of, memory
+from tests.kernel_batches import memory
 from tests.kernels import DEVICE, TILE, few_programs, interpreted, quiet
 from tests.losses import LOSSES, value_and_gradient
 
@@ -97,7 +97,7 @@ def near(given: Tensor, expected: Tensor) -> None:
 
 
 def check_losses(batch: Batch, objective: Objective, dtype: torch.dtype = torch.float64) -> Losses:
-    """Every ranking against the torch backend's result for it alone, and the value against the oracle's."""
+    """Every ranking against the reference of it alone."""
     result = on(batch, objective, dtype)
     assert result.gradient.shape == batch.scores.shape
     assert result.gradient.dtype == (torch.float64 if batch.scores.dtype == torch.float64 else torch.float32)
@@ -105,9 +105,8 @@ def check_losses(batch: Batch, objective: Objective, dtype: torch.dtype = torch.
         if alone is None:
             assert (result.loss[number], result.takes_part[number]) == (0, False)
             continue
-        expected = masked.TORCH.losses(alone, objective, torch.float64)
+        expected = backends.get("reference", alone.scores.device).losses(alone, objective, torch.float64)
         near(result.loss[number], expected.loss[0])
-        near(result.loss[number], masked.REFERENCE.losses(alone, objective, torch.float64).loss[0])
         near(result.gradient[where], expected.gradient[0])
         assert result.takes_part[number] == expected.takes_part[0]
     return result
@@ -116,7 +115,7 @@ def check_losses(batch: Batch, objective: Objective, dtype: torch.dtype = torch.
 # Every ranking by itself
 
 
-@pytest.mark.parametrize("method", ["auto", "dp"])
+@pytest.mark.parametrize("method", ["auto", pytest.param("dp", marks=pytest.mark.full)])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_losses(name: str, method: str) -> None:
     objective = OBJECTIVES[name]
@@ -127,7 +126,9 @@ def test_losses(name: str, method: str) -> None:
     assert (result.loss > 0).sum() >= 3
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "negative" else pytest.mark.full) for name in OBJECTIVES]
+)
 def test_ties(name: str) -> None:
     batch = draw(2, (9, 0, TILE + 5), levels=4)
     batch.scores[:9] = torch.where(torch.arange(9) % 2 > 0, -0.0, 0.0)
@@ -140,9 +141,9 @@ def test_ties(name: str) -> None:
     same(permuted.gradient, result.gradient[order])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, *(pytest.param(dtype, marks=pytest.mark.full) for dtype in DTYPES)])
 def test_score_types(dtype: torch.dtype) -> None:
-    for name in ("positive", "negative"):
+    for name in ("perceptron", "negative"):
         check_losses(draw(3, (8, 1, 0, TILE + 3), dtype=dtype), OBJECTIVES[name], torch.float32)
 
 
@@ -158,6 +159,7 @@ def test_target_types(dtype: torch.dtype, index: int | None) -> None:
         same(one, other)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("method", ["auto", "dp"])
 @pytest.mark.parametrize("update", ["positive", "negative"])
 def test_ranking(update: str, method: str) -> None:
@@ -170,35 +172,13 @@ def test_ranking(update: str, method: str) -> None:
             if alone is None:
                 assert value[number].isnan()
                 continue
-            expected = masked.TORCH.ranking(alone, objective)
+            expected = backends.get("reference", alone.scores.device).ranking(alone, objective)
             near(value[number], expected.value[0])
             if batch.scores.dtype == torch.float32:  # or there is another ranking as good
                 same(ranks[where], expected.ranks[0])
             taken = alone.targets[0] >= 0
             assert sorted(ranks[where][taken].tolist()) == list(range(int(taken.sum())))
             assert (ranks[where][~taken] == -1).all()
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-def test_average_precision(dtype: torch.dtype) -> None:
-    batch = draw(7, (TILE + 9, 4, 0, 6, 9, 5, 1, 0, 8, 0), levels=9, dtype=dtype)
-    starts = batch.offsets[:-1].tolist()
-    batch.targets[starts[1] : starts[2]] = 0
-    batch.targets[starts[3] : starts[4]] = 1
-    batch.scores[starts[3] + 1] = -torch.inf
-    batch.targets[starts[4] : starts[4] + 2] = torch.tensor([1, 0])
-    batch.scores[starts[4]], batch.scores[starts[4] + 1] = torch.inf, torch.inf
-    batch.scores[starts[5] + 2], batch.targets[starts[5] + 2] = torch.nan, 1
-    batch.targets[starts[6]] = 1
-    batch.targets[starts[8] + 1], batch.targets[starts[8] + 2] = 1, 2  # wrong
-    with few_programs():
-        given = backend.average_precision(moved(batch)).cpu()
-    assert given.dtype == torch.float64
-    assert given.isnan().tolist() == [False, True, True, False, False, True, False, True, True, True]
-    for number, _, alone in pieces(batch):
-        if alone is not None and number != 8:
-            near(given[number], masked.TORCH.average_precision(alone)[0])
-    assert given[6] == 1
 
 
 def test_one_class_only() -> None:
@@ -218,32 +198,6 @@ def test_one_class_only() -> None:
 
 
 # One spoils no other
-
-
-@pytest.mark.parametrize(
-    ("name", "dtype"), [*((name, torch.float32) for name in OBJECTIVES), ("perceptron", torch.float64)]
-)
-def test_a_spoiled_ranking_spoils_no_other(name: str, dtype: torch.dtype) -> None:
-    batch = draw(9, (5, TILE + 2, 0, 4, 5, 4, 5), dtype=dtype)
-    starts = batch.offsets.tolist()
-    batch.targets[starts[0] : starts[0] + 3] = torch.tensor([-1, 1, 0])
-    clean = on(batch, OBJECTIVES[name])
-    batch.scores[starts[0]] = torch.nan  # takes no part
-    batch.scores[starts[1]], batch.scores[starts[3] + 1] = torch.nan, torch.inf
-    batch.targets[starts[5]] = 7
-    result = on(batch, OBJECTIVES[name])
-    lost = {1, 3, 5}
-    for number, where, alone in pieces(batch):
-        assert bool(result.loss[number].isnan()) == (number in lost)
-        if number not in lost:
-            same(result.loss[number], clean.loss[number])
-            same(result.gradient[where], clean.gradient[where])
-        elif alone is not None:
-            # Of a ranking with a wrong target nobody knows what takes part.
-            taken = (alone.targets[0] >= 0) | (number == 5)
-            assert result.gradient[where][taken].isnan().all()
-            assert (result.gradient[where][~taken] == 0).all()
-    same(result.takes_part, clean.takes_part)
 
 
 def test_a_wrong_target_alone_takes_part() -> None:
@@ -290,7 +244,7 @@ def test_empty_rankings_at_the_end_cost_nothing() -> None:
     first = on(batch, OBJECTIVES["perceptron"])
     offsets = torch.nn.functional.pad(batch.offsets, (0, 5000), value=batch.items)
     padded = Batch(batch.scores, batch.targets, -1, offsets)
-    with mock.patch.object(kernels, "_take_in", wraps=kernels._take_in) as seen:
+    with mock.patch.object(kernels, "take_in", wraps=kernels.take_in) as seen:
         result = on(padded, OBJECTIVES["perceptron"], programs=7)
     if DEVICE == "cpu":
         assert seen.call_count == 2
@@ -303,14 +257,6 @@ def test_empty_rankings_at_the_end_cost_nothing() -> None:
     for each in (value, metric):
         assert each.isfinite().tolist() == [True] * 2 + [False] * 5000
     assert ranks.shape == (13,)
-
-
-def test_scores_too_large_to_be_summed() -> None:
-    batch = draw(12, (6, 7), ignored=0.0, dtype=torch.float64)
-    batch.scores[:6] = (1 - 2 * batch.targets[:6]) * 1e308
-    result = on(batch, OBJECTIVES["positive"])
-    assert result.loss.isnan().tolist() == [True, False]
-    assert result.gradient.isnan().tolist() == [True] * 6 + [False] * 7
 
 
 # Weights, and what a user sees
@@ -335,7 +281,7 @@ def test_reduce(mean: bool, dtype: torch.dtype) -> None:
     assert share is not None
     assert (share == 0).all()
     for most in (4, 3):  # a kernel, and what takes over from it
-        with mock.patch.object(solve, "_REDUCED_BY_ONE", most):
+        with mock.patch.object(backend, "_REDUCED_BY_ONE", most):
             total, share = backend.reduce(losses, dtype, mean=mean)
         torch.testing.assert_close(total.cpu(), torch.tensor(0.5 if mean else 1.5, dtype=dtype))
         assert (share is None) == (not mean)
@@ -345,7 +291,7 @@ def test_reduce(mean: bool, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_groups_and_weights(name: str) -> None:
-    """What the torch backend makes of the same call."""
+    """What the reference makes of the same call."""
     batch = draw(13, (5, 6, 2, 4))
     generator = torch.Generator().manual_seed(13)
     order = torch.randperm(batch.items, generator=generator)
@@ -354,7 +300,7 @@ def test_groups_and_weights(name: str) -> None:
     call["weight_of"] = torch.tensor([0.5, 2.0, 0.0, 1.5])
     for reduction in ("mean", "none"):
         given = _called(name, {key: value.to(DEVICE) for key, value in call.items()}, "triton", reduction)
-        expected = _called(name, call, "torch", reduction)
+        expected = _called(name, call, "reference", reduction)
         for one, other in zip(given, expected, strict=True):
             torch.testing.assert_close(one.cpu(), other, rtol=1e-6, atol=1e-7)
 
@@ -372,6 +318,7 @@ def _called(name: str, call: dict[str, Tensor], backend: str, reduction: str) ->
     return value.detach(), gradient
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_checks_of_a_gpu(dtype: torch.dtype) -> None:
     with few_programs():
@@ -421,89 +368,27 @@ def test_more_items_or_rankings_than_indices() -> None:
 # Kernels
 
 
-def encoded(batch: Batch, has_ignore: bool = True) -> list[tuple[Tensor, Tensor]]:
-    """Keys and groups of the kernel and of its twin."""
-    wide = batch.scores.dtype == torch.float64
-    items = batch.items
-    assert batch.offsets is not None
-    arguments = batch.scores, batch.targets, batch.offsets
-    results = []
-    for work in (kernels.encode_ragged[(-(-items // TILE),)], twins_ragged.encode_ragged):
-        keys = memory(items, dtype=torch.int64 if wide else torch.int32)
-        groups = memory(items, dtype=torch.int32)
-        constants = (
-            {"has_ignore": has_ignore}
-            if work is twins_ragged.encode_ragged
-            else {"HAS_IGNORE": has_ignore, "BLOCK_N": TILE, "num_warps": 1}
-        )
-        work(*arguments, keys, groups, items, batch.rankings, -1, **constants)
-        results.append((keys, groups))
-    return results
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_encode_ragged(dtype: torch.dtype) -> None:
+    """Groups that ascend from ranking to ranking and in each from class to class, keys that descend with the scores."""
     batch = moved(draw(15, (0, 0, 5, 2 * TILE, 0, 3, 1, 0, 9, 0, 0), levels=5, dtype=dtype))
-    batch.scores[3], batch.scores[8], batch.scores[9] = torch.nan, torch.inf, -torch.inf
+    assert batch.offsets is not None
+    batch.scores[8], batch.scores[9] = torch.inf, -torch.inf
     batch.targets[11] = 5
-    for has_ignore in (True, False):
-        (keys, groups), (expected_keys, expected_groups) = encoded(batch, has_ignore)
-        assert torch.equal(keys, expected_keys)
-        assert torch.equal(groups, expected_groups)
-    ranking = (groups.long() >> 2) + 2**29
-    lengths = batch.offsets.diff()
-    assert torch.equal(ranking.cpu(), torch.repeat_interleave(torch.arange(11), lengths.cpu()))
-
-
-KERNELS = [
-    ("direct", 1, "auto"),
-    ("direct", -1, "auto"),
-    ("direct", -1, "dp"),
-    ("hinge", 1, "auto"),
-    ("perceptron", 1, "standard"),
-    ("ranking", 1, "dp"),
-    ("ranking", -1, "auto"),
-    ("ap", 1, "standard"),
-]
-
-
-@pytest.mark.parametrize(("loss", "sign", "method"), KERNELS)
-def test_ragged_rankings(loss: str, sign: int, method: str) -> None:
-    dtype = torch.float64 if method == "dp" else torch.float32
-    batch = moved(draw(16, (0, 6, 0, TILE + 5, 1, 5, 4, 0), dtype=dtype))
-    batch.scores[1], batch.targets[1] = torch.nan, 1
-    batch.targets[-6] = 9  # in the ranking of five
-    groups = encoded(batch)[0][1]
-    order = batch.scores.argsort(descending=True, stable=True)
-    groups, second = groups[order].sort(stable=True)
-    order = order[second].int()
     items, rankings = batch.items, batch.rankings
-    types = {"ranking": torch.int64, "ap": torch.float32}
-    results = []
-    for work in (kernels.ragged_rankings[(2,)], twins_ragged.ragged_rankings):
-        out = memory(items, dtype=types.get(loss, dtype))
-        value, takes_part = memory(rankings, dtype=torch.float64), memory(rankings, dtype=torch.int8)
-        scratch = [
-            memory(size * items, dtype=each)
-            for size, each in ((1, torch.float64), (1, torch.float64), (6, torch.int32), (2, torch.float64))
-        ]
-        constants = (
-            {"loss": loss, "sign": sign, "method": method}
-            if work is twins_ragged.ragged_rankings
-            else {"LOSS": loss, "SIGN": sign, "METHOD": method, **SEARCH, "BLOCK_W": TILE}
-        )
-        work(
-            batch.scores, batch.offsets, groups, order, out, value, takes_part, *scratch,
-            items, rankings, bits_of(0.7), **constants,
+    ranking = torch.repeat_interleave(torch.arange(rankings), batch.offsets.diff().cpu())
+    for has_ignore in (True, False):
+        keys = memory(items, dtype=torch.int64 if dtype == torch.float64 else torch.int32)
+        groups = memory(items, dtype=torch.int32)
+        kernels.encode_ragged[(-(-items // TILE),)](
+            batch.scores, batch.targets, batch.offsets, keys, groups, items, rankings, -1,
+            HAS_IGNORE=has_ignore, BLOCK_N=TILE, num_warps=1,
         )  # fmt: skip
-        results.append((out, value, takes_part))
-    ours, theirs = results
-    agree(ours[0][None], theirs[0][None], rounding=1e-6 if dtype == torch.float32 else 1e-12)
-    agree(ours[1][:, None], theirs[1][:, None], rounding=1e-12)
-    assert torch.equal(ours[2], theirs[2])
-    assert ours[1].isfinite().sum() >= 2
-    if loss not in ("ap", "ranking"):
-        assert ours[2].tolist()[:-1] == [0, 1, 0, 1, 0, 1, 1]
+        targets = batch.targets.cpu()
+        group = torch.where(targets == 1, 0, torch.where(targets == 0, 1, 3))
+        group[(targets == -1) & has_ignore] = 2
+        assert torch.equal(groups.cpu().long() - 4 * (ranking - 2**29), group)
+        assert torch.equal(keys[:, None] < keys, batch.scores[:, None] > batch.scores)
 
 
 @interpreted

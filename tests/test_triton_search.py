@@ -1,4 +1,4 @@
-"""Kernels that find the ranking: search, blocks in conflict, the dynamic program; each against its twin."""
+"""Kernels that find the ranking: search, blocks in conflict, the dynamic program; each against its definition."""
 
 from __future__ import annotations
 
@@ -11,78 +11,80 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from fastap.kernels import blocks, long, program, proof
-from fastap.kernels.proof import set_prices
+from fastap.kernels import certify, program, tiled
+from fastap.kernels.certify import set_prices
 from fastap.kernels.search import search_band
 from fastap.kernels.terms import count_above, task_scale
 from torch import Tensor
 
-from fastap.backends.triton import solve, twins
+from fastap.backends.triton.inputs import Task
 from fastap.backends.triton.launch import Waves
+from fastap.backends.triton.tiled import solve
 from tests.kernel_batches import (
     ITEMS,
-    SCAN,
+    POOLED,
     SEARCH,
     SMALL,
     UNPROVED,
-    Batch,
+    Split,
     bits_of,
-    both,
-    choices,
+    check_optimum,
     counted,
-    everything,
+    hard,
     memory,
     ranking,
-    same_optimum,
     some,
 )
-from tests.kernels import DEVICE, TILE, interpreted, quiet, small_long_launch
+from tests.kernels import DEVICE, TILE, interpreted, quiet, small_tiled_launch
 from tests.problems import KINDS
 
 pytestmark = quiet
 
 
-def search_both(batch: Batch, loss: str, sign: int, method: str, epsilon: float) -> list[Tensor]:
-    """The choices of kernel and twin, (rankings, items); what nobody is to write is the same."""
-    programs = 2
-    (result,) = both(
-        long, "search_rankings", batch.rankings * programs, batch.problem, (batch.rows(),),
-        (batch.items, programs, bits_of(epsilon)), loss, sign, method,
+def searched(batch: Split, loss: str, sign: int, method: str, epsilon: float) -> Tensor:
+    """``rows`` after the search; what nobody is to write is as it was."""
+    rows = batch.rows()
+    before = rows.clone()
+    tiled.search_rankings[(batch.rankings * 2,)](
+        *batch.problem, rows, batch.items, 2, bits_of(epsilon),
         LOSS=loss, SIGN=sign, METHOD=method, ROWS=4, PIECES=8, num_warps=1,
     )  # fmt: skip
-    ours, theirs = result
-    assert torch.equal(ours[1:], theirs[1:])
-    for number, (positives, *_) in enumerate(batch.counts.tolist()):
-        assert torch.equal(ours[0, number, positives:], theirs[0, number, positives:])
-    return [ours[0], theirs[0]]
+    solved = {number: terms.shape[0] for number, terms in batch.terms(sign, epsilon)}
+    for number in range(batch.rankings):
+        assert torch.equal(rows[0, number, solved.get(number, 0) :], before[0, number, solved.get(number, 0) :])
+    assert torch.equal(rows[1:], before[1:])
+    return rows
+
+
+def check_rows(batch: Split, choices: Tensor, sign: int, epsilon: float) -> int:
+    """Every row at its best, and what later stages count on; how many rankings there were."""
+    solved = batch.terms(sign, epsilon)
+    for number, terms in solved:
+        p, n = batch.classes(number)
+        choice = choices[number, : len(p)].cpu().long()
+        reached = terms.gather(1, choice[:, None])[:, 0]
+        assert (reached >= terms.amax(1) - 1e-14 * terms.abs().amax(1)).all()
+        if sign > 0:
+            assert (choice >= (n > p[:, None]).sum(1)).all()
+        else:
+            assert (choice <= (n >= p[:, None]).sum(1)).all()
+    return len(solved)
 
 
 @pytest.mark.parametrize("epsilon", [0.01, 1.0, 100.0])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_search_rankings(sign: int, epsilon: float) -> None:
-    batch = Batch.of(*everything(torch.float64) if epsilon == 1.0 else some(torch.float32))
-    ours, theirs = search_both(batch, "direct", sign, "auto", epsilon)
-    solved = batch.terms(sign, epsilon)
-    assert len(solved) > (len(KINDS) + 8 if epsilon == 1.0 else 4)
-    for number, terms in solved:
-        positives = terms.shape[0]
-        largest = terms.abs().amax(1)
-        reached = terms.gather(1, ours[number, :positives].long()[:, None])[:, 0]
-        assert (reached >= terms.amax(1) - 1e-14 * largest).all()
-        # What later stages count on.
-        p, n = batch.v[number, :positives, None], batch.v[number, positives : int(batch.counts[number, :2].sum())]
-        if sign > 0:
-            assert (ours[number, :positives] >= (n > p).sum(1)).all()
-        else:
-            assert (ours[number, :positives] <= (n >= p).sum(1)).all()
-    for number in {*range(batch.rankings)} - {number for number, _ in solved}:
-        assert torch.equal(ours[number], theirs[number])
+    batch = Split.of_everything(torch.float64) if epsilon == 1.0 else Split.of(*some(torch.float32))
+    rows = searched(batch, "direct", sign, "auto", epsilon)
+    assert check_rows(batch, rows[0], sign, epsilon) > (len(KINDS) + 8 if epsilon == 1.0 else 4)
 
 
 def test_search_by_score() -> None:
-    batch = Batch.of(*everything(torch.float32))
-    ours, theirs = search_both(batch, "perceptron", 1, "standard", 1.0)
-    assert torch.equal(ours, theirs)
+    batch = Split.of_everything(torch.float64)
+    rows = searched(batch, "perceptron", 1, "standard", 1.0)
+    for number, _ in batch.terms(1, 1.0):
+        p, n = batch.classes(number)
+        assert torch.equal(rows[0, number, : len(p)].cpu().long(), (n > p[:, None]).sum(1))
 
 
 @pytest.mark.parametrize("items", [1, 2, 3, 500])
@@ -92,104 +94,83 @@ def test_search_of_rows_of_many_lengths(items: int) -> None:
     scores, targets = torch.tensor(rng.standard_cauchy((3, items + 2))), torch.zeros(3, items + 2, dtype=torch.int64)
     targets[:, :2] = 1
     scores[:, :2] = scores.quantile(torch.tensor([0.02, 0.5], dtype=torch.float64), dim=1).T
-    batch = Batch.of(scores.to(DEVICE), targets.to(DEVICE))
+    batch = Split.of(scores.to(DEVICE), targets.to(DEVICE))
     for epsilon in (1e-3, 1.0, 30.0):
-        ours, _ = search_both(batch, "direct", -1, "auto", epsilon)
-        for number, terms in batch.terms(-1, epsilon):
-            reached = terms.gather(1, ours[number, :2].long()[:, None])[:, 0]
-            assert (reached >= terms.amax(1) - 1e-14 * terms.abs().amax(1)).all()
+        check_rows(batch, searched(batch, "direct", -1, "auto", epsilon)[0], -1, epsilon)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_find_extremes_and_mark_tiles(seed: int) -> None:
-    batch = Batch.of(*everything(torch.float32))
-    rows, programs = choices(batch, seed), batch.rankings * batch.row_tiles
-    inputs = batch.counts, batch.centre
-    (extremes,) = both(
-        long, "find_extremes", programs, (*inputs, rows), (memory(2, programs, dtype=torch.int32),),
-        (batch.items, batch.row_tiles), TILE, **SMALL,
+def marked(batch: Split, rows: Tensor) -> Tensor:
+    """``rows`` with blocks, which end where all rows before choose at most what all rows after do."""
+    programs = batch.rankings * batch.row_tiles
+    arrays = batch.sorted.counts, batch.sorted.centre
+    extremes = memory(2, programs, dtype=torch.int32)
+    tiled.find_extremes[(programs,)](*arrays, rows, extremes, batch.items, batch.row_tiles, **SMALL)
+    tiled.mark_tiles[(programs,)](
+        *arrays, extremes, rows, batch.items, batch.row_tiles, batch.plane, **SMALL, BLOCK_T=2
     )  # fmt: skip
-    assert torch.equal(*extremes)
-    ((ours, theirs),) = both(
-        long, "mark_tiles", programs, (*inputs, extremes[1]), (rows,), (batch.items, batch.row_tiles, batch.plane),
-        **SMALL, BLOCK_T=SCAN,
-    )  # fmt: skip
-    assert torch.equal(ours, theirs)
-    starts = ours[1][ours[1] != rows[1]]
-    assert {*starts.tolist()} == {0, 1}
-
-
-def marked(batch: Batch, sign: int, epsilon: float) -> Tensor:
-    """``rows`` as the settling finds it."""
-    rows = batch.searched(sign, epsilon)
-    extremes = memory(2, batch.rankings * batch.row_tiles, dtype=torch.int32)
-    twins.find_extremes(batch.counts, batch.centre, rows, extremes, batch.items, batch.row_tiles, TILE)
-    twins.mark_tiles(batch.counts, batch.centre, extremes, rows, batch.items, batch.row_tiles, batch.plane)
     return rows
 
 
-def runs(starts: list[int]) -> list[tuple[int, int]]:
-    """First row and row past the last of each block."""
-    firsts = [row for row, start in enumerate(starts) if start]
-    return list(zip(firsts, [*firsts[1:], len(starts)], strict=True))
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.full)])
+def test_find_extremes_and_mark_tiles(seed: int) -> None:
+    batch = Split.of_everything(torch.float64)
+    rows, generator = batch.rows(), torch.Generator().manual_seed(seed)
+    # Choices that climb, not without falls.
+    for number, terms in batch.terms(1, 1.0):
+        climb = torch.arange(len(terms)) * (0.1 + number % 3) + torch.randint(4, (len(terms),), generator=generator)
+        rows[0, number, : len(terms)] = climb.int().clamp(max=terms.shape[1] - 1).to(DEVICE)
+    before = rows.clone()
+    marked(batch, rows)
+    found = set()
+    for number, terms in batch.terms(1, 1.0):
+        choice = rows[0, number, : len(terms)].tolist()
+        starts = [row == 0 or max(choice[:row]) <= min(choice[row:]) for row in range(len(choice))]
+        assert rows[1, number, : len(terms)].tolist() == starts
+        assert rows[2, number, : len(terms)].tolist() == list(range(len(terms)))
+        assert torch.equal(rows[:, number, len(terms) :], before[:, number, len(terms) :])
+        found.update(starts)
+    assert found == {True, False}
 
 
-def settle_both(batch: Batch, sign: int, epsilon: float) -> tuple[Tensor, int]:
-    """``rows`` as the kernel settles it, checked, and how many blocks had several rows."""
-    rows = marked(batch, sign, epsilon)
-    (ours, theirs), _ = both(
-        long, "settle_tiles", batch.rankings * batch.row_tiles, batch.problem, (rows, batch.sums()),
-        (batch.items, batch.row_tiles, batch.plane, bits_of(epsilon)), sign, SIGN=sign, **SEARCH,
+def settled(batch: Split, sign: int, epsilon: float) -> tuple[Tensor, int]:
+    """``rows`` after the settling, each block at its optimum, and how many blocks had several rows.
+
+    Of the negative update level sets are: each at its optimum, which may leave them in conflict.
+    """
+    rows = marked(batch, searched(batch, "direct", sign, "auto", epsilon))
+    before = rows.clone()
+    tiled.settle_tiles[(batch.rankings * batch.row_tiles,)](
+        *batch.problem, rows, batch.sums(), batch.items, batch.row_tiles, batch.plane, bits_of(epsilon),
+        SIGN=sign, **SEARCH,
     )  # fmt: skip
     several = 0
     for number, terms in batch.terms(sign, epsilon):
-        positives = terms.shape[0]
-        choice, _, last = ours[:3, number, :positives]
-        assert ((choice >= 0) & (choice < terms.shape[1])).all()
-        for first, end in runs(rows[1, number, :positives].tolist()):
-            best = theirs[0, number, first:end]
+        rows_of = rows[:3, number, : len(terms)].cpu()
+        firsts = before[1, number, : len(terms)].nonzero()[:, 0].tolist()
+        for first, end in zip(firsts, [*firsts[1:], len(terms)], strict=True):
             if end - first == 1:
-                assert choice[first] == best[0]
+                assert rows_of[0, first] == before[0, number, first]
                 continue
             several += 1
-            if sign > 0:
-                assert (choice[first:end].diff() >= 0).all()
-                same_optimum(terms[first:end], choice[first:end], best)
-                continue
-            # Level sets: each at its optimum, which may leave them in conflict.
-            row = first
-            while row < end:
-                stop = int(last[row]) + 1
-                assert row < stop <= end
-                assert (last[row:stop] == stop - 1).all()
-                assert (choice[row:stop].diff() >= 0).all()
-                same_optimum(terms[row:stop], choice[row:stop], twins._best(terms[row:stop]).to(DEVICE))
-                row = stop
+            start = first
+            while start < end:
+                stop = end if sign > 0 else int(rows_of[2, start]) + 1
+                assert start < stop <= end
+                assert sign > 0 or (rows_of[2, start:stop] == stop - 1).all()
+                check_optimum(terms[start:stop], rows_of[0, start:stop])
+                start = stop
         # Rows beyond are nobody's.
-        assert torch.equal(ours[:, number, positives:], rows[:, number, positives:])
-    return ours, several
+        assert torch.equal(rows[:, number, len(terms) :], before[:, number, len(terms) :])
+    return rows, several
 
 
-# Kind, seed, positives of 45 items, epsilon. One block of all rows, over two tiles; one of most; several.
-POOLED = [
-    ("tied", 88723, 29, 2.931),
-    ("two-valued", 15526, 26, 2.546),
-    ("saturated", 65304, 25, 1.877),
-    ("gaussian", 33557, 20, 0.511),
-    ("cauchy", 44955, 27, 0.668),
-]
-
-
-def hard(kind: str, seed: int, n_positive: int, dtype: torch.dtype = torch.float64) -> Batch:
-    scores, targets = ranking(kind, seed, n_positive, 45 - n_positive, 45)
-    return Batch.of(scores[None].to(DEVICE, dtype), targets[None].to(DEVICE))
-
-
-@pytest.mark.parametrize(("kind", "seed", "n_positive", "epsilon"), POOLED)
-def test_settle_tiles_of_the_positive_update(kind: str, seed: int, n_positive: int, epsilon: float) -> None:
-    ours, several = settle_both(hard(kind, seed, n_positive), 1, epsilon)
+@pytest.mark.parametrize("case", POOLED, ids=lambda case: case[0])
+def test_settle_tiles_of_the_positive_update(case: tuple[str, int, int, float]) -> None:
+    batch = Split.of(*hard(case))
+    rows, several = settled(batch, 1, case[3])
     assert several
-    assert (ours[0, 0, :n_positive].diff() >= 0).all()
+    ((_, terms),) = batch.terms(1, case[3])
+    check_optimum(terms, rows[0, 0, : case[2]])
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -197,35 +178,32 @@ def test_settle_tiles_of_a_batch(sign: int) -> None:
     """Rankings with nothing to do beside one that is a single block."""
     scores, targets = some(torch.float32)
     scores[0], targets[0] = (each[:ITEMS].to(scores.device) for each in ranking("tied", 88723, TILE + 4, 20))
-    _, several = settle_both(Batch.of(scores, targets), sign, 2.9)
+    _, several = settled(Split.of(scores, targets), sign, 2.9)
     assert several or sign < 0
 
 
-@pytest.mark.parametrize(("kind", "seed", "n_positive", "epsilon"), UNPROVED)
-def test_settle_tiles_and_finish_rankings(kind: str, seed: int, n_positive: int, epsilon: float) -> None:
-    batch, another_round = hard(kind, seed, n_positive), seed == UNPROVED[0][1]
-    with counted(proof, "solve_block") as programs, counted(program, "_middle_choice") as steps:
-        settled, several = settle_both(batch, -1, epsilon)
-        falls = bool((settled[0, 0, :n_positive].diff() < 0).any())
+def finished(batch: Split, rows: Tensor, epsilon: float) -> None:
+    tiled.finish_rankings[(batch.rankings,)](
+        *batch.problem, rows, batch.sums(), batch.items, batch.plane, bits_of(epsilon), **SEARCH, BLOCK_W=2 * TILE
+    )  # fmt: skip
+    for number, terms in batch.terms(-1, epsilon):
+        check_optimum(terms, rows[0, number, : len(terms)])
+
+
+@pytest.mark.parametrize("case", UNPROVED, ids=lambda case: str(case[1]))
+def test_settle_tiles_and_finish_rankings(case: tuple[str, int, int, float]) -> None:
+    batch, another_round = Split.of(*hard(case)), case == UNPROVED[0]
+    with counted(certify, "solve_block") as programs, counted(program, "_middle_choice") as steps:
+        rows, several = settled(batch, -1, case[3])
+        falls = bool((rows[0, 0, : case[2]].diff() < 0).any())
         once = programs.call_count
-        finish_both(batch, settled, epsilon)
+        finished(batch, rows, case[3])
     assert several
     assert falls == another_round
     if DEVICE == "cpu":
         assert once >= 1
         assert programs.call_count > once or not another_round
         assert steps.call_count >= 8
-
-
-def finish_both(batch: Batch, rows: Tensor, epsilon: float) -> None:
-    (ours, theirs), _ = both(
-        long, "finish_rankings", batch.rankings, batch.problem, (rows, batch.sums()),
-        (batch.items, batch.plane, bits_of(epsilon)), **SEARCH, BLOCK_W=2 * TILE,
-    )  # fmt: skip
-    for number, terms in batch.terms(-1, epsilon):
-        choice = ours[0, number, : terms.shape[0]]
-        assert (choice.diff() >= 0).all()
-        same_optimum(terms, choice, theirs[0, number, : terms.shape[0]])
 
 
 @triton.jit
@@ -242,53 +220,58 @@ def _without_prices(
 
 
 @interpreted
-@pytest.mark.parametrize(("kind", "seed", "n_positive", "epsilon"), UNPROVED)
-def test_blocks_are_solved_whatever_is_proved(kind: str, seed: int, n_positive: int, epsilon: float) -> None:
+@pytest.mark.parametrize(
+    "case", [UNPROVED[0], *(pytest.param(each, marks=pytest.mark.full) for each in UNPROVED[1:])],
+    ids=lambda case: str(case[1]),
+)  # fmt: skip
+def test_blocks_are_solved_whatever_is_proved(case: tuple[str, int, int, float]) -> None:
     """Wide bands, and more of them."""
-    batch = hard(kind, seed, n_positive, torch.float32)
-    with (
-        mock.patch.object(blocks, "set_prices", _without_prices),
-        counted(proof, "search_band") as bands,
-    ):
-        settled, several = settle_both(batch, -1, epsilon)
-        finish_both(batch, settled, epsilon)
+    batch = Split.of(*hard(case, dtype=torch.float32))
+    with mock.patch.object(certify, "set_prices", _without_prices), counted(certify, "search_band") as bands:
+        rows, several = settled(batch, -1, case[3])
+        finished(batch, rows, case[3])
     assert several
     assert bands.call_count >= 2
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_solve_whole(sign: int) -> None:
-    batch = Batch.of(*some(torch.float32 if sign > 0 else torch.float64))
-    (ours, theirs), _ = both(
-        long, "solve_whole", batch.rankings, batch.problem, (batch.rows(), batch.sums()),
-        (batch.items, batch.plane, bits_of(0.7)), sign, SIGN=sign, **SMALL, COLUMNS=TILE,
-    )  # fmt: skip
-    check_solution(batch, ours[0], theirs[0], sign, 0.7)
-
-
-def check_solution(batch: Batch, ours: Tensor, theirs: Tensor, sign: int, epsilon: float) -> None:
-    solved = batch.terms(sign, epsilon)
+def check_solution(batch: Split, rows: Tensor, before: Tensor, sign: int) -> None:
+    solved = batch.terms(sign, 0.7)
     assert solved
     for number, terms in solved:
-        positives = terms.shape[0]
-        assert (ours[number, :positives].diff() >= 0).all()
-        same_optimum(terms, ours[number, :positives], theirs[number, :positives])
+        check_optimum(terms, rows[0, number, : len(terms)])
     for number in {*range(batch.rankings)} - {number for number, _ in solved}:
-        assert torch.equal(ours[number], theirs[number])
+        assert torch.equal(rows[0, number], before[0, number])
 
 
-@pytest.mark.parametrize(("segments", "stripes"), [(2, (2, 1)), (3, (1,)), (5, (1,))])
 @pytest.mark.parametrize("sign", [1, -1])
+def test_solve_whole(sign: int) -> None:
+    batch = Split.of(*some(torch.float32 if sign > 0 else torch.float64))
+    rows = batch.rows()
+    before = rows.clone()
+    tiled.solve_whole[(batch.rankings,)](
+        *batch.problem, rows, batch.sums(), batch.items, batch.plane, bits_of(0.7), SIGN=sign, **SMALL, COLUMNS=TILE
+    )  # fmt: skip
+    check_solution(batch, rows, before, sign)
+
+
+@pytest.mark.parametrize(
+    ("segments", "stripes", "sign"),
+    [
+        (2, (2, 1), -1),
+        (3, (1,), 1),
+        *(pytest.param(*each, marks=pytest.mark.full) for each in [(2, (2, 1), 1), (3, (1,), -1), (5, (1,), 1)]),
+        pytest.param(5, (1,), -1, marks=pytest.mark.full),
+    ],
+)
 def test_waves(sign: int, segments: int, stripes: tuple[int, ...]) -> None:
     """The same, cut across rows and columns: with fewer rows than segments, and many more."""
-    batch = Batch.of(*some(torch.float32))
-    rows, theirs = batch.rows(), batch.rows()
-    task = solve.Task("direct", sign, "dp", 0.7)
-    launch = replace(small_long_launch(), waves=Waves(segments, stripes, TILE, 1, None))
+    batch = Split.of(*some(torch.float32))
+    rows = batch.rows()
+    before = rows.clone()
+    launch = replace(small_tiled_launch(), waves=Waves(segments, stripes, TILE, 1, None))
     inputs = SimpleNamespace(rankings=batch.rankings, items=batch.items)
-    solve.solve(inputs, task, launch, solve.Sorted(*batch.arrays), rows, batch.sums())
-    twins.solve_whole(*batch.problem, theirs, batch.sums(), batch.items, batch.plane, task.epsilon_bits, sign)
-    check_solution(batch, rows[0], theirs[0], sign, 0.7)
+    solve(inputs, Task("direct", sign, "dp", 0.7), launch, batch.sorted, rows, batch.sums())
+    check_solution(batch, rows, before, sign)
 
 
 @triton.jit
@@ -317,21 +300,21 @@ def test_search_band(kind: str) -> None:
     """The least and the greatest ``a`` that is high enough, wherever between them others are not."""
     for seed, epsilon in ((1, 0.05), (2, 3.0), (3, 40.0)):
         n_positive, n_negative = 8, 70
-        batch = Batch.of(*(each[None].to(DEVICE) for each in ranking(kind, seed, n_positive, n_negative, 78)))
+        batch = Split.of(*(each[None].to(DEVICE) for each in ranking(kind, seed, n_positive, n_negative, 78)))
         ((_, terms),) = batch.terms(-1, epsilon)
-        p, n = batch.v[0, :n_positive, None], batch.v[0, n_positive:]
-        reachable = torch.arange(n_negative + 1, device=DEVICE) <= (n >= p).sum(1)[:, None]
+        p, n = batch.classes(0)
+        reachable = torch.arange(n_negative + 1) <= (n >= p[:, None]).sum(1)[:, None]
         terms = terms.where(reachable, -torch.inf)
         best, inside = terms.max(1)
         generator = torch.Generator().manual_seed(seed)
         lowest = terms.where(reachable, torch.inf).amin(1)
-        slack = torch.tensor([0.0, 1e-6, 0.05, 0.5])[torch.randint(4, (n_positive,), generator=generator)].to(DEVICE)
+        slack = torch.tensor([0.0, 1e-6, 0.05, 0.5])[torch.randint(4, (n_positive,), generator=generator)]
         largest = terms.where(reachable, 0.0).abs().amax(1)
         floor = best - slack * (best - lowest) - 1e-12 * largest
         low, high = (memory(n_positive, dtype=torch.int32) for _ in range(2))
         _find_bands[(2,)](
-            batch.v, batch.s, batch.centre, inside.int(), floor, low, high, n_positive, n_negative, bits_of(epsilon),
-            ROWS=4, PIECES=8, num_warps=1,
+            batch.sorted.v, batch.sorted.s, batch.sorted.centre, inside.int().to(DEVICE), floor.to(DEVICE), low, high,
+            n_positive, n_negative, bits_of(epsilon), ROWS=4, PIECES=8, num_warps=1,
         )  # fmt: skip
         for number in range(n_positive):
             # Within rounding of the floor either answer is right.

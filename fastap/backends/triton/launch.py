@@ -1,7 +1,7 @@
 """How kernels are launched: a pure function of the problem's shape and the device, and one frozen answer.
 
 Nothing here was tuned on a GPU yet: the sizes follow from what the compiler reports (registers, shared memory, no
-spills: ``tests/compiled.json``) and from how many programs a multiprocessor can hold. ``python -m bench.gpu`` measures.
+spills: ``tests/compiled.py``) and from how many programs a multiprocessor can hold. ``python -m bench.gpu`` measures.
 """
 
 from __future__ import annotations
@@ -63,11 +63,12 @@ class ShortLaunch:
 
 
 @dataclass(frozen=True)
-class LongLaunch:
+class TiledLaunch:
     """A launch a stage."""
 
     items: int  # items a program encodes, splits or writes
     scan: int  # tiles that a program adds up at a time
+    weighed: int  # items whose weights a program adds up at a time
     search_programs: int  # programs of a ranking that share its rows
     tiles: Tiles
     num_warps: int  # of all stages but those that search
@@ -85,9 +86,12 @@ class RaggedLaunch:
     tiles: Tiles
 
 
+Launch = ShortLaunch | TiledLaunch | RaggedLaunch
+
+
 def launch_for(
     rankings: int, items: int, positives: int, dtype: torch.dtype, architecture: str
-) -> ShortLaunch | LongLaunch:
+) -> ShortLaunch | TiledLaunch:
     """The launch for rankings of that length with at most so many positives each.
 
     ``architecture`` is ``"sm_90"`` and the like, or ``"gfx942"``; the host knows of the positives no more than
@@ -97,10 +101,11 @@ def launch_for(
     if items <= MOST_SHORT_ITEMS and dtype != torch.float64:
         return SHORT[nvidia][short_items(items)]
     few = rankings < _PROCESSORS and items > MOST_SHORT_ITEMS
-    return LongLaunch(
+    return TiledLaunch(
         # At 1,024, eight a thread, the stages need up to 155 registers, and the assembler would rather spill.
         items=512,
         scan=1024,
+        weighed=2048,
         search_programs=max(1, min(-(-positives // 8), -(-8192 // rankings))),
         tiles=tiles_for(4, nvidia),
         num_warps=4,

@@ -20,7 +20,7 @@ from fastap.kernels import ragged
 def run_ragged(
     inputs: Inputs, task: Task, launch: RaggedLaunch, out: Tensor | None, value: Tensor, takes_part: Tensor | None
 ) -> None:
-    """Fill the gradients or ranks, the value of every ranking, and whether it takes part."""
+    """Fill what is given: gradients or ranks, the value of every ranking, whether it takes part."""
     assert inputs.offsets is not None
     items = inputs.items
     groups, order = sort_flat(inputs, launch)
@@ -34,9 +34,14 @@ def run_ragged(
     s = value if is_metric else inputs.empty(items, dtype=torch.float64)
     rows = order if is_metric else inputs.empty(6 * items, dtype=torch.int32)
     sums = value if is_metric else inputs.empty(2 * items, dtype=torch.float64)
+    if out is None and inputs.scores.dtype == torch.float64 and not is_metric:
+        out = inputs.empty(items, dtype=torch.float64)
+    elif out is None:
+        # See `run_short`.
+        out = value if is_metric else rows[4 * items : 5 * items].view(torch.float32)
     ragged.ragged_rankings[(launch.programs,)](
         inputs.scores, inputs.offsets, groups, order,
-        value if out is None else out, value, value if takes_part is None else takes_part,
+        out, value, value if takes_part is None else takes_part,
         v, s, rows, sums,
         items, inputs.rankings, task.epsilon_bits,
         LOSS=task.loss, SIGN=task.sign, METHOD=task.method,

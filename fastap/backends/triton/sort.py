@@ -1,4 +1,4 @@
-"""Stable ascending sort of long rows of integers: PyTorch's own, or the radix sort of ``kernels/radix.py``.
+"""Stable ascending sort of long rows of integers: PyTorch's own, or the radix sort of ``kernels/sort.py``.
 
 Nothing here waits for the device: sizes come from shapes, every pass is made whatever the keys.
 """
@@ -11,7 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
-from fastap.kernels import radix
+from fastap.kernels import sort
 
 # Two programs to each of the 132 multiprocessors of an H100 or H200.
 _PROGRAMS = 264
@@ -95,20 +95,20 @@ def radix_sort(keys: Tensor, launch: RadixLaunch) -> tuple[Tensor, Tensor]:
     for number in range(launch.passes):
         is_last = number == launch.passes - 1
         shift, flip = number * launch.digit_bits, digits // 2 if is_last else 0
-        radix.count_digits[(rows * n_tiles,)](
+        sort.count_digits[(rows * n_tiles,)](
             source,
             table,
             n_items, n_tiles, shift, flip,
             TILE=launch.tile, DIGITS=digits, num_warps=launch.num_warps,
         )  # fmt: skip
-        radix.scan_tiles[(rows * digits // launch.scan_digits,)](
+        sort.scan_tiles[(rows * digits // launch.scan_digits,)](
             table,
             totals,
             n_tiles,
             DIGITS=digits, BLOCK_T=launch.scan_tiles, BLOCK_D=launch.scan_digits, num_warps=launch.scan_warps,
         )  # fmt: skip
         out_keys, out_index = pairs[number % 2]
-        radix.scatter[(rows * n_tiles,)](
+        sort.scatter[(rows * n_tiles,)](
             source, index, table, totals,
             out_keys, out_index,
             n_items, n_tiles, shift, flip,

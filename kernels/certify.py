@@ -1,13 +1,16 @@
-"""The negative update's conflict blocks: a price for every row that proves a candidate, and what to do if it does not.
+"""Is a block's value the optimum? A price for every row that proves a candidate, and what to do if it does not.
 
 The terms are not concave, so a pooled block is but a candidate. Lagrange prices give a bound of the block from above,
 row by row; where the candidate attains it, it is an optimum. Else an optimum of the block keeps every row close to its
 bound, which leaves a band of a few columns for the dynamic program.
+
+State is that of :mod:`kernels.pool`.
 """
 
 import triton
 import triton.language as tl
 
+from .pool import copy, find_last, pool
 from .program import solve_block
 from .scans import add_in_segment, next_set, running_max, running_min
 from .search import search_band, search_free
@@ -16,6 +19,52 @@ from .terms import count_above, marginal, standard, task_loss
 _HIGHEST = tl.constexpr(2**31 - 1)
 # Rounding of g is that of its largest part: 8 units in the last place of float64.
 _ROUNDING = tl.constexpr(8 * 2.220446049250313e-16)
+
+
+@triton.jit
+def settle(
+    v_ptr, n_ptr, s_ptr,
+    choice_ptr, starts_ptr, last_ptr, low_ptr, high_ptr, work_ptr, x_ptr, y_ptr,
+    first, end, n_negative, centre, task, stage,
+    BLOCK: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """One step of the negative update, into ``choice``.
+
+    Stage 0 searches each row by itself. Later ones take the optimum of each block that :func:`mark` left: pooling gives
+    a candidate, and prices a bound that proves it; blocks it does not prove are solved by the dynamic program in the
+    bands that the bound leaves. Stage 1 takes the level sets of the pooled blocks as blocks of their own, and leaves
+    their ends in ``last``; merged blocks are never split again.
+    """
+    if stage != 0:
+        find_last(starts_ptr, last_ptr, first, end, BLOCK)
+        pool(
+            v_ptr, n_ptr, starts_ptr, last_ptr, low_ptr, high_ptr, work_ptr, x_ptr, y_ptr,
+            first, end, n_negative, task,
+            BLOCK,
+        )  # fmt: skip
+        set_prices(
+            v_ptr, n_ptr, last_ptr, low_ptr, work_ptr, x_ptr, y_ptr,
+            first, end, n_negative, task,
+            BLOCK,
+        )  # fmt: skip
+    unproved = search_priced(
+        v_ptr, n_ptr, s_ptr, starts_ptr, low_ptr, high_ptr, work_ptr, x_ptr, y_ptr,
+        first, end, n_negative, centre, task, 1 - tl.minimum(stage, 1),
+        ROWS, PIECES,
+    )  # fmt: skip
+    # A pointer chosen at run time is beyond AMD's compiler (triton-lang/triton#10701): so two copies.
+    if stage == 0:
+        copy(high_ptr, choice_ptr, first, end, BLOCK)
+    else:
+        if stage > 1:
+            find_last(starts_ptr, last_ptr, first, end, BLOCK)
+        if unproved != 0:
+            solve_unproved(
+                v_ptr, n_ptr, s_ptr, last_ptr, low_ptr, high_ptr, work_ptr, x_ptr, y_ptr,
+                first, end, n_negative, centre, task,
+                BLOCK, ROWS, PIECES, COLUMNS,
+            )  # fmt: skip
+        copy(work_ptr, choice_ptr, first, end, BLOCK)
 
 
 @triton.jit

@@ -1,11 +1,11 @@
-"""Long rows, after the split: search, conflicts, value and gradient, each a launch over tiles of all rankings.
+"""Long rankings whole, after the split: each stage a launch over tiles of all rankings.
 
-All arrays are those of :mod:`kernels.layout`, and
+All arrays are those of :mod:`kernels.split`, and
 
 counts_ptr: (rankings, 4) int32: positives, negatives, flags. centre_ptr: (rankings,) float64.
 v_ptr, s_ptr: (rankings, n_items) float64, sorted scores and prefix sums of the negatives.
 rows_ptr: (6, rankings, n_items) int32: choice, starts, last, low, high, work; sums_ptr: (2, rankings, n_items) float64:
-x, y: one number a row, see :mod:`kernels.blocks`. plane: rankings * n_items.
+x, y: one number a row, see :mod:`kernels.pool`. plane: rankings * n_items.
 
 No number is specialised on: variants take up to 20 s to compile, and tiles of one row a thread load no vectors.
 """
@@ -13,14 +13,14 @@ No number is specialised on: variants take up to 20 s to compile, and tiles of o
 import triton
 import triton.language as tl
 
-from .blocks import begin_levels, copy, find_last, mark, settle
-from .gaps import cut_gaps, restore_scores, span_flags, value_by_score
-from .keys import FAR, NOT_FINITE, load_ranking, ranking_start, takes_part, value_unsolved
-from .outcome import ranking_value, result_at, row_sums, summed
-from .pool import pool
-from .program import solve_block
-from .resolve import search_rows
+from .certify import settle
+from .output import ranking_value, result_at, row_sums, summed, takes_part, value_by_score, value_unsolved
+from .pool import begin_levels, copy, find_last, mark, pool
+from .program import solve_all
 from .scans import next_set
+from .search import search_rows
+from .sort import FAR, NOT_FINITE, ranking_start
+from .split import cut_gaps, load_ranking, restore_scores, span_flags
 from .terms import task_scale
 
 _HIGHEST = tl.constexpr(2**31 - 1)
@@ -37,8 +37,8 @@ def cut_rankings(
 
     One program owns one ranking, and is done with most of them at once.
 
-    by_score_ptr: (rankings,) float64, see :func:`kernels.gaps.value_by_score`; not written for LOSS "perceptron", whose
-    scores stay as they are.
+    by_score_ptr: (rankings,) float64, see :func:`kernels.output.value_by_score`; not written for LOSS "perceptron",
+    whose scores stay as they are.
     """
     plane = plane.to(tl.int64)
     ranking = tl.program_id(0).to(tl.int64)
@@ -245,6 +245,28 @@ def finish_rankings(
                 )  # fmt: skip
 
 
+@triton.jit(do_not_specialize=["n_items", "plane", "epsilon_bits"])
+def solve_whole(
+    v_ptr, s_ptr, counts_ptr, centre_ptr,
+    rows_ptr, sums_ptr,
+    n_items, plane, epsilon_bits,
+    SIGN: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The dynamic program over all columns. One program owns one ranking."""
+    plane = plane.to(tl.int64)
+    ranking = tl.program_id(0).to(tl.int64)
+    n_positive, n_negative, _, centre, solvable = load_ranking(counts_ptr, centre_ptr, ranking, "direct")
+    if solvable:
+        rows_ptr += ranking * n_items
+        sums_ptr += ranking * n_items
+        solve_all(
+            v_ptr + ranking * n_items, s_ptr + ranking * n_items + n_positive - 1,
+            rows_ptr, rows_ptr + 2 * plane, rows_ptr + 3 * plane, rows_ptr + 4 * plane, sums_ptr, sums_ptr + plane,
+            n_positive, n_negative, centre, task_scale(epsilon_bits, n_negative, SIGN),
+            BLOCK, COLUMNS,
+        )  # fmt: skip
+
+
 @triton.jit(do_not_specialize=["n_items", "n_tiles"])
 def sum_rows(
     v_ptr, s_ptr, counts_ptr, centre_ptr, rows_ptr,
@@ -368,34 +390,3 @@ def write_items(
         LOSS, SIGN,
     )  # fmt: skip
     tl.store(out_ptr + start + item, result.to(out_ptr.dtype.element_ty), mask=mask)
-
-
-@triton.jit(do_not_specialize=["n_items", "plane", "epsilon_bits"])
-def solve_whole(
-    v_ptr, s_ptr, counts_ptr, centre_ptr,
-    rows_ptr, sums_ptr,
-    n_items, plane, epsilon_bits,
-    SIGN: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """The dynamic program over all columns. One program owns one ranking."""
-    plane = plane.to(tl.int64)
-    ranking = tl.program_id(0).to(tl.int64)
-    n_positive, n_negative, _, centre, solvable = load_ranking(counts_ptr, centre_ptr, ranking, "direct")
-    if solvable:
-        rows_ptr += ranking * n_items
-        sums_ptr += ranking * n_items
-        low_ptr = rows_ptr + 3 * plane
-        high_ptr = rows_ptr + 4 * plane
-        for base in range(0, n_positive, BLOCK):
-            row = base + tl.arange(0, BLOCK)
-            mask = row < n_positive
-            tl.store(low_ptr + row, row * 0, mask=mask)
-            tl.store(high_ptr + row, row * 0 + n_negative, mask=mask)
-            tl.store(rows_ptr + 2 * plane + row, row * 0 + n_positive - 1, mask=mask)
-        tl.debug_barrier()
-        solve_block(
-            v_ptr + ranking * n_items, s_ptr + ranking * n_items + n_positive - 1, rows_ptr + 2 * plane,
-            low_ptr, high_ptr, rows_ptr, sums_ptr, sums_ptr + plane,
-            0, n_positive, centre, task_scale(epsilon_bits, n_negative, SIGN),
-            BLOCK, COLUMNS,
-        )  # fmt: skip

@@ -1,6 +1,9 @@
-"""A stable radix sort of long rows, least significant digit first: three launches a digit.
+"""Keys, and the order of long rows: scores and targets as integers, and a radix sort of them.
 
-Rows are cut into tiles. The place of an item after the pass over one digit is the number of
+A key is the score's bits, mapped so that ascending signed integers are descending scores; -0.0 and 0.0 have one key.
+
+The sort is stable, least significant digit first, three launches a digit. Rows are cut into tiles. The place of an item
+after the pass over one digit is the number of
 
     items of its row with a smaller digit                 (``totals``)
     + items with its digit in the tiles before its own    (``table``)
@@ -8,13 +11,123 @@ Rows are cut into tiles. The place of an item after the pass over one digit is t
 
 A pass counts the digits of every tile (``count_digits``), sums the counts along the tiles (``scan_tiles``) and moves
 the items (``scatter``). No program waits for another one and every sum is one of whole numbers, so the order in which
-programs run cannot show.
-
-No size is specialised: one binary serves all passes over rows of any length and alignment.
+programs run cannot show. No size is specialised: one binary serves all passes over rows of any length and alignment.
 """
 
 import triton
 import triton.language as tl
+
+POSITIVE = tl.constexpr(0)
+NEGATIVE = tl.constexpr(1)
+IGNORED = tl.constexpr(2)
+
+# Flags of a ranking. A wrong target or a lost score makes a loss NaN, a NaN score the metric; scores too large to be
+# summed are as good as infinite. Of scores that are far apart the gaps are cut, see kernels/split.py.
+WRONG = tl.constexpr(1)
+NOT_FINITE = tl.constexpr(2)
+NAN = tl.constexpr(4)
+FAR = tl.constexpr(8)
+
+
+@triton.jit
+def ranking_start(ranking, n_inner, stride_outer, stride_inner):
+    """Where a ranking begins in a tensor whose leading axes make up (outer, inner)."""
+    return (ranking // n_inner) * stride_outer + (ranking % n_inner) * stride_inner
+
+
+@triton.jit
+def key_of(score):
+    """float32 to int32, float64 to int64: lower for higher scores. Finite scores never have the greatest integer."""
+    if score.dtype == tl.float64:
+        bits = score.to(tl.int64, bitcast=True)
+        sign = bits >> 63
+        magnitude = bits & 0x7FFFFFFFFFFFFFFF
+    else:
+        bits = score.to(tl.int32, bitcast=True)
+        sign = bits >> 31
+        magnitude = bits & 0x7FFFFFFF
+    return -1 - ((magnitude ^ sign) - sign)
+
+
+@triton.jit
+def score_of(key):
+    """The score of a key, 0.0 for -0.0."""
+    ascending = -1 - key
+    if key.dtype == tl.int64:
+        lowest = -0x7FFFFFFFFFFFFFFF - 1
+        score = tl.where(ascending < 0, (-ascending) | lowest, ascending).to(tl.float64, bitcast=True)
+    else:
+        lowest = -0x7FFFFFFF - 1
+        score = tl.where(ascending < 0, (-ascending) | lowest, ascending).to(tl.float32, bitcast=True)
+    return score
+
+
+@triton.jit
+def class_of(target, ignore_index, mask, HAS_IGNORE: tl.constexpr):
+    """The class of a tile of items and which targets are wrong; what lies outside the mask is ignored."""
+    is_positive = mask & (target == 1)
+    is_negative = mask & (target == 0)
+    wrong = mask & (is_positive == 0) & (is_negative == 0)
+    if HAS_IGNORE:
+        wrong = wrong & (target != ignore_index)
+    return tl.where(is_positive, POSITIVE, tl.where(is_negative, NEGATIVE, IGNORED)), wrong
+
+
+@triton.jit
+def flags_of(score, taken, wrong):
+    """The flags that a tile of items raises, a scalar."""
+    is_nan = taken & (score != score)
+    not_finite = taken & ((tl.abs(score) < float("inf")) == 0)
+    flags = tl.where(wrong, WRONG, 0) + tl.where(not_finite, NOT_FINITE, 0) + tl.where(is_nan, NAN, 0)
+    return tl.reduce(flags, 0, either)
+
+
+@triton.jit
+def either(left, right):
+    """The flags of both."""
+    return left | right
+
+
+@triton.jit(do_not_specialize=["n_tiles", "ignore_index"])
+def encode_items(
+    scores_ptr, targets_ptr,
+    keys_ptr, classes_ptr, counts_ptr,
+    n_items, n_tiles, n_inner,
+    stride_so, stride_si, stride_sn, stride_to, stride_ti, stride_tn,
+    ignore_index,
+    HAS_IGNORE: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Sort keys and classes of the items, and what each tile holds.
+
+    One program owns BLOCK_N consecutive items of one ranking. Rankings are numbered along two axes, (outer, inner).
+
+    scores_ptr, targets_ptr: (outer, inner, n_items), any strides.
+    keys_ptr: (rankings, n_items) int32, int64 for float64 scores. classes_ptr: the same in int8.
+    counts_ptr: (rankings, n_tiles, 4) int32: positives, negatives, flags, nothing.
+    """
+    program = tl.program_id(0).to(tl.int64)
+    ranking = program // n_tiles
+    tile = program % n_tiles
+    item = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    mask = item < n_items
+    score_start = ranking_start(ranking, n_inner, stride_so, stride_si)
+    target_start = ranking_start(ranking, n_inner, stride_to, stride_ti)
+    score = tl.load(scores_ptr + score_start + item * stride_sn, mask=mask, other=0.0)
+    if score.dtype != tl.float64:
+        score = score.to(tl.float32)
+    target = tl.load(targets_ptr + target_start + item * stride_tn, mask=mask, other=0)
+    group, wrong = class_of(target, ignore_index, mask, HAS_IGNORE)
+    flags = flags_of(score, group != IGNORED, wrong)
+    key = key_of(score)
+    # Ignored items go last, so that the middle of the others is where their number says.
+    last = 0x7FFFFFFFFFFFFFFF if key.dtype == tl.int64 else 0x7FFFFFFF
+    key = tl.where(group == IGNORED, last, key)
+    tl.store(keys_ptr + ranking * n_items + item, key, mask=mask)
+    tl.store(classes_ptr + ranking * n_items + item, group.to(tl.int8), mask=mask)
+    counts_ptr += 4 * program
+    tl.store(counts_ptr, tl.sum((group == POSITIVE).to(tl.int32), axis=0))
+    tl.store(counts_ptr + 1, tl.sum((group == NEGATIVE).to(tl.int32), axis=0))
+    tl.store(counts_ptr + 2, flags)
 
 
 @triton.jit(do_not_specialize=["n_items", "n_tiles", "shift", "flip"])

@@ -1,4 +1,4 @@
-"""From chosen rankings back to the items: value and gradient. Counting, no pairs.
+"""From chosen rankings back to the items, and to numbers: value, gradient, ranks, AP. Counting, no pairs.
 
 Functions for a tile of rows or of places of one ranking; a *place* is a position in its sorted order, positives first,
 then negatives, then ignored items.
@@ -7,9 +7,23 @@ then negatives, then ignored items.
 import triton
 import triton.language as tl
 
-from .gaps import standard_gaps
-from .keys import FAR, WRONG
-from .terms import count_above, count_above_in, highest_power, standard, task_loss
+from .sort import FAR, WRONG
+from .terms import count_above, count_above_in, count_choices_below, standard, task_loss
+
+
+@triton.jit
+def takes_part(n_positive, n_negative, flags):
+    """Whether a ranking counts in the mean: it has both classes, or a wrong target makes the mean NaN."""
+    return ((n_positive > 0) & (n_negative > 0)) | ((flags & WRONG) != 0)
+
+
+@triton.jit
+def value_unsolved(n_positive, n_negative, flags, LOSS: tl.constexpr):
+    """The value of a ranking that is not solvable."""
+    value = tl.full([], float("nan"), tl.float64)
+    if LOSS != "ap" and LOSS != "ranking":
+        value = tl.where(takes_part(n_positive, n_negative, flags), value, 0.0)
+    return value
 
 
 @triton.jit
@@ -69,6 +83,54 @@ def summed(n_positive, n_negative, LOSS: tl.constexpr):
 
 
 @triton.jit
+def value_by_score(
+    v_ptr, n_ptr, s_ptr, n_positive, n_negative, centre, LOSS: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """What makes up the value beside what ``F`` of the chosen ranking is above ``F(y_w)``, of the ranking by score.
+
+    That is ``F(y_w)`` for "ranking", ``F(y_w) - F(y*)`` for "hinge", all positives being above all negatives in ``y*``,
+    and nothing for "direct".
+    """
+    value = tl.full([], 0.0, tl.float64)
+    if LOSS != "direct":
+        total = tl.zeros([BLOCK], tl.float64)
+        for base in range(0, tl.maximum(n_positive, n_negative), BLOCK):
+            total += standard_gaps(v_ptr, n_ptr, base + tl.arange(0, BLOCK), n_positive, n_negative)
+        value = 2.0 * tl.sum(total, axis=0) / (n_positive.to(tl.float64) * n_negative.to(tl.float64))
+    if LOSS == "ranking":
+        total = tl.zeros([BLOCK], tl.float64)
+        for base in range(0, n_positive, BLOCK):
+            row = base + tl.arange(0, BLOCK)
+            mask = row < n_positive
+            total += tl.where(mask, tl.load(v_ptr + row, mask=mask, other=0.0) - centre, 0.0)
+        value += tl.sum(total, axis=0) / n_positive.to(tl.float64)
+        value -= tl.load(s_ptr + n_negative) / n_negative.to(tl.float64)
+    return value
+
+
+@triton.jit
+def standard_gaps(v_ptr, n_ptr, number, n_positive, n_negative):
+    """What a tile of rows and the negatives of the same numbers, from 0, add to ``sum_i (S[w_i] - w_i p_i)``.
+
+    ``w_i = #{n > p_i}``: the gaps of all pairs that the ranking by score has the wrong way round, a sum of nothing
+    negative, from gap to gap, which loses no digits to scores far away. Each gap between neighbours counts for all
+    negatives above it and all positives below it: a row has the gaps of the row before, ``w (p_before - p)`` more, and
+    those of the negatives between the two.
+    """
+    mask = (number > 0) & (number < n_positive)
+    p = tl.load(v_ptr + number, mask=mask, other=0.0)
+    before = tl.load(v_ptr + number - 1, mask=mask, other=0.0)
+    above = count_above(n_ptr, n_negative, before, mask, False).to(tl.float64)
+    total = tl.where(mask, above * (before - p) * (n_positive - number).to(tl.float64), 0.0)
+    mask = number < n_negative
+    n = tl.load(n_ptr + 1 + number, mask=mask, other=0.0)
+    row = count_above(v_ptr - 1, n_positive, n, mask, True)
+    mask = mask & (row < n_positive)
+    p = tl.load(v_ptr + row, mask=mask, other=0.0)
+    return total + tl.where(mask, (n - p) * (n_positive - row).to(tl.float64), 0.0)
+
+
+@triton.jit
 def ranking_value(
     score_sum, task_sum, last_sum, by_score, epsilon_bits, n_positive, n_negative,
     LOSS: tl.constexpr, SIGN: tl.constexpr,
@@ -76,7 +138,7 @@ def ranking_value(
     """The loss of a ranking that takes part, from the sums of its rows. NaN if not finite.
 
     ``last_sum`` is ``S[N]`` and ``by_score`` 0, but of scores far apart it is the other way round, and ``by_score`` is
-    that of :func:`kernels.gaps.value_by_score`.
+    that of :func:`value_by_score`.
     """
     positives = n_positive.to(tl.float64)
     negatives = n_negative.to(tl.float64)
@@ -198,14 +260,28 @@ def _chosen_pairs(v_ptr, choice_ptr, before_ptr, place, score, n_positive, n_neg
     return pairs
 
 
-@triton.jit
-def count_choices_below(choice_ptr, n_positive, bound, mask):
-    """``#{i : a_i < bound}``: ``a`` does not fall."""
-    count = tl.zeros_like(bound)
-    step = highest_power(n_positive)
-    while step > 0:
-        further = tl.minimum(count + step, n_positive)
-        below = mask & (tl.load(choice_ptr + further - 1, mask=mask, other=0) < bound)
-        count = tl.where(below, further, count)
-        step = step // 2
-    return count
+@triton.jit(do_not_specialize=["n_rankings"])
+def reduce_losses(
+    value_ptr, takes_part_ptr,
+    total_ptr, share_ptr,
+    n_rankings,
+    MEAN: tl.constexpr, BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    """The sum of the losses, or their mean over the rankings that take part. One program owns all.
+
+    value_ptr: (n_rankings,) float64. takes_part_ptr: (n_rankings,) int8. total_ptr: (), of any floating type.
+    share_ptr: (1,), of the same type: what a ranking counts in the mean; not written for a sum.
+    """
+    total = tl.zeros([BLOCK_R], tl.float64)
+    number = tl.zeros([BLOCK_R], tl.int32)
+    for base in range(0, n_rankings, BLOCK_R):
+        ranking = base + tl.arange(0, BLOCK_R).to(tl.int64)
+        mask = ranking < n_rankings
+        total += tl.load(value_ptr + ranking, mask=mask, other=0.0)
+        number += tl.load(takes_part_ptr + ranking, mask=mask, other=0).to(tl.int32)
+    result = tl.sum(total, axis=0)
+    if MEAN:
+        share = 1.0 / tl.maximum(tl.sum(number, axis=0), 1).to(tl.float64)
+        result = result * share
+        tl.store(share_ptr, share.to(share_ptr.dtype.element_ty))
+    tl.store(total_ptr, result.to(total_ptr.dtype.element_ty))

@@ -1,0 +1,40 @@
+"""Short rankings: one launch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastap.backends.triton.inputs import Inputs, Task
+from fastap.backends.triton.launch import ShortLaunch, compiler_options
+from fastap.kernels import short
+
+
+def run_short(
+    inputs: Inputs, task: Task, launch: ShortLaunch, out: Tensor | None, value: Tensor, takes_part: Tensor | None
+) -> None:
+    """Fill what is given: gradients, the value of every ranking, whether it takes part."""
+    rankings, items = inputs.rankings, inputs.items
+    plane = rankings * items
+    v = inputs.empty(plane, dtype=torch.float64)
+    order = inputs.empty(plane, dtype=torch.int32)
+    s = inputs.empty(plane, dtype=torch.float64)
+    # The metric has no rows to solve.
+    rows = order if task.loss == "ap" else inputs.empty(6 * plane, dtype=torch.int32)
+    sums = s if task.loss == "ap" else inputs.empty(2 * plane, dtype=torch.float64)
+    if out is None:
+        # Of a loss the gradient comes where nobody looks any more, which costs less than another variant to compile.
+        # The fifth plane begins at a multiple of 16 bytes, as new memory does: kernels are compiled for that.
+        out = value if task.loss == "ap" else rows[4 * plane : 5 * plane].view(torch.float32)
+    tiles = launch.tiles
+    short.short_rankings[(rankings,)](
+        inputs.scores, inputs.targets,
+        out, value, value if takes_part is None else takes_part,
+        v, order, s, rows, sums,
+        items, inputs.inner, plane,
+        *inputs.strides,
+        inputs.ignore_index, task.epsilon_bits,
+        LOSS=task.loss, SIGN=task.sign, METHOD=task.method, HAS_IGNORE=inputs.has_ignore,
+        BLOCK_N=launch.items, BLOCK=tiles.rows, ROWS=tiles.search_rows, PIECES=tiles.pieces, COLUMNS=tiles.columns,
+        BLOCK_W=launch.written, **compiler_options(tiles),
+    )  # fmt: skip

@@ -1,0 +1,146 @@
+"""Long rankings: a launch a stage, over tiles of all of them."""
+
+from __future__ import annotations
+
+import torch
+import triton
+from torch import Tensor
+
+from fastap.backends.triton.inputs import Inputs, Task
+from fastap.backends.triton.launch import TiledLaunch, Waves, compiler_options
+from fastap.backends.triton.split import Sorted, sort_and_split
+from fastap.kernels import tiled, wave
+
+
+def run_tiled(
+    inputs: Inputs, task: Task, launch: TiledLaunch, out: Tensor | None, value: Tensor, takes_part: Tensor | None
+) -> None:
+    """Fill what is given: gradients or ranks, the value of every ranking, whether it takes part."""
+    rankings, items = inputs.rankings, inputs.items
+    plane, bits = rankings * items, task.epsilon_bits
+    sorted_ = sort_and_split(inputs, launch)
+    v, s, counts, centre = sorted_.v, sorted_.s, sorted_.counts, sorted_.centre
+    # The metric has no rows to solve.
+    rows = sorted_.order if task.loss == "ap" else inputs.empty(6 * plane, dtype=torch.int32)
+    sums = s if task.loss == "ap" else inputs.empty(2 * plane, dtype=torch.float64)
+    by_score = s if task.loss in ("ap", "perceptron") else inputs.empty(rankings, dtype=torch.float64)
+    if task.loss != "ap":
+        tiled.cut_rankings[(rankings,)](
+            v, s, counts, centre,
+            rows, sums, by_score,
+            items, plane, bits,
+            LOSS=task.loss, BLOCK=launch.items, **compiler_options(launch.tiles),
+        )  # fmt: skip
+        solve(inputs, task, launch, sorted_, rows, sums)
+    block = launch.tiles.rows
+    tiles = triton.cdiv(items, block)
+    parts = inputs.empty(3, rankings * tiles, dtype=torch.float64)
+    tiled.sum_rows[(rankings * tiles,)](
+        v, s, counts, centre, rows,
+        parts,
+        items, tiles,
+        LOSS=task.loss, BLOCK=block, num_warps=launch.num_warps,
+    )  # fmt: skip
+    tiled.sum_rankings[(rankings * tiles,)](
+        inputs.scores, s, sorted_.order, counts, centre, rows, parts, by_score,
+        value, value if takes_part is None else takes_part, sums, v,
+        items, tiles, inputs.inner, *inputs.strides[:3], bits,
+        LOSS=task.loss, SIGN=task.sign, BLOCK=block, BLOCK_T=launch.scan, num_warps=launch.num_warps,
+    )  # fmt: skip
+    if out is not None:
+        tiles = triton.cdiv(items, launch.items)
+        tiled.write_items[(rankings * tiles,)](
+            v, sorted_.order, counts, centre, rows, sums, value,
+            out,
+            items, tiles, bits,
+            LOSS=task.loss, SIGN=task.sign, BLOCK=launch.items, num_warps=launch.num_warps,
+        )  # fmt: skip
+
+
+def solve(inputs: Inputs, task: Task, launch: TiledLaunch, sorted_: Sorted, rows: Tensor, sums: Tensor) -> None:
+    """The choice of every row into the first plane of ``rows``: three or four launches more than the search."""
+    rankings, items, tiles = inputs.rankings, inputs.items, launch.tiles
+    plane, bits, n_tiles = rankings * items, task.epsilon_bits, triton.cdiv(items, tiles.rows)
+    v, s, counts, centre = sorted_.v, sorted_.s, sorted_.counts, sorted_.centre
+    if task.method == "dp" and launch.waves is not None:
+        solve_by_waves(inputs, task, launch, launch.waves, sorted_, rows, sums)
+        return
+    if task.method == "dp":
+        tiled.solve_whole[(rankings,)](
+            v, s, counts, centre,
+            rows, sums,
+            items, plane, bits,
+            SIGN=task.sign, BLOCK=tiles.rows, COLUMNS=tiles.columns, **compiler_options(tiles),
+        )  # fmt: skip
+        return
+    bounded = task.method == "auto" and task.sign < 0
+    tiled.search_rankings[(rankings * launch.search_programs,)](
+        v, s, counts, centre,
+        rows,
+        items, launch.search_programs, bits,
+        LOSS=task.loss, SIGN=task.sign, METHOD=task.method,
+        ROWS=tiles.search_rows if bounded else tiles.rows, PIECES=tiles.pieces, **compiler_options(tiles),
+    )  # fmt: skip
+    if task.method != "auto":
+        return
+    extremes = inputs.empty(2, rankings * n_tiles, dtype=torch.int32)
+    tiled.find_extremes[(rankings * n_tiles,)](
+        counts, centre, rows,
+        extremes,
+        items, n_tiles,
+        BLOCK=tiles.rows, num_warps=tiles.num_warps,
+    )  # fmt: skip
+    tiled.mark_tiles[(rankings * n_tiles,)](
+        counts, centre, extremes,
+        rows,
+        items, n_tiles, plane,
+        BLOCK=tiles.rows, BLOCK_T=launch.scan, num_warps=tiles.num_warps,
+    )  # fmt: skip
+    tiled.settle_tiles[(rankings * n_tiles,)](
+        v, s, counts, centre,
+        rows, sums,
+        items, n_tiles, plane, bits,
+        SIGN=task.sign, BLOCK=tiles.rows, ROWS=tiles.search_rows, PIECES=tiles.pieces, COLUMNS=tiles.columns,
+        **compiler_options(tiles),
+    )  # fmt: skip
+    if task.sign < 0:
+        tiled.finish_rankings[(rankings,)](
+            v, s, counts, centre,
+            rows, sums,
+            items, plane, bits,
+            BLOCK=tiles.rows, ROWS=tiles.search_rows, PIECES=tiles.pieces, COLUMNS=tiles.columns,
+            BLOCK_W=launch.items, **compiler_options(tiles),
+        )  # fmt: skip
+
+
+def solve_by_waves(
+    inputs: Inputs, task: Task, launch: TiledLaunch, waves: Waves, sorted_: Sorted, rows: Tensor, sums: Tensor
+) -> None:
+    """The dynamic program over all columns: a launch a wave, as many as the longest of rankings could need."""
+    rankings, items, tiles = inputs.rankings, inputs.items, launch.tiles
+    plane, bits = rankings * items, task.epsilon_bits
+    v, s, counts, centre = sorted_.v, sorted_.s, sorted_.counts, sorted_.centre
+    for level, stripes in enumerate(waves.stripes):
+        parts = waves.segments ** (level + 1)
+        for number in range(waves.segments * stripes + triton.cdiv(items, waves.columns) - 1):
+            wave.advance_wave[(rankings * parts * stripes,)](
+                v, s, counts, centre,
+                rows, sums,
+                items, plane, number, bits,
+                SIGN=task.sign, LEVEL=level, SEGMENTS=waves.segments, STRIPES=stripes, COLUMNS=waves.columns,
+                **compiler_options(waves),
+            )  # fmt: skip
+        wave.trace_checkpoints[(rankings * waves.segments**level,)](
+            counts, centre,
+            rows,
+            items, plane,
+            LEVEL=level, SEGMENTS=waves.segments, num_warps=1,
+        )  # fmt: skip
+    levels = len(waves.stripes)
+    wave.solve_segments[(rankings * waves.segments**levels,)](
+        v, s, counts, centre,
+        rows, sums,
+        items, plane, bits,
+        SIGN=task.sign, LEVELS=levels, SEGMENTS=waves.segments, BLOCK=tiles.rows, COLUMNS=tiles.columns,
+        **compiler_options(tiles),
+    )  # fmt: skip

@@ -1,0 +1,125 @@
+"""Kernels before the search: keys, counts, the split by class, sums, gaps that are cut; each against its definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from fastap.kernels import sort, split, tiled
+
+from fastap.backends.triton.inputs import inputs_of
+from fastap.backends.triton.split import sort_and_split
+from fastap.types import Batch
+from tests.kernel_batches import SMALL, Split, bits_of, everything, memory
+from tests.kernels import DEVICE, poisoned, quiet, small_tiled_launch
+
+pytestmark = quiet
+
+FAR = 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_keys_are_ordered_as_scores_are(dtype: torch.dtype) -> None:
+    info = torch.finfo(dtype)
+    ends = [0.0, -0.0, torch.inf, -torch.inf, info.max, info.min, info.tiny, -info.tiny, 1.0, 1.0 + info.eps, -1.0]
+    scores = torch.tensor([*ends, torch.nan], dtype=dtype, device=DEVICE)
+    targets = torch.zeros(12, device=DEVICE, dtype=torch.int64).index_fill(0, torch.tensor([11], device=DEVICE), -1)
+    keys = memory(12, dtype=torch.int64 if dtype == torch.float64 else torch.int32)
+    sort.encode_items[(1,)](
+        scores, targets, keys, memory(12, dtype=torch.int8), memory(4, dtype=torch.int32),
+        12, 1, 1, 12, 0, 1, 12, 0, 1, -1, HAS_IGNORE=True, BLOCK_N=16,
+    )  # fmt: skip
+    *keys, last = keys.tolist()
+    assert last > max(keys)  # which is ignored
+    for one, score in zip(keys, ends, strict=True):
+        assert [one < key for key in keys] == [score > other for other in ends]
+        assert [one == key for key in keys] == [score == other for other in ends]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ignore_index"),
+    [
+        (torch.bfloat16, None),
+        (torch.float64, -1),
+        *(pytest.param(dtype, -1, marks=pytest.mark.full) for dtype in (torch.float16, torch.float32)),
+    ],
+)
+def test_sort_and_split(dtype: torch.dtype, ignore_index: int | None) -> None:
+    scores, targets = everything(dtype)
+    rankings, items = scores.shape
+    # Three axes of any strides, other ones for the targets.
+    strided = scores.view(-1, 4, items).permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    sparse = targets.view(-1, 4, items).repeat_interleave(2, 2).to(torch.int16)[..., ::2]
+    with poisoned():
+        given = sort_and_split(inputs_of(Batch(strided, sparse, ignore_index)), small_tiled_launch())
+    v, order, s = (each.view(rankings, items).cpu() for each in (given.v, given.order, given.s))
+    for number, (score, target) in enumerate(zip(scores.double().cpu(), targets.cpu(), strict=True)):
+        group = torch.where(target == 1, 0, torch.where(target == 0, 1, 2))
+        positives, negatives = int((group == 0).sum()), int((group == 1).sum())
+        taken = score[group < 2]
+        wrong = bool(((group == 2) & ((target != -1) | (ignore_index is None))).any())
+        flags = wrong + 2 * int(not taken.isfinite().all()) + 4 * int(taken.isnan().any())
+        assert given.counts[number, :3].tolist() == [positives, negatives, flags]
+        kept = positives + negatives
+        if taken.isnan().any() or not kept:
+            assert sorted(order[number].tolist()) == list(range(items))
+            continue
+        expected = np.lexsort((np.arange(items), -score, group))[:kept]
+        np.testing.assert_array_equal(order[number, :kept], expected)
+        np.testing.assert_array_equal(v[number, :kept], score[expected])
+        # From where sums count: the score as many places from the top as half the positives are.
+        centre = float(taken.sort(descending=True).values[positives // 2])
+        assert given.centre[number] == centre
+        if taken.isfinite().all():
+            gaps = score[expected][positives:] - centre
+            sums = torch.cat([torch.zeros(positives, dtype=torch.float64), gaps.cumsum(0)])
+            torch.testing.assert_close(s[number, :kept], sums, rtol=0, atol=1e-14 * float(gaps.abs().sum()))
+
+
+@pytest.mark.parametrize("n_tiles", [1, 9])
+def test_count_classes(n_tiles: int) -> None:
+    """More tiles than are added up at a time."""
+    generator = torch.Generator().manual_seed(n_tiles)
+    tiles = torch.randint(1000, (5, n_tiles, 4), dtype=torch.int32, generator=generator)
+    tiles[..., 2] = torch.randint(8, (5, n_tiles), generator=generator) & torch.tensor([[0], [1], [2], [5], [7]])
+    counts = memory(5, 4, dtype=torch.int32)
+    split.count_classes[(5,)](tiles.to(DEVICE), counts, n_tiles, BLOCK_T=4)
+    assert torch.equal(counts[:, :2].cpu(), tiles.sum(1, dtype=torch.int32)[:, :2])
+    for count, flags in zip(counts[:, 2].tolist(), tiles[..., 2].numpy(), strict=True):
+        assert count == np.bitwise_or.reduce(flags)
+
+
+@pytest.mark.parametrize(
+    ("loss", "epsilon"), [("direct", 0.7), ("direct", 1e-9), ("ranking", 1e300), ("perceptron", 0.7)]
+)
+def test_cut_rankings(loss: str, epsilon: float) -> None:
+    """Near scores are in the same order, equal where the scores are, and no gap is wider than is ever crossed."""
+    batch = Split.of_everything(torch.float64)
+    before, flags = batch.sorted.v.view(batch.rankings, -1).clone(), batch.sorted.counts[:, 2].clone()
+    tiled.cut_rankings[(batch.rankings,)](
+        *batch.problem, batch.rows(), batch.sums(), memory(batch.rankings, dtype=torch.float64),
+        batch.items, batch.plane, bits_of(epsilon), LOSS=loss, **SMALL,
+    )  # fmt: skip
+    after, far = batch.sorted.v.view(batch.rankings, -1), batch.sorted.counts[:, 2] & FAR > 0
+    assert far.any() == (epsilon < 1)
+    assert (batch.sorted.counts[:, 2] & 5 == flags & 5).all()
+    sums = batch.sorted.s.view(batch.rankings, -1)
+    for number, (positives, negatives, *_) in enumerate(batch.sorted.counts.tolist()):
+        if not far[number] or loss == "perceptron":
+            assert torch.equal(after[number].nan_to_num(7.0), before[number].nan_to_num(7.0))
+            continue
+        taken = positives + negatives
+        old, new = before[number, :taken], after[number, :taken]
+        assert (new[:positives].diff() <= 0).all()
+        assert (new[positives:].diff() <= 0).all()
+        assert (new[:, None] == new)[old[:, None] == old].all()
+        largest = float(new.abs().max())
+        # Of all items by score. Of equal ones of two classes the positive may stand a rounding off.
+        gaps = -new[old.argsort(descending=True, stable=True)].diff()
+        assert (gaps >= 0).all()
+        assert (gaps <= epsilon * negatives * (1 + 1e-12) + 1e-15 * largest).all()
+        wide = -old.sort(descending=True).values.diff()
+        narrow = wide <= epsilon * negatives
+        assert ((gaps - wide).abs()[narrow] <= 1e-13 * largest).all()
+        expected = (new[positives:] - batch.sorted.centre[number]).cumsum(0)
+        torch.testing.assert_close(sums[number, positives:taken], expected, rtol=0, atol=1e-13 * taken * largest)
