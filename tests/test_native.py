@@ -58,15 +58,6 @@ def test_auto_takes_it_on_the_cpu() -> None:
     assert call.call_count == 3
 
 
-def test_without_it_the_torch_backend_serves(loss: Loss) -> None:
-    scores, targets = random_batch(0, 3, 20)
-    expected = value_and_gradient(loss, scores, targets, backend="torch")
-    with mock.patch.object(native, "IS_BUILT", False), mock.patch.object(native, "_engine", None):
-        torch.testing.assert_close(value_and_gradient(loss, scores, targets), expected, rtol=0, atol=0)
-        with pytest.raises(ValueError, match="backend 'native' was not built"):
-            loss(scores, targets, backend="native")
-
-
 def test_it_needs_tensors_of_the_cpu() -> None:
     with pytest.raises(ValueError, match="backend 'native' needs tensors on the CPU, got meta"):
         fastap.direct_ap_loss(torch.zeros(2, device="meta"), torch.zeros(2, device="meta"), backend="native")
@@ -74,17 +65,17 @@ def test_it_needs_tensors_of_the_cpu() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("update", ["positive", "negative"])
-def test_long_rankings_against_the_torch_backend(kind: str, update: str) -> None:
-    """Thousands of rows, hundreds of them in conflict in some kinds; no oracle is fast enough here."""
+def test_long_rankings_against_the_dynamic_program(kind: str, update: str) -> None:
+    """Thousands of rows, hundreds of them in conflict in some kinds: the search against the program over all cells."""
     for number, (n_positive, n_negative, epsilon) in enumerate([(3_000, 5_000, 0.1), (2_000, 20_000, 1.0)]):
         scores, targets = one_ranking(kind, n_positive, n_negative, torch.float64, seed=number)
         results = []
-        for backend in ("native", "torch"):
+        for method in ("auto", "dp"):
             value, gradient = value_and_gradient(
-                LOSSES[update], scores, targets, weight=epsilon, backend=backend, reduction="none"
+                LOSSES[update], scores, targets, weight=epsilon, method=method, reduction="none"
             )
             results.append((value, gradient))
-            attained = fastap.loss_augmented_ranking(scores, targets, epsilon=epsilon, update=update, backend=backend)
+            attained = fastap.loss_augmented_ranking(scores, targets, epsilon=epsilon, update=update, method=method)
             results[-1] += (attained.value,)
         torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(results[0][2], results[1][2], rtol=1e-9, atol=1e-12)
@@ -191,8 +182,8 @@ def test_ties_across_the_parts_of_a_long_ranking(update: str, threads: Any) -> N
     targets = torch.rand(LONG, generator=generator) < 0.3
     threads(3)
     _, gradient = value_and_gradient(LOSSES[update], scores, targets, weight=0.5)
-    _, expected = value_and_gradient(LOSSES[update], scores, targets, weight=0.5, backend="torch")
-    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=0)
+    # A common offset of all scores changes nothing.
+    assert abs(gradient.double().sum()) < 1e-6 * gradient.double().abs().sum()
     for value in range(5):
         for member in (targets, ~targets):
             assert gradient[member & (scores == value)].unique().numel() <= 1

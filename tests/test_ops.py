@@ -42,7 +42,7 @@ ignores_warnings = pytest.mark.filterwarnings("ignore")
     ("dtype", "ignored", "objective", "dim", "reduction", "backend"),
     [
         (torch.float32, 0.0, "positive", 1, "mean", "auto"),
-        (torch.float64, 0.3, "negative", 1, "none", "torch"),
+        (torch.float64, 0.3, "negative", 1, "none", "reference"),
         (torch.float16, 0.3, "positive", 0, "sum", "auto"),
         (torch.bfloat16, 0.0, "hinge", 0, "none", "auto"),
         (torch.float32, 0.3, "perceptron", 0, "mean", "auto"),

@@ -39,7 +39,7 @@ def test_any_classes_in_any_order(layout: str, reduction: str) -> None:
 @pytest.mark.parametrize("references", [False, True], ids=["batch", "references"])
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize(
-    "options", [{"epsilon": 2.0}, {"epsilon": 0.7, "update": "negative", "method": "dp", "backend": "torch"}]
+    "options", [{"epsilon": 2.0}, {"epsilon": 0.7, "update": "negative", "method": "dp", "backend": "reference"}]
 )
 def test_options_and_similarities(similarity: str, options: dict[str, Any], references: bool) -> None:
     labels, leaf = torch.tensor(LAYOUTS["shuffled"]), rows(2, 12)

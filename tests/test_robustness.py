@@ -77,7 +77,7 @@ def test_losses_are_exact(ranking: Ranking, scale: float, method: str) -> None:
 def test_rankings_attain_their_value(ranking: Ranking, scale: float, update: str, method: str) -> None:
     scores, targets = ranking.tensors()
     exact = truth(ranking.scores, ranking.targets, update, scale)
-    for backend in ("auto", "torch"):
+    for backend in ("auto",):
         ranks, value = fastap.loss_augmented_ranking(
             scores, targets, epsilon=scale, update=update, method=method, backend=backend
         )
@@ -227,7 +227,7 @@ def test_a_batch_is_its_rankings(batch: dict[str, Any], name: str, backend: str)
     kind=st.sampled_from(INTEGERS),
     name=st.sampled_from([*LOSSES]),
     dtype=st.sampled_from(FLOATS),
-    backend=st.sampled_from(["auto", "torch"]),
+    backend=st.sampled_from(["auto"]),
     reduction=st.sampled_from(["none", "mean", "sum"]),
     weighted=st.sampled_from([None, *INTEGERS, *FLOATS]),
 )
@@ -285,7 +285,7 @@ def test_groups_and_offsets_are_their_rankings(
         torch.testing.assert_close(gradient.double(), slope[order] if by_id else slope, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("backend", ["auto"])
 @pytest.mark.parametrize("size", [5e-324, 1e-300, 1e300, sys.float_info.max])
 def test_weights_of_any_size_share_out_the_mean(size: float, backend: str) -> None:
     scores, targets = SCORES.repeat(3, 1), TARGETS.repeat(3, 1)
@@ -319,7 +319,7 @@ AP_LOSSES = {
     seed=st.integers(0, 2**31),
     bad=st.sampled_from([torch.nan, torch.inf, -torch.inf]),
     name=st.sampled_from([*LOSSES]),
-    backend=st.sampled_from(["auto", "torch", "reference"]),
+    backend=st.sampled_from(["auto", "reference"]),
     ragged=st.booleans(),
 )
 def test_a_bad_score_spoils_its_ranking_alone(seed: int, bad: float, name: str, backend: str, ragged: bool) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import fastap
 from fastap import backends
-from fastap.backends import masked, native
+from fastap.backends import native, reference
 from fastap.backends import triton as triton_backend
 from fastap.backends.triton import inputs
 from fastap.types import Batch
@@ -295,14 +295,10 @@ def test_rankings_that_are_too_long() -> None:
 
 @pytest.mark.parametrize("has_triton", [True, False])
 def test_auto_is_the_fastest_that_is_there(has_triton: bool) -> None:
-    cuda, cpu, other = torch.device("cuda"), torch.device("cpu"), torch.device("mps")
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
     with mock.patch.object(backends, "HAS_TRITON", has_triton):
-        assert backends.get("auto", cuda) is (triton_backend if has_triton else masked.TORCH)
-    for is_built in (True, False):
-        with mock.patch.object(native, "IS_BUILT", is_built):
-            assert backends.get("auto", cpu) is (native if is_built else masked.TORCH)
-            assert backends.get("auto", other) is masked.TORCH
+        assert backends.get("auto", cuda) is (triton_backend if has_triton else native)
+        assert backends.get("auto", cpu) is native
     for where in (cuda, cpu):
-        assert backends.get("torch", where) is masked.TORCH
-        assert backends.get("reference", where) is masked.REFERENCE
+        assert backends.get("reference", where) is reference
         assert backends.get("triton", where) is triton_backend

@@ -13,7 +13,7 @@ import fastap
 from fastap import ragged
 from tests.losses import random_batch, value_and_gradient
 
-BACKENDS = ("auto", "torch", "reference")
+BACKENDS = ("auto", "reference")
 WEIGHTS = torch.tensor([0.5, 0.0, 3.0, 1.0, 2.0, 7.0])
 
 
@@ -194,10 +194,10 @@ def test_a_wrong_number_of_weights_of_groups(monkeypatch: pytest.MonkeyPatch) ->
             fastap.direct_ap_loss(scores, targets, groups=groups, weight=torch.ones(number))
     monkeypatch.setattr(ragged, "_is_on_host", lambda tensor: False)
     for number in (3, 5, 40):
-        value = fastap.direct_ap_loss(scores, targets, groups=groups, weight=torch.ones(number), backend="torch")
+        value = fastap.direct_ap_loss(scores, targets, groups=groups, weight=torch.ones(number), backend="reference")
         assert value.isnan()
     torch.testing.assert_close(
-        fastap.direct_ap_loss(scores, targets, groups=groups, weight=torch.ones(4), backend="torch"), right
+        fastap.direct_ap_loss(scores, targets, groups=groups, weight=torch.ones(4), backend="reference"), right
     )
 
 

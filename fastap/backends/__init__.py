@@ -97,7 +97,7 @@ def _takes_triton(name: str, where: device) -> bool:
 
 def check_backend(backend: str, where: device | None = None) -> str:
     """A backend that is there, for tensors of that device, if there are any yet."""
-    if backend == "torch":
+    if isinstance(backend, str) and backend == "torch":
         raise ValueError("backend 'torch' is no more; use 'auto', which takes the C engine or Triton's kernels")
     check_choice("backend", backend, BACKENDS)
     if backend == "native":

@@ -259,7 +259,7 @@ def _gradient(target: npt.NDArray[np.bool_], pairs: Floats, gain: float) -> Floa
 
 
 def losses(batch: Batch, objective: Objective, dtype: torch.dtype, gradient: bool = True) -> Losses:
-    """Loss and gradient of every ranking; the gradient costs nothing more, and is always there."""
+    """Loss and gradient of every ranking."""
     loss, slope = np.zeros(batch.rankings), np.zeros(batch.scores.numel())
     takes_part = np.zeros(batch.rankings, dtype=bool)
     for number, items, score, target in _rankings(batch):
@@ -276,7 +276,7 @@ def losses(batch: Batch, objective: Objective, dtype: torch.dtype, gradient: boo
             loss[number], slope[items] = ap_perceptron_loss(score, target)
     return Losses(
         torch.from_numpy(loss).to(dtype),
-        torch.from_numpy(slope).to(loss_dtype(batch.scores)).view(batch.shape),
+        torch.from_numpy(slope).to(loss_dtype(batch.scores)).view(batch.shape) if gradient else None,
         torch.from_numpy(takes_part),
     )
 
