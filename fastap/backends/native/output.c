@@ -283,7 +283,7 @@ static void weigh_part(void *work, int part, int parts)
 static void weigh(const Measure *measure, const Ranking *ranking, Sorted sorted, double *weight)
 {
     Weighing weighing = {measure, sorted, ranking->start, weight + 1};
-    share(ranking, sorted.count * STEPS_A_WEIGHT, weigh_part, &weighing);
+    share(ranking, (int64_t)sorted.count * STEPS_A_WEIGHT, weigh_part, &weighing);
     weight[0] = 0.0;
     for (int32_t place = 0; place < sorted.count; place++)
         weight[place + 1] += weight[place];
