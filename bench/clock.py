@@ -34,11 +34,15 @@ def beyond_cache(device: torch.device) -> Tensor:
     return torch.empty(max(4 * cached, 1 << 28), dtype=torch.int8, device=device)
 
 
-def seconds_on(device: torch.device, call: Callable[[], object]) -> float:
-    """Seconds of the device's time: on a GPU between two events, where launch and wake-up of the host do not count."""
+def seconds_on(device: torch.device, call: Callable[[], object], *, spin: float = 0.0) -> float:
+    """Seconds of the device's time: on a GPU between two events, where launch and wake-up of the host do not count.
+
+    The GPU first spins for so many seconds, in which the call is queued.
+    """
     wait(device)
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(int(spin * 2e9))  # cycles, of 2 GHz
         start.record()
         call()
         end.record()

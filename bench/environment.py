@@ -1,7 +1,4 @@
-"""Where figures come from: commit, processor, versions; and a checkout that serves without being installed.
-
-``python -m bench.environment suites`` prints the name under which results of the suites on this CPU belong.
-"""
+"""Where figures come from: commit, processor, versions; and a checkout that serves without being installed."""
 
 from __future__ import annotations
 
@@ -65,11 +62,6 @@ def about(device: torch.device | str = "cpu") -> dict[str, Any]:
     }
 
 
-def file_name(kind: str, where: dict[str, Any]) -> str:
-    """:func:`stem` of an :func:`about`, in small letters."""
-    return stem(kind, where).lower() + ".json"
-
-
 def stem(kind: str, where: dict[str, Any]) -> str:
     """``<kind>-<device>-torch-<version>-<commit>``, with a hyphen for what file names do not take."""
     parts = (kind, where["device"], "torch", where["versions"]["torch"], where["commit"])
@@ -104,7 +96,3 @@ def stand_in_for_installation() -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-
-
-if __name__ == "__main__":
-    print(file_name(sys.argv[1], about()))

@@ -29,6 +29,7 @@ import torch
 
 Status = Literal["ok", "failed", "out of memory", "out of time"]
 
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
 # How allocators that do not raise MemoryError say it: PyTorch's, C++'s, a library's.
 NO_MEMORY = ("can't allocate memory", "bad_alloc", "out of memory", "Cannot allocate memory")
 
@@ -140,34 +141,14 @@ def _cap(memory: int, device: torch.device) -> None:
 
 
 def machine_bytes() -> int | None:
-    """Memory of the machine, or what its control group leaves to this process if that is less; None if unknown."""
+    """Memory of the machine, or what the control group of a container leaves of it; None if unknown."""
     if not hasattr(os, "sysconf"):
         return None
     known = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    with contextlib.suppress(OSError):  # no control groups
-        known += group_limits(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup").read_text(encoding="utf-8"))
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # of the two versions of control groups
+        with contextlib.suppress(OSError, ValueError):  # none, or "max"
+            known.append(int((CONTROL_GROUPS / limit).read_text(encoding="ascii")))
     return min(known)
-
-
-def group_limits(root: Path, groups: str) -> list[int]:
-    """Memory limits, in bytes, of a process's control groups and of all around them; ``groups`` as in ``/proc``.
-
-    Both versions: ``0::/path`` with ``memory.max``, and ``4:memory:/path`` with ``memory.limit_in_bytes``.
-    """
-    found = []
-    for line in groups.splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            folder, name = root, "memory.max"
-        elif "memory" in controllers.split(","):
-            folder, name = root / "memory", "memory.limit_in_bytes"
-        else:
-            continue
-        within = Path(path.lstrip("/"))
-        for each in (within, *within.parents):  # ends with the root itself
-            with contextlib.suppress(OSError, ValueError):  # not visible in here, or "max"
-                found.append(int((folder / each / name).read_text(encoding="ascii")))
-    return found
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device | str = "cpu") -> int | None:

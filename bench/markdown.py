@@ -11,8 +11,6 @@ from typing import Any
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from bench.stored import duration, times_of
-
 
 class Page:
     """What is written so far, and what is to be drawn."""
@@ -23,14 +21,14 @@ class Page:
         self.pictures: dict[str, Callable[[], Figure]] = {}  # by their places below ``out``
 
     def add(self, *parts: str) -> None:
-        self.parts += [part.strip() for part in parts if part.strip()]
+        self.parts += [part.strip() for part in parts]
 
     def table(self, says: str, rows: Sequence[Sequence[str]], heads: Sequence[str], left: int = 1) -> None:
         """A sentence, and below it a table whose first ``left`` columns are words."""
         self.add(says, table(rows, heads, left))
 
     def picture(self, name: str, device: str, text: str, draw: Callable[[], Figure]) -> None:
-        file = f"images/bench-{name}-{slug(device)}.png"
+        file = f"images/bench-{name}-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}.png"
         self.pictures[file] = draw
         self.add(f"![{text}]({file})")
 
@@ -39,10 +37,6 @@ class Page:
 
     def __str__(self) -> str:
         return "\n\n".join(self.parts) + "\n"
-
-
-def slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def table(rows: Sequence[Sequence[str]], heads: Sequence[str], left: int = 1) -> str:
@@ -54,13 +48,6 @@ def table(rows: Sequence[Sequence[str]], heads: Sequence[str], left: int = 1) ->
 
 def one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def timed(seconds: float | None, ratio: float | None) -> str:
-    """``3.21 ms (1.52)``; empty where there is no time."""
-    if seconds is None:
-        return ""
-    return duration(seconds) + (f" ({times_of(ratio)})" if ratio is not None else "")
 
 
 def versions_of(about: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,8 @@ class Pairs:
     first one's memory.
     """
 
-    def __init__(self, case: Case, prepare: Prepare, stack: ExitStack) -> None:
-        self.case, self.prepare, self.stack = case, prepare, stack
+    def __init__(self, case: Case, prepare: Prepare) -> None:
+        self.case, self.prepare = case, prepare
         self.inputs = case.inputs()
         self.sorts: list[float] = []
         self.unsorted: Tensor | None = None  # scores of a round whose sort goes last
@@ -40,7 +40,7 @@ class Pairs:
             self._sort(scores)
         else:
             self.unsorted = scores.detach()
-        job = self.prepare(scores, targets, self.stack)
+        job = self.prepare(scores, targets)
         self._wait()
         return (job,), {}
 
@@ -49,8 +49,7 @@ class Pairs:
         self._wait()
 
     def tear_down(self, *_: Any) -> None:
-        """End the round: what was changed for it is put back, and its scores are sorted if they have not been."""
-        self.stack.close()
+        """End the round: its scores are sorted if they have not been."""
         if self.unsorted is not None:
             scores, self.unsorted = self.unsorted, None
             self._sort(scores)
@@ -86,20 +85,19 @@ def rounds_for(pair: float, seconds: float, least: int) -> int:
 
 
 def measure(benchmark: Any, pairs: Pairs, seconds: float, least: int) -> dict[str, Any] | None:
-    """Run the rounds; ``sort``, ``ratio`` and ``ratio_to_sort`` to keep, None where nothing is to be measured."""
+    """Run the rounds; ``seconds``, ``sort`` and ``ratio``, None where nothing is to be measured."""
     if not benchmark.enabled:
         benchmark.pedantic(pairs.run, setup=pairs.set_up, teardown=pairs.tear_down)
         return None
     rounds = rounds_for(pairs.warm_up(), seconds, least)
     benchmark.pedantic(pairs.run, setup=pairs.set_up, teardown=pairs.tear_down, rounds=rounds)
-    return summary(pairs.sorts[:rounds], benchmark.stats.stats.data)
+    stats = benchmark.stats.stats
+    seconds = {"median": stats.median, "q1": stats.q1, "q3": stats.q3, "rounds": stats.rounds}
+    return {"seconds": seconds, **summary(pairs.sorts[:rounds], stats.data)}
 
 
 def summary(sorts: list[float], works: list[float]) -> dict[str, Any]:
-    ratios = np.array(works) / np.array(sorts)
-    ratio = quantiles(ratios)
-    # Flat, too, for what cannot show a mapping: pytest-benchmark's tables and CSV files.
-    return {"sort": quantiles(sorts), "ratio": {**ratio, "rounds": len(works)}, "ratio_to_sort": ratio["median"]}
+    return {"sort": quantiles(sorts), "ratio": quantiles(np.array(works) / np.array(sorts))}
 
 
 @contextmanager
