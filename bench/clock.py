@@ -1,8 +1,7 @@
-"""What every timing shares: waiting for the device, seconds by the host's clock or the GPU's, quantiles, a copy."""
+"""What every timing shares: waiting for the device, seconds by the host's clock or the GPU's, quantiles."""
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-
-COPIED = {"cuda": 1 << 29, "cpu": 1 << 27}  # bytes, beyond any cache
-# A GPU gets several copies for one measurement, so that the start of the first is nothing beside them.
-COPIES = {"cuda": 8, "cpu": 1}
 
 
 def wait(device: torch.device | str) -> None:
@@ -67,15 +62,3 @@ class Machine:
         if self.flushed is not None:
             self.flushed.zero_()
             self.wait()
-
-    def copy_bandwidth(self, repeats: int = 5) -> float:
-        """Bytes read and written a second by a large copy; the median."""
-        source = torch.zeros(COPIED[self.device.type], dtype=torch.uint8, device=self.device)
-        target, copies = torch.ones_like(source), COPIES[self.device.type]
-        taken = [seconds_on(self.device, lambda: _copy(source, target, copies)) for _ in range(repeats + 1)]
-        return 2 * source.numel() * copies / statistics.median(taken[1:])  # the first warms up
-
-
-def _copy(source: Tensor, target: Tensor, copies: int) -> None:
-    for _ in range(copies):
-        target.copy_(source)

@@ -44,7 +44,7 @@ NO_GPU = """## GPU
 
 No result of a GPU is stored. On a machine with an NVIDIA GPU, `python -m bench.gpu --out bench/results` tests and times
 the kernels, `python -m bench.profile --rows 80 --items 1024 --positives 20 --update negative --out bench/results`
-measures the bandwidth of a copy and what each kernel makes of it, and `python -m bench.page` then adds their tables."""
+says what each kernel takes of a call, and `python -m bench.page` then adds their tables."""
 
 REPRODUCE = """## Measuring it again
 
@@ -351,77 +351,61 @@ def add_gate(page: Page, gate: Result) -> None:
     page.add("### GPU: tests, targets, times")
     outcome = f"skipped {tests['skipped']}"
     if "green" in tests:
-        outcome = f"{tests['passed']} passed, {len(tests['failed'])} failed"
-        outcome += "".join(f"; {number} skipped ({reason})" for reason, number in tests["skipped"].items())
+        skipped = "".join(f"; {number} skipped ({reason})" for reason, number in tests["skipped"].items())
+        outcome = f"{tests['passed']} passed, {len(tests['failed'])} failed{skipped}"
     checks = "".join(f"; {check}: {found}" for check, found in facts["sanitizer"].items())
     page.add(f"The tests on this GPU before anything was timed: {outcome}{checks}.")
-    if facts.get("targets"):
-        says = "What the kernels were to reach and what they did:"
-        page.table(says, facts["targets"], ["what", "target", "measured", "verdict"], 4)
-    sorts = {row["case"]: of(row, "median") for row in gate.rows if row["work"] == "torch.sort"}
+    if not gate.rows:
+        return
+    says = "What the kernels were to reach and what they did:"
+    page.table(says, facts.get("targets", []), ["what", "target", "measured", "verdict"], 4)
+    sorts = {row["case"]: row.get("median") for row in gate.rows if row["work"] == "torch.sort"}
     body = []
     for row in gate.rows:
         if "error" in row:
             body.append([row["case"], f"{row['work']}: {row['error']}", *[""] * 6])
             continue
-        sort, size, cells = sorts.get(row["case"]), row.get("bytes a score"), row.get("cells a second")
+        sort, cells, size = sorts.get(row["case"]), row.get("cells a second"), row.get("bytes a score")
+        more = [f"{row['GB/s']:,.1f}", f"{cells:.2e}" if cells else "", "" if size is None else f"{size:.0f}"]
         time = timed(row["median"], row["median"] / sort if sort else None)
         spread = f"{duration(row['p10'])} to {duration(row['p90'])}"
-        more = [f"{row['GB/s']:,.1f}", f"{cells:.2e}" if cells else "", "" if size is None else f"{size:.0f}"]
         body.append([row["case"], row["work"], time, spread, *more, duration(row["host"])])
     says = (
         "GPU time of a call with a cold L2 cache (ratio to `torch.sort`), its 10th to 90th percentile, the bandwidth "
         "by the bytes that must move, the dynamic program's cells a second, peak memory, and the time until the call "
         "returns."
     )
-    heads = ["rankings", "work", "time", "p10 to p90", "GB/s", "cells/s", "bytes a score", "host"]
-    if body:
-        page.table(says, body, heads, 2)
-    else:
-        page.add("No times were taken.")
-
-
-def call_of(profile: Result) -> str:
-    """``80 x 1,024, P = 20, negative, epsilon 1, method auto, ...``: what was profiled."""
-    call = profile.facts["call"]
-    parts = [f"{call['rows']:,} x {call['items']:,}, P = {call['positives']:,}"]
-    parts.append(call["update"] if call["loss"] == "direct" else call["loss"])
-    parts += [f"{name} {call[name]}" for name in ("epsilon", "method", "backend")]
-    return ", ".join([*parts, call["dtype"], call["kind"], *(["forward only"] if call["forward"] else [])])
+    page.table(says, body, ["rankings", "work", "time", "p10 to p90", "GB/s", "cells/s", "bytes a score", "host"], 2)
 
 
 def add_profile(page: Page, device: str, profile: Result, number: int) -> None:
-    facts, rows = profile.facts, profile.rows
+    facts, rows, call = profile.facts, profile.rows, profile.facts["call"]
     what = "kernel" if profile.about["type"] == "cuda" else "operator"
-    page.add(f"### Profile: {call_of(profile)}")
-    title = f"One call on {device}: {call_of(profile)}"
+    parts = [f"{call['rows']:,} x {call['items']:,}, P = {call['positives']:,}"]
+    parts.append(call["update"] if call["loss"] == "direct" else call["loss"])
+    parts += [f"{name} {call[name]}" for name in ("epsilon", "method", "backend")]
+    of_call = ", ".join([*parts, call["dtype"], call["kind"], *(["forward only"] if call["forward"] else [])])
+    page.add(f"### Profile: {of_call}")
+    stages = {name: seconds for name, seconds in (facts["engine_stages"] or {}).items() if seconds > 0}
+    title = f"One call on {device}:\n{of_call}"
     name = f"profile-{number + 1}" if number else "profile"
-    page.picture(name, device, f"Time of each {what}", lambda: plots.profile(rows, facts, title))
-    told = [
+    page.picture(name, device, f"Time of each {what}", lambda: plots.profile(rows, stages, title))
+    told = (
         f"{duration(facts['wall'])} from the call to the end of its work and {duration(facts['host'])} until it "
-        "returns",
-        f"under the profiler {duration(facts['busy'])} in {what}s and {duration(facts['gaps'])} outside of "
-        f"{duration(facts['profiled_wall'])} that a call takes there",
-        *([f"peak memory {memory(facts['peak_bytes'])}"] if facts["peak_bytes"] is not None else []),
-        f"a copy moves {facts['copy_bandwidth'] / 1e9:,.1f} GB/s",
-    ]
-    if stages := facts.get("engine_stages"):
-        parts = ", ".join(f"{stage} {duration(taken)}" for stage, taken in stages.items())
-        told.append(f"the native engine's own stages, by its own clock and on one thread: {parts}")
-    body = []
-    for row in rows[:15]:
-        rate = plots.bandwidth(row)
-        share = rate / facts["copy_bandwidth"] if rate else None
-        moved = [memory(row["bytes"]), f"{rate / 1e9:,.2f}", f"{share:.0%}"] if rate and share else [""] * 3
-        body.append([row["name"], f"{row['launches']:g}", duration(row["seconds"]), *moved])
+        f"returns; under the profiler {duration(facts['busy'])} in {what}s and {duration(facts['gaps'])} outside of "
+        f"{duration(facts['profiled_wall'])} that a call takes there"
+    )
+    told += f"; peak memory {memory(facts['peak_bytes'])}" if facts["peak_bytes"] is not None else ""
+    if facts["engine_stages"]:
+        times = ", ".join(f"{stage} {duration(taken)}" for stage, taken in facts["engine_stages"].items())
+        told += f"; the native engine's own stages, by its own clock and on one thread: {times}"
+    body = [[row["name"], f"{row['launches']:g}", duration(row["seconds"])] for row in rows[:15]]
     more = f"; the longest 15 of {len(rows)}" if len(rows) > 15 else ""
     says = (
-        f"Each {what} of one call, all its launches together, with its nominal bytes where they are known (the sizes "
-        "of the tensors it is given), the bandwidth by them, and that as a share of a copy's, which can exceed 100 % "
-        f"where a cache serves it{more}. These times are the profiler's, whose own cost is in them: the shorter the "
-        f"{what}, the more. The whole: {'; '.join(told)}."
+        f"Each {what} of one call, all its launches together{more}. These times are the profiler's, whose own cost is "
+        f"in them: the shorter the {what}, the more. The whole: {told}."
     )
-    page.table(says, body, [what, "launches", "time", "nominal bytes", "GB/s", "of a copy"])
+    page.table(says, body, [what, "launches", "time"])
 
 
 def in_guide(results: Sequence[Result]) -> str:

@@ -201,56 +201,31 @@ def _bars_of_size(axes: Axes, names: Sequence[str], rows: dict[str, Row]) -> Non
         axes.annotate(words, at, (-3 if long else 3, 0), textcoords="offset points", va="center", fontsize=7, **style)
 
 
-def bandwidth(row: Row) -> float | None:
-    """Nominal bytes a second of a row of the profiler, where they are known."""
-    return row["bytes"] / row["seconds"] if row.get("bytes") and row["seconds"] else None
-
-
-def profile(rows: Sequence[Row], facts: Row, title: str) -> Figure:
-    """Time of the longest kernels or operators, and beside it the bandwidth that they reach.
-
-    The engine in C, where it is a row, is divided as its own clock divides a call on one thread.
-    """
-    least = 1e-3 * max((row["seconds"] for row in rows), default=0.0)  # what would be no bar
-    rows = [row for row in rows if row["seconds"] > least][:15]
-    stages = {name: seconds for name, seconds in (facts.get("engine_stages") or {}).items() if seconds > 0}
+def profile(rows: Sequence[Row], stages: dict[str, float], title: str) -> Figure:
+    """Time of the longest kernels or operators; the engine in C as its own clock divides a call on one thread."""
+    rows = [row for row in rows if row["seconds"] > 1e-3 * rows[0]["seconds"]][:15]  # of less there would be no bar
     unit, factor = ("ms", 1e3) if rows and rows[0]["seconds"] >= 1e-2 else ("us", 1e6)
-    copy = facts["copy_bandwidth"] / 1e9
-    figure = Figure(figsize=(12, 2.4 + 0.34 * max(len(rows), 3)), layout="constrained")
-    times, rates = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    # A number that crosses the line of the copy stays readable on white.
-    text: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8}
-    text["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+    figure, axes = _figure(title, (9, 2 + 0.3 * max(len(rows), 3)))
     for place, row in enumerate(rows):
-        taken, rate, left = row["seconds"] * factor, bandwidth(row), 0.0
+        taken, left = row["seconds"] * factor, 0.0
         parts = stages if row["name"] in figures.ENGINE else {}
         for number, (name, seconds) in enumerate(parts.items()):
             width = taken * seconds / sum(parts.values())
-            times.barh(place, width, left=left, color=COLOURS[number + 1], height=0.7, label=f"stage: {name}")
+            axes.barh(place, width, left=left, color=COLOURS[number + 1], height=0.7, label=f"stage: {name}")
             left += width
         if not parts:
-            times.barh(place, taken, color="#C8C8C8" if row["name"] == figures.OUTSIDE else COLOURS[0], height=0.7)
-        launches = f", {row['launches']:,.4g} x" if row["launches"] else ""
-        times.annotate(_three(taken) + launches, (taken, place), (4, 0), **text)
-        if rate is not None:
-            rates.barh(place, rate / 1e9, color=COLOURS[0], height=0.7)
-            share = f" ({rate / 1e9 / copy:.0%})" if rate / 1e9 / copy >= 0.005 else ""
-            rates.annotate(_three(rate / 1e9) + share, (rate / 1e9, place), (4, 0), **text)
-    times.set_xlim(0, 1.2 * max([1e-9, *(row["seconds"] * factor for row in rows)]))
-    rates.set_xlim(0, 1.3 * max([copy, *((bandwidth(row) or 0.0) / 1e9 for row in rows)]))
-    for axes in (times, rates):
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.tick_params(axis="y", length=0)
-        _grid(axes, "x")
-    times.set_yticks(range(len(rows)), [textwrap.shorten(row["name"], 44) for row in rows], fontsize=8)
-    times.set_xlabel(f"time of a call under the profiler, all its launches ({unit})")
-    rates.set_xlabel("bandwidth by nominal bytes, GB/s (share of a copy's)")
-    rates.axvline(copy, color="black", linestyle="--", linewidth=1, zorder=1.5, label=f"a copy here, {copy:,.4g} GB/s")
-    figure.legend(loc="outside lower center", ncols=6, fontsize=8, frameon=False)
-    note = "\nthe engine: divided as its own clock divides a call on one thread" if stages else ""
-    figure.suptitle(title + note, fontsize=10)
+            axes.barh(place, taken, color="#C8C8C8" if row["name"] == figures.OUTSIDE else COLOURS[0], height=0.7)
+        words = f"{taken:,.0f}" if taken >= 100 else f"{taken:.3g}"
+        words += f", {row['launches']:,.4g} x" if row["launches"] else ""
+        axes.annotate(words, (taken, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_xlim(0, 1.2 * max([1e-9, *(row["seconds"] * factor for row in rows)]))
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.set_yticks(range(len(rows)), [textwrap.shorten(row["name"], 44) for row in rows], fontsize=8)
+    axes.set_xlabel(f"time of a call under the profiler, all its launches ({unit})")
+    if stages:
+        axes.legend(
+            title="the engine, by its own clock", title_fontsize=8, fontsize=8, loc="lower right", frameon=False
+        )
+    _grid(axes, "x")
     return figure
-
-
-def _three(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

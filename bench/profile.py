@@ -1,8 +1,7 @@
 """Where the time of a call goes: ``python -m bench.profile --rows 80 --items 1024 --positives 20 --update negative``.
 
-One row a kernel, on a CPU one row an operator, by PyTorch's profiler: time, launches, and of the project's Triton
-kernels nominal bytes (the sizes of the tensors that a launch is handed). Then a call's wall time, busy time, host time,
-peak memory, the bandwidth of a copy on the same machine, and what the stages of the engine in C take by its own clock.
+One row a kernel, on a CPU one row an operator, by PyTorch's profiler. Then a call's wall time, busy time, host time,
+peak memory, and what the stages of the engine in C take by its own clock.
 The result is checked first, as the suites do it; the exit status is 1 if it is wrong. PyTorch and NumPy are enough.
 
 The profiler slows down the host: wall time, host time and peak memory are those of calls without it. Every call gets
@@ -12,21 +11,15 @@ fresh scores; on a GPU the L2 cache is flushed before it.
 from __future__ import annotations
 
 import argparse
-import importlib
-import pkgutil
 import statistics
 import sys
 import time
 from bisect import bisect
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
-from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
@@ -34,11 +27,11 @@ from bench import isolated, store, truth
 from bench.cases import Case, stage_seconds
 from bench.clock import Machine
 from bench.environment import about
-from bench.figures import OUTSIDE, duration, memory
+from bench.figures import OUTSIDE, duration
 from bench.inputs import Shape
 from bench.store import Row
 from fastap.arguments import check_scale
-from fastap.backends import BACKENDS, HAS_TRITON, check_backend, native
+from fastap.backends import BACKENDS, check_backend, native
 from fastap.types import METHODS, UPDATES
 from tests.problems import KINDS
 
@@ -46,44 +39,8 @@ CALL = "fastap call"
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 LOSSES = ("direct", "hinge", "perceptron", "metric")
 
-
-class LaunchedBytes:
-    """Inside ``with``, the bytes of the tensors that launches of the project's Triton kernels are handed, each once.
-
-    Nominal bytes: a kernel may read a tensor twice, or a part of it.
-    """
-
-    def __init__(self) -> None:
-        self.seen: dict[str, list[float]] = defaultdict(list)  # of every launch, by the kernel's name
-        self._patches = ExitStack()
-
-    def __enter__(self) -> LaunchedBytes:
-        for kernel in project_kernels():
-            self._patches.enter_context(mock.patch.object(kernel, "run", self._watched(kernel.run, kernel.__name__)))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._patches.close()
-
-    def _watched(self, run: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def watched(*args: Any, **options: Any) -> Any:
-            handed = {each.data_ptr(): each.nbytes for each in (*args, *options.values()) if isinstance(each, Tensor)}
-            self.seen[name].append(sum(handed.values()))
-            return run(*args, **options)
-
-        return watched
-
-
-def project_kernels() -> list[Any]:
-    """Every ``@triton.jit`` of ``fastap.kernels``, once; none where Triton is not installed."""
-    if not HAS_TRITON:
-        return []
-    from triton.runtime.jit import KernelInterface
-
-    package = importlib.import_module("fastap.kernels")
-    names = [f"{package.__name__}.{each.name}" for each in pkgutil.iter_modules(package.__path__)]
-    every = [each for name in names for each in vars(importlib.import_module(name)).values()]
-    return list({id(each): each for each in every if isinstance(each, KernelInterface)}.values())
+# In the name of a file these are left out.
+USUAL = {"epsilon": 1.0, "method": "auto", "backend": "auto", "dtype": "float32", "kind": "gaussian", "forward": False}
 
 
 def measure(case: Case, repeats: int, trace: Path | None = None) -> tuple[Row, list[Row]]:
@@ -109,9 +66,6 @@ def measure(case: Case, repeats: int, trace: Path | None = None) -> tuple[Row, l
         machine.wait()
         walls.append(time.perf_counter() - start)
     peaks = [isolated.peak_bytes(job, case.device) for job in jobs(1)]
-    with LaunchedBytes() as launches:
-        for job in jobs(1):
-            job()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if machine.on_gpu else [])]
     with profile(activities=activities, acc_events=True) as profiler:
         for job in jobs(repeats):
@@ -122,13 +76,9 @@ def measure(case: Case, repeats: int, trace: Path | None = None) -> tuple[Row, l
         trace.parent.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(trace))
     wall, rows = rows_of(profiler.events(), repeats, on_gpu=machine.on_gpu)
-    for row in rows:
-        if row["name"] in launches.seen:
-            row["bytes"] = sum(launches.seen[row["name"]])
     busy = sum(row["seconds"] for row in rows if row["name"] != OUTSIDE)
     direct = native.IS_BUILT and not machine.on_gpu and case.work in UPDATES
     facts = {
-        "copy_bandwidth": machine.copy_bandwidth(),
         "wall": statistics.median(walls),
         "host": statistics.median(hosts),
         "busy": busy,
@@ -161,42 +111,28 @@ def rows_of(events: Sequence[Any], repeats: int, *, on_gpu: bool) -> tuple[float
     return wall, sorted(rows.values(), key=lambda row: -row["seconds"])
 
 
-def show(facts: Row, rows: Sequence[Row], top: int) -> str:
-    """The first rows, and the whole."""
-    lines = [f"{'kernel or operator':60} {'a call':>9} {'launches':>9} {'bytes':>9} {'GB/s':>7} {'of a copy':>9}"]
-    for row in rows[:top]:
-        line = f"{row['name'][:60]:60} {duration(row['seconds']):>9} {row['launches']:9.4g}"
-        if row.get("bytes") and row["seconds"]:
-            rate = row["bytes"] / row["seconds"]
-            line += f" {memory(row['bytes']):>9} {rate / 1e9:7.1f} {rate / facts['copy_bandwidth']:9.0%}"
-        lines.append(line)
-    lines += [f"... and {len(rows) - top} more"] if len(rows) > top else []
-    lines.append(f"{duration(facts['wall'])} until the work is done, {duration(facts['host'])} until the call returns;")
-    lines.append(f"under the profiler {duration(facts['profiled_wall'])}, of which {duration(facts['busy'])} in rows;")
-    peak = "unknown" if facts["peak_bytes"] is None else memory(facts["peak_bytes"])
-    lines.append(f"peak memory {peak}; a copy moves {facts['copy_bandwidth'] / 1e9:,.1f} GB/s")
-    if stages := facts["engine_stages"]:
-        parts = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages.items())
-        lines.append(f"stages of the engine in C, on one thread: {parts}")
-    return "\n".join(lines)
-
-
 def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, Case]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=80, help="rankings (default: %(default)s)")
-    parser.add_argument("--items", type=int, default=1024, help="scores a ranking (default: %(default)s)")
-    parser.add_argument("--positives", type=int, default=20, help="of a ranking's items (default: %(default)s)")
-    parser.add_argument("--loss", choices=LOSSES, default="direct")
-    parser.add_argument("--update", choices=UPDATES, default="positive", help="of the direct loss")
+    for name, default, words in (
+        ("--rows", 80, "rankings"),
+        ("--items", 1024, "scores a ranking"),
+        ("--positives", 20, "of a ranking's items"),
+        ("--repeats", 20, "calls to measure"),
+        ("--top", 20, "rows to print"),
+    ):
+        parser.add_argument(name, type=int, default=default, help=f"{words} (default: %(default)s)")
+    for name, choices, words in (
+        ("--loss", LOSSES, ""),
+        ("--update", UPDATES, "of the direct loss"),
+        ("--method", METHODS, ""),
+        ("--backend", BACKENDS, ""),
+        ("--dtype", DTYPES, "of the scores"),
+        ("--kind", tuple(KINDS), "how scores are distributed"),
+        ("--device", ("auto", "cpu", "cuda"), ""),
+    ):
+        parser.add_argument(name, choices=choices, default=USUAL.get(name[2:], choices[0]), help=words)
     parser.add_argument("--epsilon", type=float, default=1.0, help="of the direct loss; the margin of the hinge")
-    parser.add_argument("--method", choices=METHODS, default="auto")
-    parser.add_argument("--backend", choices=BACKENDS, default="auto")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the scores")
-    parser.add_argument("--kind", choices=tuple(KINDS), default="gaussian", help="how scores are distributed")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--forward", action="store_true", help="without the backward pass")
-    parser.add_argument("--repeats", type=int, default=20, help="calls to measure (default: %(default)s)")
-    parser.add_argument("--top", type=int, default=20, help="rows to print (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the figures there as CSV")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write a Chrome trace")
     options = parser.parse_args(arguments)
@@ -235,16 +171,17 @@ def main(arguments: list[str] | None = None) -> int:
     facts, rows = measure(case, options.repeats, options.trace)
     call = {key: value for key, value in vars(options).items() if key not in ("top", "out", "trace")}
     where = about(case.device)
-    print(f"{case.shape}, {case.work}, {where['device']}\nchecked: {checked}\n{show(facts, rows, options.top)}")
+    print(f"{case.shape}, {case.work}, {where['device']}\nchecked: {checked}")
+    for row in rows[: options.top]:
+        print(f"{duration(row['seconds']):>10}  {row['launches']:6.4g} x  {row['name'][:90]}")
+    for name, value in facts.items():
+        print(f"{name}: {value}")
     if options.out is not None:
         unusual = [str(call[key]) for key in call if call[key] != USUAL.get(key, call[key])]
         name = "-".join([f"profile-{options.rows}x{options.items}-p{options.positives}-{case.work}", *unusual])
         print(store.write(options.out, name, where, rows, call=call, **facts, checked=checked))
     return 0
 
-
-# In the name of a file these are left out.
-USUAL = {"epsilon": 1.0, "method": "auto", "backend": "auto", "dtype": "float32", "kind": "gaussian", "forward": False}
 
 if __name__ == "__main__":
     sys.exit(main())
