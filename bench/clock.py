@@ -23,12 +23,6 @@ def quantiles(values: Any) -> dict[str, float]:
     return {"median": float(middle), "p10": float(low), "p90": float(high)}
 
 
-def beyond_cache(device: torch.device) -> Tensor:
-    """So much of a GPU's memory that writing it leaves nothing else in the L2 cache."""
-    cached = getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 64 << 20)
-    return torch.empty(max(4 * cached, 1 << 28), dtype=torch.int8, device=device)
-
-
 def seconds_on(device: torch.device, call: Callable[[], object], *, spin: float = 0.0) -> float:
     """Seconds of the device's time: on a GPU between two events, where launch and wake-up of the host do not count.
 
@@ -53,12 +47,15 @@ class Machine:
 
     def __init__(self, device: str) -> None:
         self.device, self.on_gpu = torch.device(device), device == "cuda"
-        self.flushed = beyond_cache(self.device) if self.on_gpu else None
+        self.cache: Tensor | None = None
+        if self.on_gpu:  # so much memory that writing it leaves nothing else in the cache
+            cached = getattr(torch.cuda.get_device_properties(self.device), "L2_cache_size", 64 << 20)
+            self.cache = torch.empty(max(4 * cached, 1 << 28), dtype=torch.int8, device=self.device)
 
     def wait(self) -> None:
         wait(self.device)
 
     def flush(self) -> None:
-        if self.flushed is not None:
-            self.flushed.zero_()
+        if self.cache is not None:
+            self.cache.zero_()
             self.wait()

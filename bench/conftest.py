@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,22 +91,22 @@ class Suite:
     ) -> None:
         """Assert that the case is right, then time it in turns with ``torch.sort``."""
         self.benchmark.group = f"{suite}: {case.shape}"
-        with pairs.threads(case.threads):
-            checked = check(case)
-            if memory and self.benchmark.enabled and case.shape.scores >= WEIGHED:
-                more["peak_bytes"] = peak_bytes(case)
-            found = pairs.measure(self.benchmark, pairs.Pairs(case, prepare or case.prepare), self.seconds, self.least)
+        torch.set_num_threads(case.threads)
+        checked = check(case)
+        if memory and self.benchmark.enabled and case.shape.scores >= WEIGHED:
+            more["peak_bytes"] = peak_bytes(case)
+        found = pairs.measure(self.benchmark, pairs.Pairs(case, prepare or case.prepare), self.seconds, self.least)
         if found is not None:
             self.rows.append({"suite": suite, **case.describe(), **found, **more, "checked": checked})
             self.benchmark.extra_info.update(ratio_to_sort=found["ratio"]["median"], checked=checked)
 
 
 @pytest.fixture
-def timed(request: pytest.FixtureRequest, benchmark: Any) -> Suite:
+def timed(request: pytest.FixtureRequest, benchmark: Any) -> Iterator[Suite]:
     """Times a case; a quarter of pytest-benchmark's ``--benchmark-max-time`` goes into the rounds."""
-    config = request.config
+    config, threads = request.config, torch.get_num_threads()
     quick = config.getoption("quick")
-    return Suite(
+    yield Suite(
         benchmark,
         config.getoption("device"),
         quick,
@@ -114,3 +114,4 @@ def timed(request: pytest.FixtureRequest, benchmark: Any) -> Suite:
         3 if quick else int(config.getoption("benchmark_min_rounds")),
         config.stash[ROWS],
     )
+    torch.set_num_threads(threads)

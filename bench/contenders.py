@@ -61,7 +61,6 @@ def is_usable(value: Any, scores: Tensor, targets: Tensor, gradient: Tensor | No
     """The least that a loss must do."""
     assert np.isfinite(float(value)), f"the value is {float(value)}"
     assert gradient is not None, "there is no gradient"
-    assert gradient.shape == scores.shape, f"the gradient has shape {tuple(gradient.shape)}"
     assert gradient.isfinite().all(), "the gradient is not finite"
     assert gradient.any(), "the gradient is zero"
     up, down = gradient[targets].mean().item(), gradient[~targets].mean().item()

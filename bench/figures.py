@@ -55,29 +55,25 @@ class Fit(NamedTuple):
     low: float
     high: float
     points: int
-    error: float | None  # standard error of the exponent, which two points do not give
+    error: float  # standard error of the exponent
 
     @property
     def words(self) -> str:
         """``1.04 ± 0.02``, with a third decimal where an exponent is that near to the largest."""
         near = round(self.exponent, 2) == LARGEST_EXPONENT
-        found = f"{self.exponent:.3f}" if near else f"{self.exponent:.2f}"
-        return found if self.error is None else f"{found} ± {self.error:.2f}"
+        return f"{self.exponent:.{3 if near else 2}f} ± {self.error:.2f}"
 
 
 def fit(points: Iterable[tuple[float, float]]) -> Fit | None:
-    """Of ``(scores, seconds)`` within the range of the fit; None where that leaves one size or none."""
-    within = [point for point in points if FIT_RANGE[0] <= point[0] <= FIT_RANGE[1]]
-    sizes = {size for size, _ in within}
-    if len(sizes) < 2:
+    """Of ``(scores, seconds)`` within the range of the fit; None where that leaves fewer than three."""
+    within = sorted(point for point in points if FIT_RANGE[0] <= point[0] <= FIT_RANGE[1])
+    if len(within) < 3:
         return None
     n, seconds = np.log(np.array(within, dtype=float)).T
     exponent, constant = np.polyfit(n, seconds, 1)
-    error = None
-    if len(within) > 2:
-        left = seconds - exponent * n - constant
-        error = float(np.sqrt(left @ left / (len(within) - 2) / np.sum((n - n.mean()) ** 2)))
-    return Fit(float(exponent), float(np.exp(constant)), min(sizes), max(sizes), len(within), error)
+    left = seconds - exponent * n - constant
+    error = float(np.sqrt(left @ left / (len(within) - 2) / np.sum((n - n.mean()) ** 2)))
+    return Fit(float(exponent), float(np.exp(constant)), within[0][0], within[-1][0], len(within), error)
 
 
 @dataclass(frozen=True)
@@ -172,16 +168,13 @@ def judge_growth(lines: Iterable[Series]) -> list[Verdict]:
     verdicts = []
     low, high = FIT_RANGE
     for line in lines:
-        if line.name == "torch.sort":
-            continue
         what = f"growth of {line.name} from {low:.0e} to {high:.0e} scores".replace("e+0", "e")
-        target = f"exponent at most {LARGEST_EXPONENT:g}"
         found = line.fit
-        if found is None or found.low > 1.1 * low or found.high < 0.9 * high:
-            verdicts.append(Verdict(what, target, "", "not measured"))
-        else:
-            verdict = "met" if found.exponent <= LARGEST_EXPONENT else "missed"
-            verdicts.append(Verdict(what, target, found.words, verdict))
+        if found is not None and (found.low > 1.1 * low or found.high < 0.9 * high):
+            found = None
+        figure = "" if found is None else found.words
+        verdict = "not measured" if found is None else "met" if found.exponent <= LARGEST_EXPONENT else "missed"
+        verdicts.append(Verdict(what, f"exponent at most {LARGEST_EXPONENT:g}", figure, verdict))
     return verdicts
 
 

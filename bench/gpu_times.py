@@ -19,6 +19,7 @@ from torch import Tensor
 
 import fastap
 from bench.clock import Machine, quantiles, seconds_on
+from bench.inputs import Shape, stream
 from bench.isolated import peak_bytes
 from bench.store import Row
 from fastap.backends.triton.sort import choose_algorithm, sort_rows
@@ -118,21 +119,10 @@ CASES = (
 
 
 def draw_inputs(case: Case, device: torch.device, copies: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """float32 scores and bool targets: different scores in every copy, and other places of the positives."""
-    from tests.problems import draw
-
-    generator = torch.Generator(device).manual_seed(0)
-    rng = np.random.default_rng(0)
-    shape = (case.rankings, case.items)
-    for _ in range(copies):
-        if case.kind == "gaussian":
-            places = torch.rand(shape, generator=generator, device=device).argsort(-1)
-            targets = places < case.positives
-            yield torch.randn(shape, generator=generator, device=device) + targets, targets
-        else:
-            drawn = [draw(rng, case.kind, case.positives, case.negatives) for _ in range(case.rankings)]
-            scores = torch.from_numpy(np.stack([each for each, _ in drawn])).float()
-            yield scores.to(device), torch.from_numpy(np.stack([each for _, each in drawn]) == 1).to(device)
+    """float32 scores, different ones in every copy, and bool targets, a row a ranking."""
+    shape = Shape(case.rankings, case.positives, case.negatives)
+    for scores, targets in itertools.islice(stream(shape, kind=case.kind, device=device), copies):
+        yield scores.view(case.rankings, -1), targets.view(case.rankings, -1)
 
 
 def time_work(work: Work, case: Case, inputs: list[tuple[Tensor, Tensor]], machine: Machine, seconds: float) -> Row:

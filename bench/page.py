@@ -24,47 +24,7 @@ PAGE = "benchmarks.md"
 GUIDE = DOCS / "guide" / "performance.md"
 START, END = "<!-- speed -->\n", "\n<!-- /speed -->"
 
-HEAD = """# Benchmarks
-
-Made by `python -m bench.page` from the files in {folder}; every figure below is computed from them, none is written
-by hand.
-
-**Words.** A ranking has P positives and N negatives. Every call gets fresh scores. *positive* and *negative* are the
-updates of `direct_ap_loss`, *hinge* is `ap_hinge_loss`, *perceptron* is `ap_perceptron_loss`, each forward and
-backward; *metric* is `average_precision`. A time is a median; in brackets stands its ratio to
-`torch.sort(scores, descending=True)` of the same scores, the two taken in turns in one process (the median over these
-pairs). Memory is the peak beyond the inputs and their gradient.
-
-**Checks.** In the run that timed it, each of this library's calls in the suites was first compared with a reference
-implementation or the dynamic program, on a smaller problem where the whole one is too large for that; what was compared
-is in the file, as `checked` of each benchmark. Of other libraries less is asserted, and not of all the same: a table
-says what. What `bench.gpu` and `bench.profile` time they check by themselves."""
-
-NO_GPU = """## GPU
-
-No result of a GPU is stored. On a machine with an NVIDIA GPU, `python -m bench.gpu --out bench/results` tests and times
-the kernels, `python -m bench.profile --rows 80 --items 1024 --positives 20 --update negative --out bench/results`
-says what each kernel takes of a call, and `python -m bench.page` then adds their tables."""
-
-REPRODUCE = """## Measuring it again
-
-`make bench` installs what is needed into `.venv` and runs everything that a CPU can, in at most ten minutes on two
-cores; the page of its figures is `bench/out/benchmarks.md`. The parts alone:
-
-```
-python -m pytest bench --out DIR      # the suites; options of pytest-benchmark apply
-python -m bench.peers --out DIR       # other libraries, each in a process of its own
-python -m bench.profile --out DIR     # one call, by kernel (on a CPU by operator)
-python -m bench.gpu --out DIR         # tests and times on an NVIDIA GPU
-python -m bench.page                  # this page and the guide's table
-```
-
-What became slower by a change is pytest-benchmark's to say, on an idle machine: the suites before the change and after.
-
-```
-python -m pytest bench --benchmark-save=before
-python -m pytest bench --benchmark-save=after --benchmark-compare --benchmark-compare-fail=median:10%
-```"""
+HEAD, NO_GPU, REPRODUCE = (ROOT / "bench" / "page.md").read_text(encoding="utf-8").split("<!-- cut -->")
 
 COMMANDS = {
     "suites": "python -m pytest bench --out DIR",
@@ -106,7 +66,7 @@ def write(results: Sequence[Result], folder: Path, out: Path) -> Page:
     """The page on results of ``folder``, for it to lie in ``out``."""
     page = Page(out)
     link = page.link(folder)
-    page.add(HEAD.format(folder="its own folder" if link == "." else f"[{link.lstrip('./')}]({link})"))
+    page.add(HEAD.replace("{folder}", "its own folder" if link == "." else f"[{link.lstrip('./')}]({link})"))
     for device in dict.fromkeys(result.about["device"] for result in results):
         here = [result for result in results if result.about["device"] == device]
         suites, peers, gate = (_first(here, kind) for kind in ("suites", "peers", "gpu"))
@@ -137,22 +97,21 @@ def _first(results: Sequence[Result], kind: str) -> Result | None:
 def add_sources(page: Page, results: Sequence[Result]) -> None:
     rows = []
     for result in results:
-        about, command = result.about, COMMANDS.get(result.kind)
-        if command is None:
+        about, command = result.about, COMMANDS.get(result.kind, "")
+        if not command:
             call = {key: value for key, value in result.facts["call"].items() if value not in (None, False, "auto")}
             words = [word for key, value in call.items() for word in (f"--{key}", *([] if value is True else [value]))]
             command = shlex.join(["python", "-m", "bench.profile", *map(str, words)])
-        date = about["date"].replace("T", " ").replace("+00:00", " UTC")
-        threads, versions = str(about.get("threads", "")), versions_of(about)
-        link = f"[{result.kind}]({page.link(result.path)})"
-        rows.append([link, date, about["commit"], threads, versions, f"`{command}`"])
+        file, date = f"[{result.kind}]({page.link(result.path)})", about["date"].replace("T", " ")
+        rows.append([file, date.replace("+00:00", " UTC"), about["commit"], str(about.get("threads", ""))])
+        rows[-1] += [versions_of(about), f"`{command}`"]
     processors = " and ".join(dict.fromkeys(result.about["cpu"] for result in results))
     says = f"The files that this section is made of; the processor of their machine is {processors}:"
-    page.table(says, rows, ["file", "date", "commit", "CPU threads", "versions", "command"], len(rows[0]))
+    page.table(says, rows, ["file", "date", "commit", "CPU threads", "versions", "command"], 6)
 
 
 def add_targets(page: Page, suites: Result | None, peers: Result | None) -> None:
-    found = figures.judge_growth(figures.growth(suites.suite("growth"))) if suites is not None else []
+    found = figures.judge_growth(figures.growth(suites.suite("growth"))[1:]) if suites is not None else []
     found += figures.judge_peers(peers.rows) if peers is not None else []
     if not found:
         return
@@ -188,11 +147,12 @@ def add_growth(page: Page, device: str, suites: Result | None, peers: Result | N
         body.append([f"{n:,}", f"{here[0]['P']:,}", *times, "" if peak is None else f"{peak:.0f}"])
     heads = ["scores", "P", "`torch.sort`", *(line.name for line in lines[1:]), "bytes a score, at most"]
     page.table("One ranking that grows, the share of its positives kept: time (ratio to `torch.sort`).", body, heads, 0)
-    fits = []
-    for line in lines:
-        if found := line.fit:
-            error, reach = "" if found.error is None else f"{found.error:.3f}", f"{found.low:,.0f} to {found.high:,.0f}"
-            fits.append([line.name, f"{found.exponent:.3f}", error, reach, str(found.points)])
+    reach = "{0.low:,.0f} to {0.high:,.0f}"
+    fits = [
+        [line.name, f"{found.exponent:.3f}", f"{found.error:.3f}", reach.format(found), str(found.points)]
+        for line in lines
+        if (found := line.fit)
+    ]
     low, high = figures.FIT_RANGE
     says = (
         "How time grows: the exponent of `time = c * scores^exponent` by least squares on logarithms, over the sizes "
@@ -359,23 +319,18 @@ def add_gate(page: Page, gate: Result) -> None:
         return
     says = "What the kernels were to reach and what they did:"
     page.table(says, facts.get("targets", []), ["what", "target", "measured", "verdict"], 4)
-    sorts = {row["case"]: row.get("median") for row in gate.rows if row["work"] == "torch.sort"}
     body = []
     for row in gate.rows:
-        if "error" in row:
-            body.append([row["case"], f"{row['work']}: {row['error']}", *[""] * 6])
-            continue
-        sort, cells, size = sorts.get(row["case"]), row.get("cells a second"), row.get("bytes a score")
-        more = [f"{row['GB/s']:,.1f}", f"{cells:.2e}" if cells else "", "" if size is None else f"{size:.0f}"]
-        time = timed(row["median"], row["median"] / sort if sort else None)
-        spread = f"{duration(row['p10'])} to {duration(row['p90'])}"
-        body.append([row["case"], row["work"], time, spread, *more, duration(row["host"])])
+        keys = ("median", "p10", "p90", "host")
+        times = [timed(row.get(key)) for key in keys] if "error" not in row else [str(row["error"]), *[""] * 3]
+        rates = [f"{row[key]:.4g}" if key in row else "" for key in ("GB/s", "cells a second", "bytes a score")]
+        body.append([row["case"], row["work"], *times, *rates])
     says = (
-        "GPU time of a call with a cold L2 cache (ratio to `torch.sort`), its 10th to 90th percentile, the bandwidth "
-        "by the bytes that must move, the dynamic program's cells a second, peak memory, and the time until the call "
-        "returns."
+        "GPU time of a call with a cold L2 cache, the time until the call returns (host), the bandwidth by the bytes "
+        "that must move, the dynamic program's cells, and peak memory:"
     )
-    page.table(says, body, ["rankings", "work", "time", "p10 to p90", "GB/s", "cells/s", "bytes a score", "host"], 2)
+    heads = ["rankings", "work", "time", "p10", "p90", "host", "GB/s", "cells a second", "bytes a score"]
+    page.table(says, body, heads, 2)
 
 
 def add_profile(page: Page, device: str, profile: Result, number: int) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -41,12 +39,12 @@ class Pairs:
         else:
             self.unsorted = scores.detach()
         job = self.prepare(scores, targets)
-        self._wait()
+        wait(self.case.device)
         return (job,), {}
 
     def run(self, job: Job) -> None:
         job()
-        self._wait()
+        wait(self.case.device)
 
     def tear_down(self, *_: Any) -> None:
         """End the round: its scores are sorted if they have not been."""
@@ -55,13 +53,10 @@ class Pairs:
             self._sort(scores)
 
     def _sort(self, scores: Tensor) -> None:
-        self._wait()
+        wait(self.case.device)
         start = time.perf_counter()
         self.run(lambda: torch.sort(scores, dim=self.case.dim, descending=True))
         self.sorts.append(time.perf_counter() - start)
-
-    def _wait(self) -> None:
-        wait(self.case.device)
 
     def warm_up(self) -> float:
         """Load code, start threads; seconds of a round with all that belongs to it."""
@@ -92,20 +87,9 @@ def measure(benchmark: Any, pairs: Pairs, seconds: float, least: int) -> dict[st
     rounds = rounds_for(pairs.warm_up(), seconds, least)
     benchmark.pedantic(pairs.run, setup=pairs.set_up, teardown=pairs.tear_down, rounds=rounds)
     stats = benchmark.stats.stats
-    seconds = {"median": stats.median, "q1": stats.q1, "q3": stats.q3, "rounds": stats.rounds}
-    return {"seconds": seconds, **summary(pairs.sorts[:rounds], stats.data)}
+    taken = {key: getattr(stats, key) for key in ("median", "q1", "q3", "rounds")}
+    return {"seconds": taken, **summary(pairs.sorts[:rounds], stats.data)}
 
 
 def summary(sorts: list[float], works: list[float]) -> dict[str, Any]:
     return {"sort": quantiles(sorts), "ratio": quantiles(np.array(works) / np.array(sorts))}
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Inside, PyTorch uses so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -12,7 +12,7 @@ import argparse
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from torch import Tensor
 import fastap
 from bench import isolated, store
 from bench.clock import quantiles, wait
-from bench.contenders import PEERS, SMALL, Peer, Rank, of_scores
+from bench.contenders import PEERS, Peer, Rank, of_scores
 from bench.environment import about
 from bench.figures import duration, few_calls, ratio_to_ours, times_of
 from bench.inputs import PEER_SHAPES, Inputs, Shape, stream
@@ -48,72 +48,61 @@ class Limits(NamedTuple):
     rounds: float  # seconds; a call that takes longer is long
 
 
-# One case, in its own process.
-
-
 class Work(NamedTuple):
     """Something timed; ``trains`` says whether it runs backward too."""
 
     rank: Rank
-    trains: bool
+    trains: bool = True
 
-    def run(self, scores: Tensor) -> Any:
-        value = self.rank(scores)
+    def __call__(self, leaf: Tensor) -> Any:
+        value = self.rank(leaf)
         if self.trains:
             value.backward()
+        wait(leaf.device)
         return value
 
     def seconds(self, scores: Tensor) -> float:
         leaf = scores.clone().requires_grad_(self.trains)
         wait(scores.device)
         start = time.perf_counter()
-        self.run(leaf)
-        wait(scores.device)
+        self(leaf)
         return time.perf_counter() - start
 
     def peak(self, scores: Tensor) -> tuple[int | None, float]:
         """Bytes beyond scores and gradient, which are the caller's, and the seconds of this call."""
         leaf = scores.clone().requires_grad_(self.trains)
-        if self.trains:
-            leaf.grad = torch.zeros_like(leaf)
-        taken = []
+        leaf.grad = torch.zeros_like(leaf) if self.trains else None
+        taken: list[float] = []
 
         def call() -> None:
             start = time.perf_counter()
-            self.run(leaf)
-            wait(scores.device)
+            self(leaf)
             taken.append(time.perf_counter() - start)
 
         return isolated.peak_bytes(call, scores.device), taken[0]
 
 
 def ours(targets: Tensor, gives: str) -> dict[str, Work]:
-    works = {"sort": Work(lambda scores: torch.sort(scores, descending=True), False)}
+    works = {"sort": Work(lambda scores: torch.sort(scores, descending=True), trains=False)}
     for update in ("positive", "negative"):
         loss: Any = partial(fastap.direct_ap_loss, update=update)
-        works[f"fastap {update}"] = Work(of_scores(loss, targets), True)
+        works[f"fastap {update}"] = Work(of_scores(loss, targets))
     if gives == "metric":
-        works["fastap metric"] = Work(of_scores(fastap.average_precision, targets), False)
+        works["fastap metric"] = Work(of_scores(fastap.average_precision, targets), trains=False)
     return works
 
 
-def check_ours(device: str) -> None:
-    """Assert that this library is right on the small problem."""
-    scores, targets = next(stream(SMALL, seed=1, device=device))
+def check(peer: Peer, device: str) -> str:
+    """Assert that the peer is right on the small problem, and this library, too; say what was asserted."""
+    torch.manual_seed(0)  # for what draws noise
+    scores, targets = next(stream(peer.small, seed=1, device=device))
     for update in ("positive", "negative"):
         leaf = scores.clone().requires_grad_()
         fastap.direct_ap_loss(leaf, targets, update=update).backward()
-        expected = reference.direct_ap_loss(scores.cpu(), targets.cpu(), update=update).gradient
-        assert leaf.grad is not None
-        assert np.abs(leaf.grad.cpu().numpy() - expected).max() < 1e-7, f"fastap's {update} update is wrong"
-
-
-def check(peer: Peer, device: str) -> str:
-    """Assert that the peer is; say what was asserted."""
-    torch.manual_seed(0)  # for what draws noise
-    scores, targets = next(stream(peer.small, seed=1, device=device))
+        expected = torch.from_numpy(reference.direct_ap_loss(scores.cpu(), targets.cpu(), update=update).gradient)
+        torch.testing.assert_close(leaf.grad, expected.to(scores), rtol=0, atol=1e-7)
     leaf = scores.clone().requires_grad_(peer.gives == "gradient")
-    value = Work(peer.build(targets), peer.gives == "gradient").run(leaf)
+    value = Work(peer.build(targets), peer.gives == "gradient")(leaf)
     return peer.check(value, scores, targets, leaf.grad)
 
 
@@ -122,7 +111,6 @@ def measure(peer: Peer, shape: Shape, device: str, threads: int, limits: Limits)
     start = time.perf_counter()
     warnings.simplefilter("ignore")  # the peers' own
     torch.set_num_threads(threads)
-    check_ours(device)
     warm, warm_targets = next(stream(WARM, device=device))
     for work in ours(warm_targets, peer.gives).values():
         work.seconds(warm)  # loads code and starts threads
@@ -130,12 +118,16 @@ def measure(peer: Peer, shape: Shape, device: str, threads: int, limits: Limits)
     scores, targets = next(data)
     works = ours(targets, peer.gives)
     for _ in range(2):  # the first time gives back what lies about, and then some of it is wanted again
-        peaks = {name: work.peak(scores)[0] for name, work in works.items() if name != "sort"}
-    times: Times = {name: [] for name in works}
+        peaks = {name: work.peak(scores)[0] for name, work in works.items()}
+    del peaks["sort"]
+    times: Times = {}
     shuffle = random.Random(0).shuffle
 
     def row(**more: Any) -> Row:
-        return {name: {**_calls(times[name]), **_bytes(peaks, name)} for name in works if name != "peer"} | more
+        found = {name: calls(times[name]) for name in works if name != "peer"}
+        for name, peak in peaks.items():
+            found[name]["bytes"] = peak
+        return found | more
 
     take_turns(works, data, times, shuffle, least=3, most=3)
     yield row()
@@ -159,14 +151,7 @@ def measure(peer: Peer, shape: Shape, device: str, threads: int, limits: Limits)
 
 
 def take_turns(
-    works: dict[str, Work],
-    data: Inputs,
-    times: Times,
-    shuffle: Callable[[list[str]], None],
-    *,
-    least: int,
-    most: int,
-    seconds: float = 0.0,
+    works: dict[str, Work], data: Inputs, times: Times, shuffle: Any, *, least: int, most: int, seconds: float = 0.0
 ) -> None:
     """Rounds of all works on the same fresh scores.
 
@@ -186,83 +171,45 @@ def take_turns(
 
 def against(times: Times) -> Row:
     """The peer's time, and what it is of the others' in the same rounds."""
-    peer = np.array(times["peer"])
-    ratios = {name: peer / each for name, each in times.items() if name != "peer"}
-    return {
-        "seconds": _calls(times["peer"]),
-        "ratio": quantiles(ratios.pop("sort")),
-        "times": {name: float(np.median(each)) for name, each in ratios.items()},
-    }
+    ratios = {name: np.array(times["peer"]) / each for name, each in times.items() if name != "peer"}
+    sort = quantiles(ratios.pop("sort"))
+    middle = {name: float(np.median(each)) for name, each in ratios.items()}
+    return {"seconds": calls(times["peer"]), "ratio": sort, "times": middle}
 
 
-def _calls(seconds: Sequence[float]) -> dict[str, Any]:
+def calls(seconds: Sequence[float]) -> dict[str, Any]:
     return {**quantiles(seconds), "calls": len(seconds)}
-
-
-def _bytes(peaks: dict[str, int | None], name: str) -> dict[str, int | None]:
-    return {"bytes": peaks[name]} if name in peaks else {}
-
-
-# All cases.
 
 
 def run_case(peer: Peer, shape: Shape, before: Sequence[Row], limits: Limits, device: str, threads: int) -> Row:
     """A row, whatever happens; ``before`` are this peer's rows of smaller shapes."""
-    row: Row = {
-        "peer": peer.name,
-        "source": peer.source,
-        "gives": peer.gives,
-        "note": peer.note,
-        "P": shape.positives,
-        "N": shape.negatives,
-        "status": "not installed",
-        "reason": "",
-        "checked": "",
-    }
+    row: Row = {key: getattr(peer, key) for key in ("source", "gives", "note")}
+    row = {"peer": peer.name, **row, "P": shape.positives, "N": shape.negatives, "reason": "", "checked": ""}
     if peer.version is None:
-        return {**row, "reason": f"there is no package {peer.package}"}
+        return {**row, "status": "not installed", "reason": f"there is no package {peer.package}"}
     if reason := hopeless(shape, before, limits):
         return {**row, "status": "not tried", "reason": reason}
-    outcome = isolated.run(
-        *(measure, peer, shape, device, threads, limits),
-        seconds=limits.seconds,
-        memory=limits.bytes,
-        device=device,
-    )
+    arguments = (measure, peer, shape, device, threads, limits)
+    outcome = isolated.run(*arguments, seconds=limits.seconds, memory=limits.bytes, device=device)
     found = outcome.value or {}
     if outcome.status == "out of time" and "seconds" in found:  # a round too many, of a peer that has a time
         return {**row, **found, "status": "ok"}
     found = {key: each for key, each in found.items() if outcome.status == "ok" or key not in MEASURED}
-    reason = outcome.reason.removeprefix("AssertionError: ")
-    return {**row, **found, "status": outcome.status, "reason": reason}
+    return {**row, **found, "status": outcome.status, "reason": outcome.reason.removeprefix("AssertionError: ")}
 
 
 def hopeless(shape: Shape, before: Sequence[Row], limits: Limits) -> str:
     """Why not to try: what ran out at a smaller shape runs out here; and nothing takes less than linear time."""
     for row in before:
         if row["status"] in ("out of time", "out of memory"):
-            return f"{row['status']} {_at(row)}"
+            return f"{row['status']} at P = {row['P']:,}, N = {row['N']:,}"
     # Four times the cap, so that a call that the machine disturbed does not decide alone.
     if before and (seconds := before[-1].get("seconds")):
         growth = shape.items / (before[-1]["P"] + before[-1]["N"])
         if seconds["median"] * growth > 4 * limits.seconds:
-            return f"{seconds['median']:.3g} s {_at(before[-1])}, and {growth:.2g} times as many scores here"
+            where = f"at P = {before[-1]['P']:,}, N = {before[-1]['N']:,}"
+            return f"{seconds['median']:.3g} s {where}, and {growth:.2g} times as many scores here"
     return ""
-
-
-def _at(row: Row) -> str:
-    return f"at P = {row['P']:,}, N = {row['N']:,}"
-
-
-def run(peers: Sequence[Peer], shapes: Sequence[Shape], limits: Limits, device: str, threads: int) -> list[Row]:
-    rows: list[Row] = []
-    for peer in peers:
-        own: list[Row] = []
-        for shape in shapes:
-            own.append(run_case(peer, shape, own, limits, device, threads))
-            print(in_words(own[-1]), flush=True)
-        rows += own
-    return rows
 
 
 def in_words(row: Row) -> str:
@@ -297,7 +244,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     peers = [peer for peer in PEERS if options.only is None or peer.name in options.only]
     shapes = PEER_SHAPES[:3] if options.quick else PEER_SHAPES
     limits = Limits(options.seconds, options.memory, 0.1 if options.quick else 0.6)
-    rows = run(peers, shapes, limits, options.device, options.threads)
+    rows: list[Row] = []
+    for peer in peers:
+        own: list[Row] = []
+        for shape in shapes:
+            own.append(run_case(peer, shape, own, limits, options.device, options.threads))
+            print(in_words(own[-1]), flush=True)
+        rows += own
     cap = {"seconds": options.seconds, "bytes": options.memory}
     print(store.write(options.out, "peers", about(options.device), rows, cap=cap))
 
