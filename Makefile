@@ -53,7 +53,6 @@ check-full: .venv/test.stamp  ## compare 20,000 random problems with the dynamic
 bench: .venv/bench.stamp  ## measure suites and peers on the CPU; bench/out/benchmarks.md at the end
 	$(VENV) -m pytest bench --out $(OUT)
 	$(VENV) -m bench.peers --out $(OUT)
-	$(VENV) -m bench.profile --rows 80 --items 1024 --positives 20 --update negative --out $(OUT)
 	$(VENV) -m bench.page --results $(OUT) --out $(if $(filter bench/results,$(OUT)),docs,$(OUT))
 
 # Not in .venv, whose pinned PyTorch may be one without CUDA: PYTHON is to have PyTorch, Triton, NumPy and pytest.

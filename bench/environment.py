@@ -62,6 +62,17 @@ def about(device: torch.device | str = "cpu") -> dict[str, Any]:
     }
 
 
+def versions_of(about: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
+
+
+def machine(about: dict[str, Any]) -> str:
+    """``AMD EPYC, 2 threads, python 3.11.7, ..., commit 82c82a0, 2025-01-31``."""
+    count = about.get("threads") if about["type"] == "cpu" else None
+    threads = f", {count} thread{'s' * (count != 1)}" if count else ""
+    return f"{about['device']}{threads}, {versions_of(about)}, commit {about['commit']}, {about['date'][:10]}"
+
+
 def stem(kind: str, where: dict[str, Any]) -> str:
     """``<kind>-<device>-torch-<version>-<commit>``, with a hyphen for what file names do not take."""
     parts = (kind, where["device"], "torch", where["versions"]["torch"], where["commit"])

@@ -17,10 +17,6 @@ FIT_RANGE = (1e5, 1e7)  # scores
 FEW = 5  # calls; fewer are named beside the time
 LARGEST_EXPONENT = 1.1  # from the first to the last of that range
 
-# Rows of the profiler: what calls the engine in C, and what is in no operator.
-ENGINE = ("native engine", "EagerAPLoss")
-OUTSIDE = "outside operators (Python, NumPy)"
-
 Size = tuple[int, int]  # P and N
 
 

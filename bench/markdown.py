@@ -6,10 +6,13 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from tabulate import tabulate
+
+from bench.environment import machine, versions_of
+
+__all__ = ["Page", "machine", "one_line", "table", "versions_of"]
 
 
 class Page:
@@ -48,14 +51,3 @@ def table(rows: Sequence[Sequence[str]], heads: Sequence[str], left: int = 1) ->
 
 def one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def versions_of(about: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
-
-
-def machine(about: dict[str, Any]) -> str:
-    """``AMD EPYC, 2 threads, python 3.11.7, ..., commit 82c82a0, 2025-01-31``."""
-    count = about.get("threads") if about["type"] == "cpu" else None
-    threads = f", {count} thread{'s' * (count != 1)}" if count else ""
-    return f"{about['device']}{threads}, {versions_of(about)}, commit {about['commit']}, {about['date'][:10]}"

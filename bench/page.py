@@ -1,13 +1,12 @@
 """Stored results as a page: ``docs/benchmarks.md``, its pictures, and the table of ``docs/guide/performance.md``.
 
-``python -m bench.page`` makes them of ``bench/results``. The newest file of each kind and device counts (and, of
-profiles, of each call). Nothing is measured, and the same files give the same page.
+``python -m bench.page`` makes them of ``bench/results``, where the newest file of each kind and device counts. Nothing
+is measured, and the same files give the same page.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 from bench import figures, plots, store
 from bench.environment import RESULTS, ROOT
-from bench.figures import UPDATES, WORKS, Series, Size, duration, memory, of, timed, times_of
+from bench.figures import UPDATES, WORKS, Series, Size, memory, of, timed, times_of
 from bench.markdown import Page, machine, one_line, table, versions_of
 from bench.store import Result, Row
 
@@ -82,8 +81,6 @@ def write(results: Sequence[Result], folder: Path, out: Path) -> Page:
             add_stages(page, suites.suite("stages"))
         if gate is not None:
             add_gate(page, gate)
-        for number, result in enumerate(each for each in here if each.kind == "profile"):
-            add_profile(page, device, result, number)
     if not any(result.about["type"] == "cuda" for result in results):
         page.add(NO_GPU)
     page.add(REPRODUCE)
@@ -97,14 +94,9 @@ def _first(results: Sequence[Result], kind: str) -> Result | None:
 def add_sources(page: Page, results: Sequence[Result]) -> None:
     rows = []
     for result in results:
-        about, command = result.about, COMMANDS.get(result.kind, "")
-        if not command:
-            call = {key: value for key, value in result.facts["call"].items() if value not in (None, False, "auto")}
-            words = [word for key, value in call.items() for word in (f"--{key}", *([] if value is True else [value]))]
-            command = shlex.join(["python", "-m", "bench.profile", *map(str, words)])
-        file, date = f"[{result.kind}]({page.link(result.path)})", about["date"].replace("T", " ")
-        rows.append([file, date.replace("+00:00", " UTC"), about["commit"], str(about.get("threads", ""))])
-        rows[-1] += [versions_of(about), f"`{command}`"]
+        about, file = result.about, f"[{result.kind}]({page.link(result.path)})"
+        date, threads = about["date"].replace("T", " ").replace("+00:00", " UTC"), str(about.get("threads", ""))
+        rows.append([file, date, about["commit"], threads, versions_of(about), f"`{COMMANDS[result.kind]}`"])
     processors = " and ".join(dict.fromkeys(result.about["cpu"] for result in results))
     says = f"The files that this section is made of; the processor of their machine is {processors}:"
     page.table(says, rows, ["file", "date", "commit", "CPU threads", "versions", "command"], 6)
@@ -331,36 +323,6 @@ def add_gate(page: Page, gate: Result) -> None:
     )
     heads = ["rankings", "work", "time", "p10", "p90", "host", "GB/s", "cells a second", "bytes a score"]
     page.table(says, body, heads, 2)
-
-
-def add_profile(page: Page, device: str, profile: Result, number: int) -> None:
-    facts, rows, call = profile.facts, profile.rows, profile.facts["call"]
-    what = "kernel" if profile.about["type"] == "cuda" else "operator"
-    parts = [f"{call['rows']:,} x {call['items']:,}, P = {call['positives']:,}"]
-    parts.append(call["update"] if call["loss"] == "direct" else call["loss"])
-    parts += [f"{name} {call[name]}" for name in ("epsilon", "method", "backend")]
-    of_call = ", ".join([*parts, call["dtype"], call["kind"], *(["forward only"] if call["forward"] else [])])
-    page.add(f"### Profile: {of_call}")
-    stages = {name: seconds for name, seconds in (facts["engine_stages"] or {}).items() if seconds > 0}
-    title = f"One call on {device}:\n{of_call}"
-    name = f"profile-{number + 1}" if number else "profile"
-    page.picture(name, device, f"Time of each {what}", lambda: plots.profile(rows, stages, title))
-    told = (
-        f"{duration(facts['wall'])} from the call to the end of its work and {duration(facts['host'])} until it "
-        f"returns; under the profiler {duration(facts['busy'])} in {what}s and {duration(facts['gaps'])} outside of "
-        f"{duration(facts['profiled_wall'])} that a call takes there"
-    )
-    told += f"; peak memory {memory(facts['peak_bytes'])}" if facts["peak_bytes"] is not None else ""
-    if facts["engine_stages"]:
-        times = ", ".join(f"{stage} {duration(taken)}" for stage, taken in facts["engine_stages"].items())
-        told += f"; the native engine's own stages, by its own clock and on one thread: {times}"
-    body = [[row["name"], f"{row['launches']:g}", duration(row["seconds"])] for row in rows[:15]]
-    more = f"; the longest 15 of {len(rows)}" if len(rows) > 15 else ""
-    says = (
-        f"Each {what} of one call, all its launches together{more}. These times are the profiler's, whose own cost is "
-        f"in them: the shorter the {what}, the more. The whole: {told}."
-    )
-    page.table(says, body, [what, "launches", "time"])
 
 
 def in_guide(results: Sequence[Result]) -> str:

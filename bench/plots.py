@@ -107,7 +107,8 @@ def memory_against_n(lines: Sequence[Series], rows: Sequence[Row], cap: float | 
         highest = max([highest, *points.values()])
     ours.set(xscale="log", xlabel=N_SCORES, ylabel="peak memory beyond inputs (bytes a score)")
     ours.set_ylim(0, 1.35 * highest or 1)
-    ours.legend(fontsize=8, frameon=False, loc="upper right")
+    if highest:
+        ours.legend(fontsize=8, frameon=False, loc="upper right")
     for number, (name, points) in enumerate(_peak_memory_of_peers(rows).items()):
         style = {**_style(number), **({} if number else {"linewidth": 2.6})}
         theirs.plot(list(points), list(points.values()), label=name, **style)
@@ -199,33 +200,3 @@ def _bars_of_size(axes: Axes, names: Sequence[str], rows: dict[str, Row]) -> Non
         style |= {"color": "white", "ha": "right"} if long else {}
         at = (max(found or 1.0, 1.0), number)
         axes.annotate(words, at, (-3 if long else 3, 0), textcoords="offset points", va="center", fontsize=7, **style)
-
-
-def profile(rows: Sequence[Row], stages: dict[str, float], title: str) -> Figure:
-    """Time of the longest kernels or operators; the engine in C as its own clock divides a call on one thread."""
-    rows = [row for row in rows if row["seconds"] > 1e-3 * rows[0]["seconds"]][:15]  # of less there would be no bar
-    unit, factor = ("ms", 1e3) if rows and rows[0]["seconds"] >= 1e-2 else ("us", 1e6)
-    figure, axes = _figure(title, (9, 2 + 0.3 * max(len(rows), 3)))
-    for place, row in enumerate(rows):
-        taken, left = row["seconds"] * factor, 0.0
-        parts = stages if row["name"] in figures.ENGINE else {}
-        for number, (name, seconds) in enumerate(parts.items()):
-            width = taken * seconds / sum(parts.values())
-            axes.barh(place, width, left=left, color=COLOURS[number + 1], height=0.7, label=f"stage: {name}")
-            left += width
-        if not parts:
-            axes.barh(place, taken, color="#C8C8C8" if row["name"] == figures.OUTSIDE else COLOURS[0], height=0.7)
-        words = f"{taken:,.0f}" if taken >= 100 else f"{taken:.3g}"
-        words += f", {row['launches']:,.4g} x" if row["launches"] else ""
-        axes.annotate(words, (taken, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
-    axes.set_xlim(0, 1.2 * max([1e-9, *(row["seconds"] * factor for row in rows)]))
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.set_yticks(range(len(rows)), [textwrap.shorten(row["name"], 44) for row in rows], fontsize=8)
-    axes.set_xlabel(f"time of a call under the profiler, all its launches ({unit})")
-    if stages:
-        axes.legend(
-            title="the engine, by its own clock", title_fontsize=8, fontsize=8, loc="lower right", frameon=False
-        )
-    _grid(axes, "x")
-    return figure

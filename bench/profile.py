@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import profile, record_function, supported_activities
 
-from bench import isolated, store, truth
+from bench import isolated, truth
 from bench.cases import Case, stage_seconds
 from bench.clock import Machine
-from bench.environment import about
-from bench.figures import OUTSIDE, duration
+from bench.environment import about, machine
+from bench.figures import duration, memory
 from bench.inputs import Shape
 from bench.store import Row
 from fastap.arguments import check_scale
@@ -37,24 +37,22 @@ from tests.problems import KINDS
 
 CALL = "fastap call"
 DTYPES = ("float32", "float64", "float16", "bfloat16")
+OUTSIDE = "outside operators (Python, NumPy)"
 LOSSES = ("direct", "hinge", "perceptron", "metric")
 
-# In the name of a file these are left out.
-USUAL = {"epsilon": 1.0, "method": "auto", "backend": "auto", "dtype": "float32", "kind": "gaussian", "forward": False}
 
-
-def measure(case: Case, repeats: int, trace: Path | None = None) -> tuple[Row, list[Row]]:
-    """What is said of a whole call, and its rows, the longest first."""
-    machine = Machine(case.device)
+def measure(case: Case, repeats: int, trace: Path | None = None) -> tuple[dict[str, float], list[Row]]:
+    """Times and memory of a call, in seconds and bytes, and its rows, the longest first."""
+    device = Machine(case.device)
 
     def jobs(number: int) -> Iterator[Callable[[], Any]]:
         """Calls with their inputs at hand."""
         inputs = case.inputs(seed=2)
         for _ in range(number):
             job = case.prepare(*next(inputs))
-            machine.flush()
+            device.flush()
             yield job
-            machine.wait()
+            device.wait()
 
     for job in jobs(2):
         job()  # compiles, starts threads
@@ -63,31 +61,20 @@ def measure(case: Case, repeats: int, trace: Path | None = None) -> tuple[Row, l
         start = time.perf_counter()
         job()
         hosts.append(time.perf_counter() - start)
-        machine.wait()
+        device.wait()
         walls.append(time.perf_counter() - start)
-    peaks = [isolated.peak_bytes(job, case.device) for job in jobs(1)]
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if machine.on_gpu else [])]
-    with profile(activities=activities, acc_events=True) as profiler:
+    (peak,) = [isolated.peak_bytes(job, case.device) for job in jobs(1)]
+    with profile(activities=supported_activities(), acc_events=True) as profiler:
         for job in jobs(repeats):
             with record_function(CALL):
                 job()
-                machine.wait()
+                device.wait()
     if trace is not None:
         trace.parent.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(trace))
-    wall, rows = rows_of(profiler.events(), repeats, on_gpu=machine.on_gpu)
-    busy = sum(row["seconds"] for row in rows if row["name"] != OUTSIDE)
-    direct = native.IS_BUILT and not machine.on_gpu and case.work in UPDATES
-    facts = {
-        "wall": statistics.median(walls),
-        "host": statistics.median(hosts),
-        "busy": busy,
-        "gaps": max(0.0, wall - busy),
-        "profiled_wall": wall,
-        "peak_bytes": peaks[0],
-        "engine_stages": stage_seconds(case) if direct and case.backend in ("auto", "native") else None,
-    }
-    return facts, rows
+    wall, rows = rows_of(profiler.events(), repeats, on_gpu=device.on_gpu)
+    whole = {"wall": statistics.median(walls), "host": statistics.median(hosts), "under the profiler": wall}
+    return {**whole, "in rows": sum(row["seconds"] for row in rows), "peak bytes": peak or 0}, rows
 
 
 def rows_of(events: Sequence[Any], repeats: int, *, on_gpu: bool) -> tuple[float, list[Row]]:
@@ -130,10 +117,9 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, Case]:
         ("--kind", tuple(KINDS), "how scores are distributed"),
         ("--device", ("auto", "cpu", "cuda"), ""),
     ):
-        parser.add_argument(name, choices=choices, default=USUAL.get(name[2:], choices[0]), help=words)
+        parser.add_argument(name, choices=choices, default=choices[0], help=words)
     parser.add_argument("--epsilon", type=float, default=1.0, help="of the direct loss; the margin of the hinge")
     parser.add_argument("--forward", action="store_true", help="without the backward pass")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write the figures there as CSV")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write a Chrome trace")
     options = parser.parse_args(arguments)
     if min(options.rows, options.items, options.repeats, options.top) < 1:
@@ -168,18 +154,15 @@ def main(arguments: list[str] | None = None) -> int:
     except AssertionError as wrong:
         print(f"wrong result, so nothing was measured: {wrong}", file=sys.stderr)
         return 1
-    facts, rows = measure(case, options.repeats, options.trace)
-    call = {key: value for key, value in vars(options).items() if key not in ("top", "out", "trace")}
-    where = about(case.device)
-    print(f"{case.shape}, {case.work}, {where['device']}\nchecked: {checked}")
+    whole, rows = measure(case, options.repeats, options.trace)
+    print(f"{case.shape}, {case.work}, {machine(about(case.device))}\nchecked: {checked}")
     for row in rows[: options.top]:
         print(f"{duration(row['seconds']):>10}  {row['launches']:6.4g} x  {row['name'][:90]}")
-    for name, value in facts.items():
-        print(f"{name}: {value}")
-    if options.out is not None:
-        unusual = [str(call[key]) for key in call if call[key] != USUAL.get(key, call[key])]
-        name = "-".join([f"profile-{options.rows}x{options.items}-p{options.positives}-{case.work}", *unusual])
-        print(store.write(options.out, name, where, rows, call=call, **facts, checked=checked))
+    peak = memory(whole.pop("peak bytes"))
+    print(", ".join(f"{name} {duration(seconds)}" for name, seconds in whole.items()), f"peak memory {peak}", sep=", ")
+    if native.IS_BUILT and case.device == "cpu" and case.work in UPDATES and case.backend in ("auto", "native"):
+        stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stage_seconds(case).items())
+        print(f"stages of the engine in C, by its own clock and on one thread: {stages}")
     return 0
 
 

@@ -18,7 +18,7 @@ from bench.environment import stem
 
 Row = dict[str, Any]
 
-KINDS = ("suites", "peers", "profile", "gpu")
+KINDS = ("suites", "peers", "gpu")
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,6 @@ class Result:
     about: Row
     facts: Row  # what is said of all rows
     rows: list[Row]
-
-    @property
-    def subject(self) -> str:
-        """What other files of its kind and device measure as well; only calls of the profiler differ in it."""
-        return json.dumps(self.facts.get("call", {}), sort_keys=True)
 
     def suite(self, name: str) -> list[Row]:
         return [row for row in self.rows if row.get("suite") == name]
@@ -63,17 +58,17 @@ def read(path: Path) -> Result:
 
 
 def newest(folder: Path) -> list[Result]:
-    """Of each kind, device and subject the newest file of a folder; CPUs first."""
-    chosen: dict[tuple[str, str, str], Result] = {}
+    """Of each kind and device the newest file of a folder; CPUs first."""
+    chosen: dict[tuple[str, str], Result] = {}
     for path in sorted(folder.glob("*.csv")):
         if path.name.split("-")[0] in KINDS:
             result = read(path)
-            key = (result.about["device"], result.kind, result.subject)
+            key = (result.about["device"], result.kind)
             if key not in chosen or result.about["date"] > chosen[key].about["date"]:
                 chosen[key] = result
     return sorted(
         chosen.values(),
-        key=lambda each: (each.about["type"] != "cpu", each.about["device"], KINDS.index(each.kind), each.subject),
+        key=lambda each: (each.about["type"] != "cpu", each.about["device"], KINDS.index(each.kind)),
     )
 
 

@@ -13,47 +13,35 @@ import torch
 from torch import Tensor
 from torch.autograd import DeviceType
 
-from bench import clock, profile, store
+from bench import clock, profile
 from bench.cases import Case
-from bench.figures import ENGINE, OUTSIDE
+from bench.inputs import Shape
 from fastap.backends import native
 
 SMALL = ["--rows", "3", "--items", "40", "--positives", "5", "--repeats", "4", "--device", "cpu"]
 
 
-def run(folder: Path, *arguments: str) -> store.Result:
-    """What is stored."""
-    assert profile.main([*SMALL, *arguments, "--out", str(folder)]) == 0
-    (path,) = folder.glob("profile-*.csv")
-    return store.read(path)
-
-
-@pytest.mark.parametrize("loss", ["direct", "hinge", "perceptron", "metric"])
+@pytest.mark.parametrize("loss", profile.LOSSES)
 def test_a_cpu_is_profiled(loss: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chrome = tmp_path / "traces" / "chrome.json"
-    stored = run(tmp_path, "--loss", loss, "--update", "negative", "--trace", str(chrome))
-    facts, rows = stored.facts, {row["name"]: row for row in stored.rows}
-    work = "negative" if loss == "direct" else loss
-    assert stored.path.name.startswith(f"profile-3x40-p5-{work}-")
-    assert facts["call"]["items"] == 40
-    assert (
-        facts["checked"] == f"3 x 40, P = 5 against {'its definition' if loss == 'metric' else 'the dynamic program'}"
-    )
-    assert min(facts[name] for name in ("wall", "host", "busy", "profiled_wall")) > 0
-    seconds = [row["seconds"] for row in stored.rows]
-    assert seconds == sorted(seconds, reverse=True)
-    assert sum(seconds) - rows[OUTSIDE]["seconds"] == pytest.approx(facts["busy"], rel=1e-3)
-    assert facts["busy"] <= 1.01 * facts["profiled_wall"]
-    assert not any("normal_" in name for name in rows)  # drawing the scores is no part of a call
-    if loss == "metric":
-        assert facts["engine_stages"] is None
-    else:
-        assert rows[ENGINE[1]]["launches"] == 1  # the row that plots.profile divides by the engine's stages
-    if loss == "direct" and native.IS_BUILT:
-        assert set(facts["engine_stages"]) == set(native.STAGES)
+    assert profile.main([*SMALL, "--loss", loss, "--update", "negative", "--trace", str(chrome)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("3 x 40, P = 5, ")
+    assert "checked: 3 x 40, P = 5 against " in printed
+    assert profile.OUTSIDE in printed
+    assert "normal_" not in printed  # drawing the scores is no part of a call
+    assert all(f"{name} " in printed for name in ("wall", "host", "under the profiler", "in rows", "peak memory"))
+    assert ("stages of the engine" in printed) == (loss == "direct" and native.IS_BUILT)
     events = json.loads(chrome.read_text())["traceEvents"]
     assert sum(event["name"] == profile.CALL for event in events) == 4
-    assert "3 x 40, P = 5" in capsys.readouterr().out
+
+
+def test_rows_add_up() -> None:
+    whole, rows = profile.measure(Case(Shape(3, 5, 35)), 4)
+    assert min(whole.values()) >= 0
+    assert whole["in rows"] <= 1.01 * whole["under the profiler"]
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(seconds, reverse=True)
 
 
 def event(name: str, start: float, end: float, seconds: float, kind: DeviceType = DeviceType.CPU) -> Any:
@@ -80,7 +68,7 @@ def test_kernels_of_calls_count_and_nothing_between_them() -> None:
     assert [(row["name"], row["launches"]) for row in rows] == [("sort", 1.0), ("search", 0.5)]
     assert [row["seconds"] for row in rows] == pytest.approx([40e-6, 5e-6])
     _, rows = profile.rows_of(events, 2, on_gpu=False)
-    assert [row["name"] for row in rows] == [OUTSIDE, "aten::sort"]
+    assert [row["name"] for row in rows] == [profile.OUTSIDE, "aten::sort"]
     assert [row["seconds"] for row in rows] == pytest.approx([30e-6, 4.5e-6])
 
 
