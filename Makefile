@@ -54,13 +54,11 @@ docs: .venv/docs.stamp  ## build the documentation into site/, warnings as error
 check-full: .venv/test.stamp  ## compare 20,000 random problems with the dynamic program
 	$(VENV) -m tests.exactness --problems 20000
 
-# OUT=bench/results names the maintainers' own figures, which `python -m bench.report` then publishes.
+# OUT=bench/results names the maintainers' own figures, of which `python -m bench.page` makes the page of the documentation.
 bench: .venv/bench.stamp  ## measure suites and peers on the CPU; bench/out/benchmarks.md at the end
-	mkdir -p $(OUT)
-	$(VENV) -m pytest bench --benchmark-json=$(OUT)/$$($(VENV) -m bench.environment suites)
+	$(VENV) -m pytest bench --out $(OUT)
 	$(VENV) -m bench.peers --out $(OUT)
-	$(VENV) -m bench.profile --rows 80 --items 1024 --positives 20 --update negative --out $(OUT)
-	$(VENV) -m bench.report --results $(OUT) --out $(if $(filter bench/results,$(OUT)),docs,$(OUT))
+	$(VENV) -m bench.page --results $(OUT) --out $(if $(filter bench/results,$(OUT)),docs,$(OUT))
 
 # Not in .venv, whose pinned PyTorch may be one without CUDA: PYTHON is to have PyTorch, Triton, NumPy and pytest.
 bench-gpu:  ## test and time the kernels on a GPU, with the packages of PYTHON

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from math import sqrt
 from typing import Any
 
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor
 
 import fastap
 from bench import isolated
-from bench.inputs import Inputs, Shape, stream
+from bench.inputs import Inputs, Shape, shrink, stream
+from fastap.backends import native
+from fastap.types import Batch, Objective
 
 LOSSES = ("positive", "negative", "hinge", "perceptron")
 WORKS = (*LOSSES, "metric")
@@ -21,9 +23,8 @@ WORKS = (*LOSSES, "metric")
 WEIGHING_SECONDS = 120.0
 DIRECTIONS = ("forward", "backward", "both")
 
-# What is timed, once everything is at hand; whatever is changed for it is put back when the stack closes.
-Job = Callable[[], Any]
-Prepare = Callable[[Tensor, Tensor, ExitStack], Job]
+Job = Callable[[], Any]  # what is timed, once everything is at hand
+Prepare = Callable[[Tensor, Tensor], Job]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Case:
         update: Any = self.work
         return fastap.direct_ap_loss(scores, targets, epsilon=self.epsilon, update=update, **options)
 
-    def prepare(self, scores: Tensor, targets: Tensor, stack: ExitStack) -> Job:
+    def prepare(self, scores: Tensor, targets: Tensor) -> Job:
         """The call as a user makes it, gradient included; or one direction of it alone."""
         if self.work == "metric":
             return lambda: self.forward(scores, targets)
@@ -81,11 +82,9 @@ class Case:
             "rankings": self.shape.rankings,
             "P": self.shape.positives,
             "N": self.shape.negatives,
-            "scores": self.shape.scores,
             "kind": self.kind,
             "epsilon": self.epsilon,
             "dtype": self.dtype,
-            "device": self.device,
             "backend": self.backend,
             "method": self.method,
             "dim": self.dim,
@@ -110,28 +109,15 @@ def _peak_bytes(case: Case) -> int | None:
     for each in (small, case):  # the first loads code and starts threads
         scores, targets = next(each.inputs())
         scores.grad = torch.zeros_like(scores)  # the gradient is the caller's
-        with ExitStack() as stack:
-            found = isolated.peak_bytes(each.prepare(scores, targets, stack), each.device)
+        found = isolated.peak_bytes(each.prepare(scores, targets), each.device)
     return found
 
 
-def with_ratio(scores: int, positives: int = 1, negatives: int = 100) -> Shape:
-    """One ranking of so many scores with this ratio of positives to negatives; the default is that of growth."""
-    p = max(1, round(scores * positives / (positives + negatives)))
-    return Shape(1, p, scores - p)
-
-
-def shrink(shape: Shape, items: int = 2_000, rankings: int = 8) -> Shape:
-    """A small batch of the same ratio of positives to negatives."""
-    share = min(1.0, items / shape.items)
-    p, n = max(1, round(shape.positives * share)), max(1, round(shape.negatives * share))
-    return Shape(min(shape.rankings, rankings), p, n)
-
-
-def cut(shape: Shape, cells: int, negatives: int) -> Shape:
-    """Fewer rankings, and if one is too large a smaller one of the same ratio: ``P (N + 1)`` cells in all at most."""
-    of_one = shape.positives * (shape.negatives + 1)
-    share = min(1.0, sqrt(cells / of_one), negatives / shape.negatives)
-    if share < 1.0:
-        return Shape(1, max(1, int(shape.positives * share)), max(1, int(shape.negatives * share)))
-    return replace(shape, rankings=max(1, min(shape.rankings, cells // of_one)))
+def stage_seconds(case: Case, repeats: int = 5) -> dict[str, float]:
+    """Medians of what the stages of the engine in C take of the case's direct loss, on one thread, by its own clock."""
+    update: Any = case.work
+    method: Any = case.method
+    objective = Objective("direct", epsilon=case.epsilon, update=update, method=method)
+    batches = itertools.islice(case.inputs(seed=2), repeats)
+    found = [native.stage_seconds(Batch(scores, targets, None), objective) for scores, targets in batches]
+    return {stage: statistics.median(each[stage] for each in found) for stage in found[0]}

@@ -1,8 +1,7 @@
-"""What every timing shares: waiting for the device, seconds by the host's clock or the GPU's, quantiles, a copy."""
+"""What every timing shares: waiting for the device, seconds by the host's clock or the GPU's, quantiles."""
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-
-COPIED = {"cuda": 1 << 29, "cpu": 1 << 27}  # bytes, beyond any cache
-# A GPU gets several copies for one measurement, so that the start of the first is nothing beside them.
-COPIES = {"cuda": 8, "cpu": 1}
 
 
 def wait(device: torch.device | str) -> None:
@@ -28,17 +23,15 @@ def quantiles(values: Any) -> dict[str, float]:
     return {"median": float(middle), "p10": float(low), "p90": float(high)}
 
 
-def beyond_cache(device: torch.device) -> Tensor:
-    """So much of a GPU's memory that writing it leaves nothing else in the L2 cache."""
-    cached = getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 64 << 20)
-    return torch.empty(max(4 * cached, 1 << 28), dtype=torch.int8, device=device)
+def seconds_on(device: torch.device, call: Callable[[], object], *, spin: float = 0.0) -> float:
+    """Seconds of the device's time: on a GPU between two events, where launch and wake-up of the host do not count.
 
-
-def seconds_on(device: torch.device, call: Callable[[], object]) -> float:
-    """Seconds of the device's time: on a GPU between two events, where launch and wake-up of the host do not count."""
+    The GPU first spins for so many seconds, in which the call is queued.
+    """
     wait(device)
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(int(spin * 2e9))  # cycles, of 2 GHz
         start.record()
         call()
         end.record()
@@ -54,24 +47,15 @@ class Machine:
 
     def __init__(self, device: str) -> None:
         self.device, self.on_gpu = torch.device(device), device == "cuda"
-        self.flushed = beyond_cache(self.device) if self.on_gpu else None
+        self.cache: Tensor | None = None
+        if self.on_gpu:  # so much memory that writing it leaves nothing else in the cache
+            cached = getattr(torch.cuda.get_device_properties(self.device), "L2_cache_size", 64 << 20)
+            self.cache = torch.empty(max(4 * cached, 1 << 28), dtype=torch.int8, device=self.device)
 
     def wait(self) -> None:
         wait(self.device)
 
     def flush(self) -> None:
-        if self.flushed is not None:
-            self.flushed.zero_()
+        if self.cache is not None:
+            self.cache.zero_()
             self.wait()
-
-    def copy_bandwidth(self, repeats: int = 5) -> float:
-        """Bytes read and written a second by a large copy; the median."""
-        source = torch.zeros(COPIED[self.device.type], dtype=torch.uint8, device=self.device)
-        target, copies = torch.ones_like(source), COPIES[self.device.type]
-        taken = [seconds_on(self.device, lambda: _copy(source, target, copies)) for _ in range(repeats + 1)]
-        return 2 * source.numel() * copies / statistics.median(taken[1:])  # the first warms up
-
-
-def _copy(source: Tensor, target: Tensor, copies: int) -> None:
-    for _ in range(copies):
-        target.copy_(source)

@@ -1,36 +1,39 @@
-"""Options, fixtures and what is kept of a run of the suites: ``pytest bench``, with pytest-benchmark's own options."""
+"""Options and fixtures of the suites: ``pytest bench``, with pytest-benchmark's own options."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from bench import pairs, truth
-from bench.cases import Case, Prepare, peak_bytes, shrink
+from bench import pairs, store, truth
+from bench.cases import Case, Prepare, peak_bytes
 from bench.environment import about
-from bench.inputs import Shape
+from bench.inputs import Shape, shrink
 
 # The largest --quick problem, in scores of a ranking.
 QUICK = 2_000
 # Resident memory is known to a megabyte or so: of fewer scores it says nothing.
 WEIGHED = 100_000
 
+ROWS = pytest.StashKey[list[store.Row]]()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup(
         "fastap suites",
         "fastap suites (of --benchmark-max-time a quarter goes into the rounds of a benchmark, the rest is for its"
-        " sorts, inputs and checks; --benchmark-json keeps single times only with --benchmark-save-data)",
+        " sorts, inputs and checks)",
     )
     group.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where scores lie (default: cpu)")
     group.addoption("--quick", action="store_true", help=f"up to {QUICK:,} scores a ranking and few rounds")
     group.addoption("--bench-threads", type=int, metavar="N", help="CPU threads (default: PyTorch's own choice)")
+    group.addoption("--out", type=Path, metavar="DIR", help="write medians and quantiles there, as bench.page wants")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,39 +46,21 @@ def pytest_configure(config: pytest.Config) -> None:
     warnings.filterwarnings("default", category=pytest.PytestWarning)  # until that line is read
     if number := config.getoption("bench_threads"):
         torch.set_num_threads(number)
+    config.stash[ROWS] = []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Growth has one case a size: those that are not quick are left out, where other suites take smaller problems."""
     if config.getoption("quick"):
-        large = [item for item in items if _parameter(item, "scores") > 10 * QUICK]
+        large = [item for item in items if hasattr(item, "callspec") and item.callspec.params.get("scores", 0) > 20_000]
         config.hook.pytest_deselected(items=large)
         items[:] = [item for item in items if item not in large]
 
 
-def _parameter(item: pytest.Item, name: str) -> int:
-    return int(item.callspec.params.get(name, 0)) if hasattr(item, "callspec") else 0
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    machine_info["fastap"] = about(config.getoption("device"))
-
-
-@pytest.hookimpl(optionalhook=True, tryfirst=True)
-def pytest_benchmark_compare_machine_info(machine_info: dict[str, Any], compared_benchmark: dict[str, Any]) -> None:
-    """Another date or commit does not make another machine, of which pytest-benchmark would warn."""
-    for machine in (machine_info, compared_benchmark["machine_info"]):
-        for name in ("date", "commit"):
-            machine.get("fastap", {}).pop(name, None)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
-    """Quantiles are kept, single times only on request (``--benchmark-save-data``)."""
-    if not config.getoption("benchmark_save_data"):
-        for each in output_json["benchmarks"]:
-            each["stats"].pop("data", None)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    folder, rows = session.config.getoption("out"), session.config.stash[ROWS]
+    if folder is not None and rows:
+        store.write(folder, "suites", about(session.config.getoption("device")), rows)
 
 
 @dataclass
@@ -87,7 +72,7 @@ class Suite:
     quick: bool
     seconds: float
     least: int
-    stack: ExitStack
+    rows: list[store.Row]
 
     def case(self, shape: Shape, **options: Any) -> Case:
         """A case of this run; ``--quick`` shrinks it."""
@@ -97,7 +82,6 @@ class Suite:
     def __call__(
         self,
         suite: str,
-        group: str,
         case: Case,
         *,
         prepare: Prepare | None = None,
@@ -105,29 +89,29 @@ class Suite:
         memory: bool = False,
         **more: Any,
     ) -> None:
-        """Assert that the case is right, then time it, or a part of it, in turns with ``torch.sort``."""
-        self.benchmark.group = f"{suite}: {group}"
-        with pairs.threads(case.threads):
-            checked = check(case)
-            if memory and self.benchmark.enabled and case.shape.scores >= WEIGHED:
-                more["peak_bytes"] = peak_bytes(case)
-            rounds = pairs.Pairs(case, prepare or case.prepare, self.stack)
-            found = pairs.measure(self.benchmark, rounds, self.seconds, self.least)
+        """Assert that the case is right, then time it in turns with ``torch.sort``."""
+        self.benchmark.group = f"{suite}: {case.shape}"
+        torch.set_num_threads(case.threads)
+        checked = check(case)
+        if memory and self.benchmark.enabled and case.shape.scores >= WEIGHED:
+            more["peak_bytes"] = peak_bytes(case)
+        found = pairs.measure(self.benchmark, pairs.Pairs(case, prepare or case.prepare), self.seconds, self.least)
         if found is not None:
-            self.benchmark.extra_info.update({"suite": suite, **case.describe(), **found, **more, "checked": checked})
+            self.rows.append({"suite": suite, **case.describe(), **found, **more, "checked": checked})
+            self.benchmark.extra_info.update(ratio_to_sort=found["ratio"]["median"], checked=checked)
 
 
 @pytest.fixture
 def timed(request: pytest.FixtureRequest, benchmark: Any) -> Iterator[Suite]:
     """Times a case; a quarter of pytest-benchmark's ``--benchmark-max-time`` goes into the rounds."""
-    config = request.config
+    config, threads = request.config, torch.get_num_threads()
     quick = config.getoption("quick")
-    with ExitStack() as stack:
-        yield Suite(
-            benchmark,
-            config.getoption("device"),
-            quick,
-            0.01 if quick else float(config.getoption("benchmark_max_time")) / 4,
-            3 if quick else int(config.getoption("benchmark_min_rounds")),
-            stack,
-        )
+    yield Suite(
+        benchmark,
+        config.getoption("device"),
+        quick,
+        0.01 if quick else float(config.getoption("benchmark_max_time")) / 4,
+        3 if quick else int(config.getoption("benchmark_min_rounds")),
+        config.stash[ROWS],
+    )
+    torch.set_num_threads(threads)

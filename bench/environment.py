@@ -1,7 +1,4 @@
-"""Where figures come from: commit, processor, versions; and a checkout that serves without being installed.
-
-``python -m bench.environment suites`` prints the name under which results of the suites on this CPU belong.
-"""
+"""Where figures come from: commit, processor, versions; and a checkout that serves without being installed."""
 
 from __future__ import annotations
 
@@ -65,9 +62,15 @@ def about(device: torch.device | str = "cpu") -> dict[str, Any]:
     }
 
 
-def file_name(kind: str, where: dict[str, Any]) -> str:
-    """:func:`stem` of an :func:`about`, in small letters."""
-    return stem(kind, where).lower() + ".json"
+def versions_of(about: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
+
+
+def machine(about: dict[str, Any]) -> str:
+    """``AMD EPYC, 2 threads, python 3.11.7, ..., commit 82c82a0, 2025-01-31``."""
+    count = about.get("threads") if about["type"] == "cpu" else None
+    threads = f", {count} thread{'s' * (count != 1)}" if count else ""
+    return f"{about['device']}{threads}, {versions_of(about)}, commit {about['commit']}, {about['date'][:10]}"
 
 
 def stem(kind: str, where: dict[str, Any]) -> str:
@@ -104,7 +107,3 @@ def stand_in_for_installation() -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-
-
-if __name__ == "__main__":
-    print(file_name(sys.argv[1], about()))

@@ -1,91 +1,200 @@
 """The GPU gate: tests on the GPU, and only if they are green the times, with what they were to reach.
 
 ``python -m bench.gpu --out DIR`` takes at most 8 minutes and needs pytest, NumPy, PyTorch and Triton, nothing else;
-this checkout need not be installed. It prints a table last and writes ``gpu-<device>-torch-<version>-<commit>.json`` to
-the folder. The exit status is 0 after green tests, 1 after red ones, 2 without a GPU.
+this checkout need not be installed. It prints what was to be reached last and writes a CSV to the folder. The exit
+status is 0 after green tests, 1 after red ones, 2 without a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
+import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
-from datetime import datetime, timezone
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
 import torch
 import triton
 
-from bench.environment import commit, cpu, stem, versions
-from bench.gpu_targets import judge, table, table_of_times
-from bench.gpu_tests import is_green, run_share, run_tests, sanitize, sanitize_case
-from bench.gpu_times import CASES, count_launches, time_case
+from bench import store
+from bench.environment import ROOT, about
+from bench.gpu_times import CASES, count_launches, judge, time_case
 
 # Seconds of the whole, and of its parts at most; what is left is for the times.
-TOTAL = 470.0
-TESTING = 280.0
-SANITIZING = 60.0
+TOTAL, TESTING, SANITIZING = 470.0, 280.0, 60.0
+SHARES = max(1, min(14, (os.cpu_count() or 1) - 1))  # processes of tests, which mostly compile
+# Exit statuses of a process under a sanitizer.
+WRONG, FOUND = 7, 9
+OUTCOMES = {None: "ran out of time", 0: "clean", WRONG: "wrong results", FOUND: "errors found"}
 
 
-def file_name(results: dict[str, Any]) -> str:
-    return stem("gpu", results) + ".json"
+def run_share(number: int, of: int, expression: str, report: str) -> int:
+    """Of all GPU tests every so-many-th: several processes compile kernels at once."""
+    import pytest
+
+    class Share:
+        @pytest.hookimpl(trylast=True)  # after those that the expression leaves out
+        def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+            items[:] = items[number::of]
+
+    # Other files may need more than is installed.
+    files = [str(file) for file in sorted((ROOT / "tests").glob("test_*.py")) if "pytest.mark.gpu" in file.read_text()]
+    arguments = ["-m", expression, "-p", "no:cacheprovider", "-W", "default", "-q", f"--junitxml={report}"]
+    return int(pytest.main([f"--rootdir={ROOT}", *arguments, *files], plugins=[Share()]))
 
 
-def save(results: dict[str, Any], out: Path) -> Path:
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / file_name(results)
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    return path
+def run_tests(deadline: float, folder: Path) -> dict[str, Any]:
+    """All GPU tests: most of them in several processes, then, alone, what needs the device's memory."""
+    outcome: dict[str, Any] = {"passed": 0, "skipped": {}, "failed": []}
+    start = time.monotonic()
+    for expression, shares in (("gpu and not slow", SHARES), ("gpu and slow", 1)):
+        reports = [folder / f"{expression.split()[-2]}-{number}.xml" for number in range(shares)]
+        threads = str(max(1, (os.cpu_count() or 1) // shares))
+        started = [
+            start_process(
+                share_command(number, shares, expression, report), report.with_suffix(".log"), OMP_NUM_THREADS=threads
+            )
+            for number, report in enumerate(reports)
+        ]
+        for process, report in zip(started, reports, strict=True):
+            status = finish(process, deadline)
+            read_report(report, outcome)
+            if status in (0, 5):  # 5: no test fell to this share
+                continue
+            print(report.with_suffix(".log").read_text(errors="replace")[-6000:], flush=True)
+            if status != 1:
+                how = "ran out of time" if status is None else f"exit status {status}"
+                outcome["failed"].append(f"{report.stem}: {how}")
+    green = not outcome["failed"] and outcome["passed"] > 0
+    return {**outcome, "seconds": round(time.monotonic() - start), "green": green}
+
+
+def share_command(number: int, of: int, expression: str, report: Path) -> list[str]:
+    return [sys.executable, "-m", "bench.gpu", "--share", f"{number}/{of}", expression, str(report)]
+
+
+def start_process(command: list[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """A process at the head of its own group, for what it starts to end with it."""
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            command, cwd=ROOT, stdout=file, stderr=file, env={**os.environ, **environment}, start_new_session=True
+        )
+
+
+def finish(process: subprocess.Popen[bytes], deadline: float) -> int | None:
+    """The exit status, or None if it had to be ended."""
+    try:
+        return process.wait(max(0.1, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return None
+
+
+def read_report(report: Path, outcome: dict[str, Any]) -> None:
+    """Add what a JUnit file says."""
+    if not report.exists():
+        return
+    for case in ET.parse(report).getroot().iter("testcase"):
+        skipped = case.find("skipped")
+        if case.find("failure") is not None or case.find("error") is not None:
+            outcome["failed"].append(f"{case.get('classname')}::{case.get('name')}")
+        elif skipped is not None:
+            reason = skipped.get("message", "")
+            outcome["skipped"][reason] = outcome["skipped"].get(reason, 0) + 1
+        else:
+            outcome["passed"] += 1
+
+
+def sanitize(deadline: float, folder: Path) -> dict[str, str]:
+    """memcheck and racecheck on small cases, side by side, where NVIDIA's tool is."""
+    checks = ("memcheck", "racecheck")
+    tool = shutil.which("compute-sanitizer")
+    if tool is None:
+        return dict.fromkeys(checks, "compute-sanitizer is not here")
+    this = [sys.executable, "-m", "bench.gpu", "--sanitize-case"]
+    started = {
+        # Out of bounds is beyond an allocation, not beyond what PyTorch keeps for later.
+        check: start_process(
+            [tool, "--tool", check, "--error-exitcode", str(FOUND), *this],
+            folder / f"{check}.log",
+            PYTORCH_NO_CUDA_MEMORY_CACHING="1",
+        )
+        for check in checks
+    }
+    outcomes = {}
+    for check, process in started.items():
+        status = finish(process, deadline)
+        outcomes[check] = OUTCOMES.get(status, f"could not run, exit {status}")
+        if status != 0:
+            print(f"{check}:\n{(folder / f'{check}.log').read_text(errors='replace')[-3000:]}", flush=True)
+    return outcomes
+
+
+def sanitize_case(device: str = "cuda", items: int = 40, rankings: int = 2) -> int:
+    """Every path of the kernels once, on a few items."""
+    from tests import device_checks as checks
+
+    batch = checks.full_batch(0, rankings, items, "conflicting", share=0.4)
+    try:
+        for method in ("auto", "dp"):
+            for dtype in (torch.float32, torch.float64):
+                checks.check_losses(batch, "negative", device, dtype, method)
+        checks.check_losses(batch, "positive", device, torch.float32)
+        checks.check_metric(batch, device, torch.float64)
+        checks.check_sort(device, torch.int32, rankings, items, 31)
+    except AssertionError as error:
+        print(error)
+        return WRONG
+    return 0
+
+
+def is_green(facts: dict[str, Any]) -> bool:
+    found = {"wrong results", "errors found"} & set(facts["sanitizer"].values())
+    return bool(facts["tests"].get("green", True)) and not found
 
 
 def run(out: Path, *, skip_tests: bool, of_commit: str | None) -> int:
     start = time.monotonic()
     device = torch.device("cuda")
-    about = torch.cuda.get_device_properties(device)
-    results: dict[str, Any] = {
-        "device": about.name,
-        "memory": about.total_memory,
-        "capability": ".".join(map(str, torch.cuda.get_device_capability(device))),
-        "cpu": cpu(),
-        "versions": {**versions(), "triton": triton.__version__, "cuda": torch.version.cuda},
-        "commit": of_commit or commit(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "tests": {"skipped": "by --skip-tests"},
-        "sanitizer": {},
-        "times": [],
-    }
-    print(", ".join(f"{key} {results[key]}" for key in ("device", "versions", "commit", "date")), flush=True)
+    where = about(device)
+    where["versions"]["triton"] = triton.__version__
+    where |= {"commit": of_commit or where["commit"], "capability": list(torch.cuda.get_device_capability(device))}
+    facts: dict[str, Any] = {"tests": {"skipped": "by --skip-tests"}, "sanitizer": {}}
+    print(where, flush=True)
     if not skip_tests:
         with tempfile.TemporaryDirectory() as folder:
-            results["tests"] = run_tests(start + TESTING, Path(folder))
-            print("tests: " + json.dumps(results["tests"], indent=1), flush=True)
-            if is_green(results):
-                results["sanitizer"] = sanitize(time.monotonic() + SANITIZING, Path(folder))
-                print("sanitizer: " + json.dumps(results["sanitizer"]), flush=True)
-    if not is_green(results):
-        print(f"red: no times were taken. {save(results, out)}")
+            facts["tests"] = run_tests(start + TESTING, Path(folder))
+            if is_green(facts):
+                facts["sanitizer"] = sanitize(time.monotonic() + SANITIZING, Path(folder))
+    print(facts, flush=True)
+    if not is_green(facts):
+        print(f"red: no times were taken. {store.write(out, 'gpu', where, [], **facts)}")
         return 1
-    results["launches"] = count_launches(device)
+    rows: list[store.Row] = []
+    facts["launches"] = count_launches(device)
     for case in CASES:
-        results["times"].append(time_case(case, device, start + TOTAL))
-        save(results, out)
-    verdicts = judge(results)
-    results["targets"] = [each._asdict() for each in verdicts]
-    results["seconds"] = time.monotonic() - start
-    path = save(results, out)
-    print(table_of_times(results), table(list(verdicts), ("what", "target", "measured", "verdict")), sep="\n\n")
-    print(f"\n{results['device']}, tests {'skipped' if skip_tests else 'green'}, {results['seconds']:.0f} s, {path}")
+        rows += time_case(case, device, start + TOTAL)
+        store.write(out, "gpu", where, rows, **facts)  # what there is, should the machine go
+        print(*rows[-len(case.works) :], sep="\n", flush=True)
+    facts["targets"] = judge(rows, facts["launches"])
+    path = store.write(out, "gpu", where, rows, **facts)
+    print(*(": ".join(each) for each in facts["targets"]), sep="\n")
+    print(f"tests {'skipped' if skip_tests else 'green'}, {time.monotonic() - start:.0f} s, {path}")
     return 0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="folder of the JSON")
+    parser.add_argument("--out", type=Path, help="folder of the CSV")
     parser.add_argument("--skip-tests", action="store_true", help="take times at once")
-    parser.add_argument("--commit", help="what the JSON says where this is a copy without its history")
+    parser.add_argument("--commit", help="what the CSV says where this is a copy without its history")
     parser.add_argument("--sanitize-case", action="store_true", help="run every kernel once, for compute-sanitizer")
     parser.add_argument("--share", nargs=3, metavar=("I/N", "MARKS", "XML"), help="run one share of the GPU tests")
     options = parser.parse_args()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,14 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.clock import Machine, quantiles
-from bench.environment import is_installed, stand_in_for_installation
-
-if not is_installed():
-    stand_in_for_installation()
-
 import fastap
-from fastap.backends.triton.sort import sort_rows
+from bench.clock import Machine, quantiles, seconds_on
+from bench.inputs import Shape, stream
+from bench.isolated import peak_bytes
+from bench.store import Row
+from fastap.backends.triton.sort import choose_algorithm, sort_rows
 
 SECONDS = 0.4  # of calls for one figure
 REPEATS = (5, 100)
@@ -33,11 +31,15 @@ REPEATS = (5, 100)
 def losses(scores: Tensor, targets: Tensor, **options: Any) -> Tensor:
     """Forward and backward."""
     leaf = scores.detach().requires_grad_()
-    return torch.autograd.grad(fastap.direct_ap_loss(leaf, targets, **options), leaf)[0]
+    return torch.autograd.grad(fastap.direct_ap_loss(leaf, targets, dim=-1, **options), leaf)[0]
 
 
 def forward(scores: Tensor, targets: Tensor, **options: Any) -> Tensor:
-    return fastap.direct_ap_loss(scores, targets, reduction="none", **options)
+    return fastap.direct_ap_loss(scores, targets, dim=-1, reduction="none", **options)
+
+
+def average_precision(scores: Tensor, targets: Tensor) -> Tensor:
+    return fastap.average_precision(scores, targets, dim=-1)
 
 
 def float_sort(scores: Tensor, targets: Tensor) -> Tensor:
@@ -61,7 +63,7 @@ WORKS = {
     "torch.sort": Work(float_sort, 4 + 4 + 8),
     "sort_rows torch": Work(partial(key_sort, algorithm="torch"), 4 + 4 + 4),
     "sort_rows triton": Work(partial(key_sort, algorithm="triton"), 4 + 4 + 4),
-    "average_precision": Work(fastap.average_precision, 4 + 1),
+    "average_precision": Work(average_precision, 4 + 1),
     **{
         f"{prefix}{update}": Work(partial(call, update=update, **options), 4 + 1 + 4, solves)
         for update in ("positive", "negative")
@@ -69,12 +71,10 @@ WORKS = {
             ("", losses, {}, (update, "auto")),
             ("forward ", forward, {}, (update, "auto")),
             ("dp ", losses, {"method": "dp"}, (update, "dp")),
-            ("torch backend ", losses, {"backend": "torch"}, None),
         )
     },
 }
 UPDATES = ("positive", "negative")
-TORCH_BACKEND = ("torch backend positive", "torch backend negative")
 SORTS = ("sort_rows torch", "sort_rows triton")
 
 
@@ -98,11 +98,9 @@ class Case:
         return f"{self.rankings:,} x {self.items:,}, P = {self.positives:,}{kind}"
 
 
-ONE_LONG = Case(1, 10_000, 1_000_000, ("torch.sort", *UPDATES, "average_precision", *SORTS, *TORCH_BACKEND))
-MULTI_LABEL = Case(
-    80, 100, 924, ("torch.sort", "forward positive", "forward negative", *UPDATES, "average_precision", *TORCH_BACKEND)
-)
-RETRIEVAL = Case(4096, 20, 980, ("torch.sort", *UPDATES, "average_precision", *TORCH_BACKEND))
+ONE_LONG = Case(1, 10_000, 1_000_000, ("torch.sort", *UPDATES, "average_precision", *SORTS))
+MULTI_LABEL = Case(80, 100, 924, ("torch.sort", "forward positive", "forward negative", *UPDATES, "average_precision"))
+RETRIEVAL = Case(4096, 20, 980, ("torch.sort", *UPDATES, "average_precision"))
 FULL_BANDS = Case(1, 2_000, 200_000, ("torch.sort", "dp positive", "dp negative", *UPDATES))
 MANY_LONG = Case(64, 6_553, 58_983, ("torch.sort", *SORTS, *UPDATES, "average_precision"))
 CASES = (
@@ -121,56 +119,13 @@ CASES = (
 
 
 def draw_inputs(case: Case, device: torch.device, copies: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """float32 scores and bool targets: different scores in every copy, and other places of the positives."""
-    from tests.problems import draw
-
-    generator = torch.Generator(device).manual_seed(0)
-    rng = np.random.default_rng(0)
-    shape = (case.rankings, case.items)
-    for _ in range(copies):
-        if case.kind == "gaussian":
-            places = torch.rand(shape, generator=generator, device=device).argsort(-1)
-            targets = places < case.positives
-            yield torch.randn(shape, generator=generator, device=device) + targets, targets
-        else:
-            drawn = [draw(rng, case.kind, case.positives, case.negatives) for _ in range(case.rankings)]
-            scores = torch.from_numpy(np.stack([each for each, _ in drawn])).float()
-            yield scores.to(device), torch.from_numpy(np.stack([each for _, each in drawn]) == 1).to(device)
+    """float32 scores, different ones in every copy, and bool targets, a row a ranking."""
+    shape = Shape(case.rankings, case.positives, case.negatives)
+    for scores, targets in itertools.islice(stream(shape, kind=case.kind, device=device), copies):
+        yield scores.view(case.rankings, -1), targets.view(case.rankings, -1)
 
 
-class Stopwatch(Machine):
-    """Times calls on a device, each with the L2 cache flushed."""
-
-    def by_host(self, call: Callable[[], Any]) -> tuple[float, float]:
-        """Seconds until the call returns, and until its work is done."""
-        self.flush()
-        start = time.perf_counter()
-        call()
-        returned = time.perf_counter()
-        self.wait()
-        return returned - start, time.perf_counter() - start
-
-    def by_device(self, call: Callable[[], Any], returns_within: float) -> float:
-        """Seconds of GPU time; the GPU spins until everything is queued, so that it never waits for the host."""
-        if not self.on_gpu:
-            return self.by_host(call)[1]
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        self.flush()
-        torch.cuda._sleep(int(min(2 * returns_within + 50e-6, 0.05) * 2e9))  # cycles, of 2 GHz
-        start.record()
-        call()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3
-
-
-def statistics_of(seconds: list[float]) -> dict[str, float]:
-    return {**quantiles(seconds), "repeats": len(seconds)}
-
-
-def time_work(
-    work: Work, case: Case, inputs: list[tuple[Tensor, Tensor]], watch: Stopwatch, seconds: float = SECONDS
-) -> dict[str, Any]:
+def time_work(work: Work, case: Case, inputs: list[tuple[Tensor, Tensor]], machine: Machine, seconds: float) -> Row:
     """Quantiles of the GPU time of one work, host time, peak memory, and bandwidth by the bytes it must move."""
     turns = itertools.cycle(inputs)
 
@@ -178,53 +133,45 @@ def time_work(
         return work.call(*next(turns))
 
     call()  # compiles
-    peak = peak_bytes(call) if watch.on_gpu else None
-    hosts = [watch.by_host(call) for _ in range(REPEATS[0])]
-    host, wall = (float(np.median([each[number] for each in hosts])) for number in (0, 1))
+    peak = peak_bytes(call, machine.device)
+    hosts = []
+    for _ in range(REPEATS[0]):
+        machine.flush()
+        start = time.perf_counter()
+        call()
+        hosts.append(time.perf_counter() - start)
+        machine.wait()
+    host = float(np.median(hosts))
     taken: list[float] = []
     until = time.perf_counter() + seconds
     while len(taken) < REPEATS[0] or (len(taken) < REPEATS[1] and time.perf_counter() < until):
-        taken.append(watch.by_device(call, host))
+        machine.flush()
+        # The GPU spins until everything is queued, so that it never waits for the host.
+        taken.append(seconds_on(machine.device, call, spin=min(2 * host + 50e-6, 0.05)))
     scores = inputs[0][0].numel()
-    figures: dict[str, Any] = {**statistics_of(taken), "host": host, "wall": wall}
+    figures: Row = {**quantiles(taken), "repeats": len(taken), "host": host}
     figures["GB/s"] = scores * work.bytes / figures["median"] / 1e9
-    if peak is not None:
-        figures["bytes a score"] = peak / scores
+    figures["bytes a score"] = None if peak is None else peak / scores
     if work.solves is not None and work.solves[1] == "dp":
-        cells = case.rankings * case.positives * (case.negatives + 1)
-        figures["cells a second"] = cells / figures["median"]
+        figures["cells a second"] = case.rankings * case.positives * (case.negatives + 1) / figures["median"]
     return figures
 
 
-def peak_bytes(call: Callable[[], Any]) -> int:
-    """What a call takes at its peak, results and all."""
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    call()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
-
-
-def time_case(case: Case, device: torch.device, deadline: float, seconds: float = SECONDS) -> dict[str, Any]:
-    """Figures of every work of a case, or what kept them from being taken."""
-    figures: dict[str, Any] = {}
-    result = {"case": case.name, **asdict(case), "works": figures}
-    try:
-        inputs = list(draw_inputs(case, device, 3))
-        watch = Stopwatch(device.type)
-    except Exception as error:
-        figures.update({name: {"error": describe(error)} for name in case.works})
-        return result
+def time_case(case: Case, device: torch.device, deadline: float, seconds: float = SECONDS) -> list[Row]:
+    """A row for every work of a case: its figures, or what kept them from being taken."""
+    rows: list[Row] = []
+    inputs: list[tuple[Tensor, Tensor]] = []
     for name in case.works:
-        if time.monotonic() > deadline:
-            figures[name] = {"error": "no time was left"}
-            continue
+        row: Row = {"case": case.name, "work": name}
         try:
-            figures[name] = time_work(WORKS[name], case, inputs, watch, seconds)
+            if time.monotonic() > deadline:
+                raise TimeoutError("no time was left")
+            inputs = inputs or list(draw_inputs(case, device, 3))
+            row |= time_work(WORKS[name], case, inputs, Machine(device.type), seconds)
         except Exception as error:
-            figures[name] = {"error": describe(error)}
-    return result
+            row["error"] = describe(error)
+        rows.append(row)
+    return rows
 
 
 def describe(error: Exception) -> str:
@@ -242,3 +189,43 @@ def count_launches(device: torch.device) -> int | str:
     except Exception as error:
         return describe(error)
     return "the profiler saw no kernels" if kernels is None else len(kernels)
+
+
+def judge(rows: Sequence[Row], launches: int | str) -> list[tuple[str, str, str, str]]:
+    """What was to be reached on an H200, what was, and ``"met"``, ``"missed"`` or ``"not measured"``."""
+    verdicts = []
+    found = {(row["case"], row["work"]): row for row in rows}
+
+    def add(what: str, target: str, value: float | None, met: Callable[[float], bool], show: str) -> None:
+        measured = "" if value is None else show.format(value)
+        verdict = "not measured" if value is None else "met" if met(value) else "missed"
+        verdicts.append((what, target, measured, verdict))
+
+    def figure(case: Case, work: str, key: str = "median", unit: float | None = 1.0) -> float | None:
+        value = found.get((case.name, work), {}).get(key)
+        return None if value is None or unit is None else value / unit
+
+    def to_sort(case: Case, work: str) -> float | None:
+        return figure(case, work, unit=figure(case, "torch.sort"))
+
+    for update in UPDATES:
+        what = f"{ONE_LONG.name}, forward + backward, {update}"
+        add(what, "<= 1.5 x torch.sort", to_sort(ONE_LONG, update), lambda x: x <= 1.5, "{:.2f} x")
+    count = float(launches) if isinstance(launches, int) else None
+    add("80 x 1,024, launches in forward", "1", count, lambda x: x == 1, "{:.0f}")
+    for update in UPDATES:
+        value = figure(MULTI_LABEL, f"forward {update}", unit=1e-6)
+        add(f"80 x 1,024, forward, {update}", "<= 40 us", value, lambda x: x <= 40, "{:.1f} us")
+    for update in UPDATES:
+        value = figure(RETRIEVAL, update, unit=1e-3)
+        add(f"{RETRIEVAL.name}, {update}", "<= 0.6 ms", value, lambda x: x <= 0.6, "{:.3f} ms")
+    for update in UPDATES:
+        what = f'{FULL_BANDS.name}, method="dp", {update}'
+        value = figure(FULL_BANDS, f"dp {update}", "cells a second")
+        add(what, ">= 1e11 cells/s", value, lambda x: x >= 1e11, "{:.2e}")
+    for case in (ONE_LONG, MANY_LONG):
+        what, target = f"Triton's sort, {case.rankings:,} x {case.items:,}", "<= 1.3 x torch.sort, or auto takes torch"
+        chosen = choose_algorithm(case.rankings, case.items, torch.int32)
+        met = lambda x, chosen=chosen: x <= 1.3 or chosen == "torch"  # noqa: E731
+        add(what, target, to_sort(case, "sort_rows triton"), met, f"{{:.2f}} x, auto takes {chosen}")
+    return verdicts

@@ -7,7 +7,8 @@ is, so every benchmark draws from a stream.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import sqrt
 
 import numpy as np
 import torch
@@ -73,3 +74,25 @@ def stream(
         scores = torch.from_numpy(np.stack([each for each, _ in drawn])).view(size)
         targets = torch.from_numpy(np.stack([each for _, each in drawn]) == 1).view(size)
         yield scores.to(device, dtype), targets.to(device)
+
+
+def with_ratio(scores: int, positives: int = 1, negatives: int = 100) -> Shape:
+    """One ranking of so many scores with this ratio of positives to negatives; the default is that of growth."""
+    p = max(1, round(scores * positives / (positives + negatives)))
+    return Shape(1, p, scores - p)
+
+
+def shrink(shape: Shape, items: int = 2_000, rankings: int = 8) -> Shape:
+    """A small batch of the same ratio of positives to negatives."""
+    share = min(1.0, items / shape.items)
+    p, n = max(1, round(shape.positives * share)), max(1, round(shape.negatives * share))
+    return Shape(min(shape.rankings, rankings), p, n)
+
+
+def cut(shape: Shape, cells: int, negatives: int) -> Shape:
+    """Fewer rankings, and if one is too large a smaller one of the same ratio: ``P (N + 1)`` cells in all at most."""
+    of_one = shape.positives * (shape.negatives + 1)
+    share = min(1.0, sqrt(cells / of_one), negatives / shape.negatives)
+    if share < 1.0:
+        return Shape(1, max(1, int(shape.positives * share)), max(1, int(shape.negatives * share)))
+    return replace(shape, rankings=max(1, min(shape.rankings, cells // of_one)))

@@ -1,8 +1,7 @@
 """Work in a process of its own, which may fail, hang, crash or ask for too much memory: what comes back is an outcome.
 
-A fork server that has PyTorch and NumPy loaded, and has run nothing, starts a process in a hundredth of a second; its
-children make their own threads. Where there is none, and on macOS, whose libraries do not bear a fork, each process
-starts from nothing, in seconds. How much memory a call takes is asked with :func:`peak_bytes`.
+A fork server that has PyTorch and NumPy loaded, and has run nothing, starts a process in a hundredth of a second; where
+there is none, and on macOS, whose libraries do not bear a fork, each process starts from nothing, in seconds.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import contextlib
 import ctypes
 import gc
 import multiprocessing
-import multiprocessing.connection
 import os
 import re
 import signal
@@ -19,11 +17,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache
+from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -31,16 +29,15 @@ Status = Literal["ok", "failed", "out of memory", "out of time"]
 
 # How allocators that do not raise MemoryError say it: PyTorch's, C++'s, a library's.
 NO_MEMORY = ("can't allocate memory", "bad_alloc", "out of memory", "Cannot allocate memory")
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How the work ended and what it had told until then."""
 
     status: Status
     reason: str  # empty where the status is "ok"
     value: Any  # what it returned, or the last thing it yielded; None if there was nothing
-    seconds: float  # from when the process was there to its end
 
 
 def run(
@@ -58,28 +55,24 @@ def run(
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = _context().Process(target=_child, args=(sender, work, arguments, memory, str(device)), daemon=True)
     process.start()  # the first waits for the fork server, which loads PyTorch
-    start = time.perf_counter()
+    end = time.perf_counter() + seconds
     sender.close()  # so that the end of the process ends the pipe
-    value, ended = None, None
+    outcome = Outcome("out of time", f"more than {seconds:g} s", None)
     try:
-        while ended is None:
-            if not receiver.poll(max(0.0, seconds - (time.perf_counter() - start))):
-                ended = "out of time", f"more than {seconds:g} s"
+        while receiver.poll(max(0.0, end - time.perf_counter())):
+            status, reason, value = receiver.recv()
+            if status is not None:
+                outcome = Outcome(status, reason, outcome.value)
                 break
-            kind, told = receiver.recv()
-            if kind == "value":
-                value = told
-            else:
-                ended = kind, told
+            outcome = outcome._replace(value=value)
     except (EOFError, OSError):  # the pipe ended between two messages, or within one
         process.join()
-        ended = _exit(process.exitcode)
+        outcome = Outcome(*_exit(process.exitcode), outcome.value)
     finally:
         process.kill()
         process.join()
         receiver.close()
-    status, reason = ended
-    return Outcome(status, reason, value, time.perf_counter() - start)
+    return outcome
 
 
 @cache
@@ -92,39 +85,30 @@ def _context() -> BaseContext:
 
 
 def _child(
-    sender: multiprocessing.connection.Connection,
-    work: Callable[..., Any],
-    arguments: tuple[Any, ...],
-    memory: int | None,
-    device: str,
+    sender: Connection, work: Callable[..., Any], arguments: tuple[Any, ...], memory: int | None, device: str
 ) -> None:
     try:
         if memory is not None:
             _cap(memory, torch.device(device))
         result = work(*arguments)
         for value in result if isinstance(result, Iterator) else (result,):
-            sender.send(("value", value))
-        told = "ok", ""
+            sender.send((None, "", value))
+        told: tuple[Status, str] = ("ok", "")
     except Exception as error:
         traceback.clear_frames(error.__traceback__)  # what they hold is needed to send anything
-        told = _told(error)
-    sender.send(told)
-
-
-def _told(error: Exception) -> tuple[Status, str]:
-    text = re.sub(r"^\[enforce fail[^]]*\] err == 0\. ", "", str(error).strip())  # where in PyTorch's source it was
-    reason = f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
-    no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(each in text for each in NO_MEMORY)
-    return ("out of memory" if no_memory else "failed"), reason
+        text = re.sub(r"^\[enforce fail[^]]*\] err == 0\. ", "", str(error).strip())  # a place in PyTorch's source
+        no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(each in text for each in NO_MEMORY)
+        reason = ": ".join([type(error).__name__, *text.splitlines()[:1]])
+        told = ("out of memory" if no_memory else "failed", reason)
+    sender.send((*told, None))
 
 
 def _exit(code: int | None) -> tuple[Status, str]:
     """A process that left no word: its signal or exit status."""
     if code == -signal.SIGKILL:
         return "out of memory", "killed (SIGKILL), as the system does when memory runs out"
-    if code is not None and code < 0:
-        return "failed", f"ended by {signal.Signals(-code).name}"
-    return "failed", f"ended with exit status {code}"
+    how = f"by {signal.Signals(-code).name}" if code is not None and code < 0 else f"with exit status {code}"
+    return "failed", f"ended {how}"
 
 
 def _cap(memory: int, device: torch.device) -> None:
@@ -140,34 +124,14 @@ def _cap(memory: int, device: torch.device) -> None:
 
 
 def machine_bytes() -> int | None:
-    """Memory of the machine, or what its control group leaves to this process if that is less; None if unknown."""
+    """Memory of the machine, or what the control group of a container leaves of it; None if unknown."""
     if not hasattr(os, "sysconf"):
         return None
     known = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    with contextlib.suppress(OSError):  # no control groups
-        known += group_limits(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup").read_text(encoding="utf-8"))
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # of the two versions of control groups
+        with contextlib.suppress(OSError, ValueError):  # none, or "max"
+            known.append(int((CONTROL_GROUPS / limit).read_text(encoding="ascii")))
     return min(known)
-
-
-def group_limits(root: Path, groups: str) -> list[int]:
-    """Memory limits, in bytes, of a process's control groups and of all around them; ``groups`` as in ``/proc``.
-
-    Both versions: ``0::/path`` with ``memory.max``, and ``4:memory:/path`` with ``memory.limit_in_bytes``.
-    """
-    found = []
-    for line in groups.splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            folder, name = root, "memory.max"
-        elif "memory" in controllers.split(","):
-            folder, name = root / "memory", "memory.limit_in_bytes"
-        else:
-            continue
-        within = Path(path.lstrip("/"))
-        for each in (within, *within.parents):  # ends with the root itself
-            with contextlib.suppress(OSError, ValueError):  # not visible in here, or "max"
-                found.append(int((folder / each / name).read_text(encoding="ascii")))
-    return found
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device | str = "cpu") -> int | None:

@@ -6,12 +6,13 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from bench.stored import duration, times_of
+from bench.environment import machine, versions_of
+
+__all__ = ["Page", "machine", "one_line", "table", "versions_of"]
 
 
 class Page:
@@ -23,14 +24,14 @@ class Page:
         self.pictures: dict[str, Callable[[], Figure]] = {}  # by their places below ``out``
 
     def add(self, *parts: str) -> None:
-        self.parts += [part.strip() for part in parts if part.strip()]
+        self.parts += [part.strip() for part in parts]
 
     def table(self, says: str, rows: Sequence[Sequence[str]], heads: Sequence[str], left: int = 1) -> None:
         """A sentence, and below it a table whose first ``left`` columns are words."""
         self.add(says, table(rows, heads, left))
 
     def picture(self, name: str, device: str, text: str, draw: Callable[[], Figure]) -> None:
-        file = f"images/bench-{name}-{slug(device)}.png"
+        file = f"images/bench-{name}-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}.png"
         self.pictures[file] = draw
         self.add(f"![{text}]({file})")
 
@@ -39,10 +40,6 @@ class Page:
 
     def __str__(self) -> str:
         return "\n\n".join(self.parts) + "\n"
-
-
-def slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def table(rows: Sequence[Sequence[str]], heads: Sequence[str], left: int = 1) -> str:
@@ -54,21 +51,3 @@ def table(rows: Sequence[Sequence[str]], heads: Sequence[str], left: int = 1) ->
 
 def one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def timed(seconds: float | None, ratio: float | None) -> str:
-    """``3.21 ms (1.52)``; empty where there is no time."""
-    if seconds is None:
-        return ""
-    return duration(seconds) + (f" ({times_of(ratio)})" if ratio is not None else "")
-
-
-def versions_of(about: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
-
-
-def machine(about: dict[str, Any]) -> str:
-    """``AMD EPYC, 2 threads, python 3.11.7, ..., commit 82c82a0, 2025-01-31``."""
-    count = about.get("threads") if about["type"] == "cpu" else None
-    threads = f", {count} thread{'s' * (count != 1)}" if count else ""
-    return f"{about['device']}{threads}, {versions_of(about)}, commit {about['commit']}, {about['date'][:10]}"

@@ -1,67 +1,45 @@
-"""The page of all results: a section a device."""
+"""Stored results as a page: ``docs/benchmarks.md``, its pictures, and the table of ``docs/guide/performance.md``.
+
+``python -m bench.page`` makes them of ``bench/results``, where the newest file of each kind and device counts. Nothing
+is measured, and the same files give the same page.
+"""
 
 from __future__ import annotations
 
-import shlex
+import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import page_gpu, page_peers, plots, stored
-from bench.markdown import Page, timed, versions_of
-from bench.stored import Result, Row, Series
+from bench import figures, plots, store
+from bench.environment import RESULTS, ROOT
+from bench.figures import UPDATES, WORKS, Series, Size, memory, of, timed, times_of
+from bench.markdown import Page, machine, one_line, table, versions_of
+from bench.store import Result, Row
 
-HEAD = """# Benchmarks
+DOCS = ROOT / "docs"
+PAGE = "benchmarks.md"
+GUIDE = DOCS / "guide" / "performance.md"
+START, END = "<!-- speed -->\n", "\n<!-- /speed -->"
 
-Made by `python -m bench.report` from the files in {folder}; every figure below is computed from them, none is written
-by hand.
-
-**Words.** A ranking has P positives and N negatives. Every call gets fresh scores. *positive* and *negative* are the
-updates of `direct_ap_loss`, *hinge* is `ap_hinge_loss`, *perceptron* is `ap_perceptron_loss`, each forward and
-backward; *metric* is `average_precision`. A time is a median; in brackets stands its ratio to
-`torch.sort(scores, descending=True)` of the same scores, the two taken in turns in one process (the median over these
-pairs). Memory is the peak beyond the inputs and their gradient.
-
-**Checks.** In the run that timed it, each of this library's calls in the suites was first compared with a reference
-implementation or the dynamic program, on a smaller problem where the whole one is too large for that; what was compared
-is in the file, as `checked` of each benchmark. Of other libraries less is asserted, and not of all the same: a table
-says what. What `bench.gpu` and `bench.profile` time they check by themselves."""
-
-NO_GPU = """## GPU
-
-No result of a GPU is stored. On a machine with an NVIDIA GPU, `python -m bench.gpu --out {folder}` tests and times the
-kernels, `python -m bench.profile --rows 80 --items 1024 --positives 20 --update negative --out {folder}` measures the
-bandwidth of a copy and what each kernel makes of it, and `python -m bench.report` then adds tables and the roofline."""
-
-REPRODUCE = """## Measuring it again
-
-`make bench` installs what is needed into `.venv` and runs everything that a CPU can, in at most ten minutes on two
-cores; the page of its figures is `bench/out/benchmarks.md`. The parts alone:
-
-```
-python -m pytest bench --benchmark-json=FILE    # the suites; options of pytest-benchmark apply
-python -m bench.peers --out DIR                 # other libraries, each in a process of its own
-python -m bench.profile --out DIR               # one call, by kernel (on a CPU by operator)
-python -m bench.gpu --out DIR                   # tests and times on an NVIDIA GPU
-python -m bench.report                          # this page and the guide's table
-python -m bench.compare OLD.json NEW.json       # what became slower between two files
-```"""
+HEAD, NO_GPU, REPRODUCE = (ROOT / "bench" / "page.md").read_text(encoding="utf-8").split("<!-- cut -->")
 
 COMMANDS = {
-    "suites": "python -m pytest bench --benchmark-json=FILE",
+    "suites": "python -m pytest bench --out DIR",
     "peers": "python -m bench.peers --out DIR",
     "gpu": "python -m bench.gpu --out DIR",
 }
 
 
 class Section(NamedTuple):
-    """One suite as a table: a line for each value of ``rows``, a column for each of ``columns`` and of what differs."""
+    """One suite as a table: a line for each value of ``rows``, a column for each value of ``column``."""
 
     suite: str
     title: str
     says: str
     rows: tuple[str, ...]
-    columns: tuple[str, ...] = ("work",)
+    column: str = "work"
 
 
 SHAPE = ("rankings", "P", "N")
@@ -74,80 +52,59 @@ SECTIONS = (
     Section("distributions", "Distributions", "Scores that are hard to rank, a line for each kind of them", ("kind",)),
     Section("epsilon", "Epsilon", "How much `epsilon`, the weight of AP against the scores, matters", ("epsilon",)),
     Section(
-        "methods",
-        "Methods",
-        "The search (`auto`) and the paper's dynamic program (`dp`)",
-        (*SHAPE, "work"),
-        ("method",),
+        "methods", "Methods", "The search (`auto`) and the paper's dynamic program (`dp`)", (*SHAPE, "work"), "method"
     ),
-    Section("backends", "Backends", "The same call by each backend of this device", (*SHAPE, "work"), ("backend",)),
-    Section("threads", "Threads", "The same call by so many CPU threads", (*SHAPE, "work"), ("threads",)),
-    Section("directions", "Forward and backward", "The two halves of a call and the whole", ("work",), ("direction",)),
+    Section("backends", "Backends", "The same call by each backend of this device", (*SHAPE, "work"), "backend"),
+    Section("threads", "Threads", "The same call by so many CPU threads", (*SHAPE, "work"), "threads"),
+    Section("directions", "Forward and backward", "The two halves of a call and the whole", ("work",), "direction"),
 )
-OTHERS = ("update", "epsilon", "method", "backend", "dtype", "kind", "threads")  # shown where they differ
 WORDS = {"kind": "scores", "both": "forward + backward"}
 
 
 def write(results: Sequence[Result], folder: Path, out: Path) -> Page:
     """The page on results of ``folder``, for it to lie in ``out``."""
     page = Page(out)
-    page.add(HEAD.format(folder=_folder(page, folder)))
+    link = page.link(folder)
+    page.add(HEAD.replace("{folder}", "its own folder" if link == "." else f"[{link.lstrip('./')}]({link})"))
     for device in dict.fromkeys(result.about["device"] for result in results):
-        of_device = [result for result in results if result.about["device"] == device]
-        suites, peers = (next((each for each in of_device if each.kind == kind), None) for kind in ("suites", "peers"))
+        here = [result for result in results if result.about["device"] == device]
+        suites, peers, gate = (_first(here, kind) for kind in ("suites", "peers", "gpu"))
         page.add(f"## {device}")
-        add_sources(page, of_device)
+        add_sources(page, here)
         add_targets(page, suites, peers)
         add_growth(page, device, suites, peers)
         if peers is not None:
-            page_peers.add(page, device, peers)
+            add_peers(page, device, peers)
         if suites is not None:
             for section in SECTIONS:
                 add_section(page, section, suites.suite(section.suite))
-            add_stages(page, device, suites.suite("stages"))
-        page_gpu.add(page, device, of_device)
+            add_stages(page, suites.suite("stages"))
+        if gate is not None:
+            add_gate(page, gate)
     if not any(result.about["type"] == "cuda" for result in results):
-        page.add(NO_GPU.format(folder="bench/results"))
+        page.add(NO_GPU)
     page.add(REPRODUCE)
     return page
 
 
-def _folder(page: Page, folder: Path) -> str:
-    """A link, unless the page lies in the folder."""
-    link = page.link(folder)
-    return "its own folder" if link == "." else f"[{link.lstrip('./')}]({link})"
-
-
-def command_of(result: Result) -> str:
-    if result.kind != "profile":
-        return COMMANDS[result.kind]
-    words = []
-    for name, value in result.data["call"].items():
-        if value not in (None, False, "auto"):
-            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    return shlex.join(["python", "-m", "bench.profile", *words])
+def _first(results: Sequence[Result], kind: str) -> Result | None:
+    return next((each for each in results if each.kind == kind), None)
 
 
 def add_sources(page: Page, results: Sequence[Result]) -> None:
-    rows = [
-        [
-            f"[{result.kind}]({page.link(result.path)})",
-            result.about["date"].replace("T", " ").replace("+00:00", " UTC"),
-            result.about["commit"],
-            str(result.about.get("threads", "")),
-            versions_of(result.about),
-            f"`{command_of(result)}`",
-        ]
-        for result in results
-    ]
+    rows = []
+    for result in results:
+        about, file = result.about, f"[{result.kind}]({page.link(result.path)})"
+        date, threads = about["date"].replace("T", " ").replace("+00:00", " UTC"), str(about.get("threads", ""))
+        rows.append([file, date, about["commit"], threads, versions_of(about), f"`{COMMANDS[result.kind]}`"])
     processors = " and ".join(dict.fromkeys(result.about["cpu"] for result in results))
     says = f"The files that this section is made of; the processor of their machine is {processors}:"
-    page.table(says, rows, ["file", "date", "commit", "CPU threads", "versions", "command"], len(rows[0]))
+    page.table(says, rows, ["file", "date", "commit", "CPU threads", "versions", "command"], 6)
 
 
 def add_targets(page: Page, suites: Result | None, peers: Result | None) -> None:
-    found = stored.judge_growth(stored.growth(suites.suite("growth"))) if suites is not None else []
-    found += stored.judge_peers(peers.rows) if peers is not None else []
+    found = figures.judge_growth(figures.growth(suites.suite("growth"))[1:]) if suites is not None else []
+    found += figures.judge_peers(peers.rows) if peers is not None else []
     if not found:
         return
     met = sum(each.verdict == "met" for each in found)
@@ -160,52 +117,35 @@ def add_targets(page: Page, suites: Result | None, peers: Result | None) -> None
 
 
 def add_growth(page: Page, device: str, suites: Result | None, peers: Result | None) -> None:
-    lines = stored.growth(suites.suite("growth")) if suites is not None else []
-    of_peers = peers.rows if peers is not None else []
-    cap = peers.data["cap"]["bytes"] if peers is not None else None
-    remembered = any(row.get("peak_bytes") for line in lines for row in line.rows)
+    lines = figures.growth(suites.suite("growth")) if suites is not None else []
+    rows, cap = ([], None) if peers is None else (peers.rows, peers.facts["cap"]["bytes"])
+    if lines or rows:
+        page.add("### Growth")
     if lines:
         title = f"One ranking of n scores on {device}"
-        page.add("### Growth")
         page.picture("time", device, "Time against n", lambda: plots.time_against_n(lines, title))
         page.picture("ratio", device, "Ratio to torch.sort against n", lambda: plots.ratio_against_n(lines, title))
-    if remembered or any(row.get("bytes") for row in of_peers):
-        page.add("" if lines else "### Memory")
-        title_of_memory = f"Peak memory on {device}"
-        page.picture(
-            "memory", device, "Peak memory against n",
-            lambda: plots.memory_against_n(lines, of_peers, cap, title_of_memory),
-        )  # fmt: skip
-    if lines:
-        add_growth_tables(page, lines, remembered)
-
-
-def add_growth_tables(page: Page, lines: Sequence[Series], remembered: bool) -> None:
-    by_size = {line.name: {stored.shape(row): row for row in line.rows} for line in lines}
+    if any("peak_bytes" in row for line in lines for row in line.rows.values()) or any("bytes" in row for row in rows):
+        about_memory = f"Peak memory on {device}"
+        draw = lambda: plots.memory_against_n(lines, rows, cap, about_memory)  # noqa: E731
+        page.picture("memory", device, "Peak memory against n", draw)
+    if not lines:
+        return
     body = []
-    for shape in stored.shapes(row for line in lines for row in line.rows):
-        of_shape = [rows.get(shape, {}) for rows in by_size.values()]
-        cells = [timed(row.get("seconds"), (row.get("ratio") or {}).get("median")) for row in of_shape]
-        if remembered:
-            peaks = (row["peak_bytes"] / stored.scores(row) for row in of_shape if row.get("peak_bytes"))
-            peak = max(peaks, default=None)
-            cells.append("" if peak is None else f"{peak:.0f}")
-        body.append([f"{shape[1] + shape[2]:,}", f"{shape[1]:,}", *cells])
-    heads = ["scores", "P", *(f"`{line.name}`" if line.name == "torch.sort" else line.name for line in lines)]
-    heads += ["bytes a score, at most"] if remembered else []
+    for n in dict.fromkeys(n for line in lines for n in line.rows):
+        here = [line.rows.get(n, {}) for line in lines]
+        peak = max((row["peak_bytes"] / n for row in here if "peak_bytes" in row), default=None)
+        times = [timed(of(row, "seconds", "median"), _ratio(row, line)) for row, line in zip(here, lines, strict=True)]
+        body.append([f"{n:,}", f"{here[0]['P']:,}", *times, "" if peak is None else f"{peak:.0f}"])
+    heads = ["scores", "P", "`torch.sort`", *(line.name for line in lines[1:]), "bytes a score, at most"]
     page.table("One ranking that grows, the share of its positives kept: time (ratio to `torch.sort`).", body, heads, 0)
+    reach = "{0.low:,.0f} to {0.high:,.0f}"
     fits = [
-        [
-            line.name,
-            f"{found.exponent:.3f}",
-            "" if found.error is None else f"{found.error:.3f}",
-            f"{found.low:,.0f} to {found.high:,.0f}",
-            str(found.points),
-        ]
+        [line.name, f"{found.exponent:.3f}", f"{found.error:.3f}", reach.format(found), str(found.points)]
         for line in lines
-        if (found := line.fit) is not None
+        if (found := line.fit)
     ]
-    low, high = stored.FIT_RANGE
+    low, high = figures.FIT_RANGE
     says = (
         "How time grows: the exponent of `time = c * scores^exponent` by least squares on logarithms, over the sizes "
         f"from {low:,.0f} to {high:,.0f} scores, and the standard error of it that the scatter about the line gives: "
@@ -215,87 +155,259 @@ def add_growth_tables(page: Page, lines: Sequence[Series], remembered: bool) -> 
         page.table(says, fits, ["work", "exponent", "standard error", "scores", "sizes"])
 
 
+def _ratio(row: Row, line: Series) -> float | None:
+    return None if line.name == "torch.sort" else of(row, "ratio", "median")
+
+
+def add_peers(page: Page, device: str, peers: Result) -> None:
+    """Other libraries and the methods of papers."""
+    rows, cap = peers.rows, peers.facts["cap"]
+    sizes = figures.sizes(rows)
+    page.add("### Other libraries and papers")
+    page.add(
+        "Each peer at each size ran in a process of its own, which could take "
+        f"{cap['seconds']:g} s and {memory(cap['bytes'])} and also timed `torch.sort` and this library on the same "
+        "scores. Losses are timed forward and backward and compared with both updates of `direct_ap_loss`, metrics "
+        "with `average_precision`."
+    )
+    page.add(
+        "A ratio is the median, over rounds in which both were timed on the same scores, of the peer's time divided by "
+        "the other's. *The slower update* is the one to which a peer's ratio is the smaller. The number of calls "
+        f"stands beside a ratio that rests on fewer than {figures.FEW}: it is a rough one."
+    )
+    title = f"How many times as long as fastap others take on {device}"
+    page.picture("peers", device, "Time of peers against this library's", lambda: plots.peers(rows, title))
+    for gives, says in (
+        ("gradient", "Losses: how many times as long as the slower of this library's two updates they take."),
+        ("metric", "Metrics without a gradient: how many times as long as `average_precision` they take."),
+    ):
+        body = []
+        for name in figures.names(rows, gives):
+            by_size = {(row["P"], row["N"]): row for row in rows if row["peer"] == name}
+            source = next(iter(by_size.values()))["source"]
+            body.append([name, source, *(_times_or_status(by_size.get(size)) for size in sizes)])
+        if body:
+            page.table(says, body, ["peer", "source", *(f"{p:,} + {n:,}" for p, n in sizes)], 2)
+    body = []
+    for name in dict.fromkeys(row["peer"] for row in rows):
+        of_peer = [row for row in rows if row["peer"] == name]
+        said = ["; ".join(dict.fromkeys(row[key] for row in of_peer if key in row)) for key in ("checked", "note")]
+        body.append([name, said[0] or "nothing: it never got so far", said[1]])
+    says = (
+        "What was asserted of each peer on a small problem, in the process that timed it, and what about its work is "
+        "not the same; there this library's updates were compared with the reference."
+    )
+    page.table(says, body, ["peer", "asserted", "what is different"], 3)
+    for size in sizes:
+        _add_size(page, figures.of_size(rows, size), size)
+
+
+def _times_or_status(row: Row | None) -> str:
+    if row is None:
+        return "not tried"
+    found, calls = figures.ratio_to_ours(row), figures.few_calls(row)
+    if found is None:
+        return str(row["status"])
+    return times_of(found) + (f" ({calls})" if calls else "")
+
+
+def _add_size(page: Page, rows: Sequence[Row], size: Size) -> None:
+    ours = figures.ours_at(rows, size)
+    body = []
+    ordered = sorted(rows, key=lambda row: (row["gives"] != "gradient", of(row, "seconds", "median") or 1e9))
+    for row in ordered:
+        ratios = [figures.ratio(row, other) for other in ("sort", *WORKS)]
+        body.append(
+            [
+                row["peer"],
+                row["gives"],
+                timed(row["seconds"]["median"]) if row["status"] == "ok" else row["status"],
+                str(row["seconds"]["calls"]) if row["status"] == "ok" else "",
+                *("" if each is None else times_of(each) for each in ratios),
+                memory(row["bytes"]) if row.get("bytes") else "",
+            ]
+        )
+    mine = [f"`{name}` {timed(ours[name])}" for name in ("sort", *WORKS) if ours[name] is not None]
+    says = (
+        f"P = {size[0]:,}, N = {size[1]:,}: each peer's time, the calls that it is the median of, how many times as "
+        "long as `torch.sort`, the positive and the negative update, and the metric it takes, and its peak memory "
+        f"(medians over the processes: {', '.join(mine)})."
+    )
+    heads = ["peer", "gives", "time", "calls", "to sort", "to positive", "to negative", "to metric", "memory"]
+    page.table(says, body, heads, 2)
+    silent = [row for row in ordered if row["status"] != "ok"]
+    lines = [f"- {row['peer']}: {row['status']}: {one_line(str(row.get('reason', '')))}" for row in silent]
+    if lines:
+        page.add("Those without a time:", "\n".join(lines))
+
+
 def add_section(page: Page, section: Section, rows: Sequence[Row]) -> None:
     """Rows that agree in ``section.rows`` share a line; a shape that all of them have stands in the sentence."""
     if not rows:
         return
-    keys = [*section.rows, *(name for name in stored.varying(rows, SHAPE) if name not in section.rows)]
-    if set(SHAPE) <= set(keys) and not stored.varying(rows, ["rankings"]) and rows[0].get("rankings", 1) == 1:
-        keys.remove("rankings")
-    fields = [*section.columns, *stored.varying(rows, (name for name in OTHERS if name not in keys))]
-    columns = list(dict.fromkeys(_column(row, fields) for row in rows))
+    keys = [*section.rows, *(name for name in SHAPE if name not in section.rows and figures.varies(rows, name))]
+    if not figures.varies(rows, "rankings") and rows[0]["rankings"] == 1:
+        keys = [key for key in keys if key != "rankings"]
+    columns = list(dict.fromkeys(_column(row, section.column) for row in rows))
     lines: dict[tuple[object, ...], dict[str, Row]] = {}
     for row in rows:
-        lines.setdefault(tuple(row.get(key) for key in keys), {})[_column(row, fields)] = row
+        lines.setdefault(tuple(row.get(key) for key in keys), {})[_column(row, section.column)] = row
     body = []
     for key, found in lines.items():
-        sort = stored.median((row.get("sort") or {}).get("median") for row in found.values())
+        sort = figures.median(row["sort"]["median"] for row in found.values())
         cells = [found.get(column, {}) for column in columns]
-        times = [timed(row.get("seconds"), (row.get("ratio") or {}).get("median")) for row in cells]
-        body.append([*map(_shown, key), timed(sort, None), *times])
+        times = [timed(of(row, "seconds", "median"), of(row, "ratio", "median")) for row in cells]
+        body.append([*map(_shown, key), timed(sort), *times])
     heads = [*(WORDS.get(key, key) for key in keys), "`torch.sort`", *columns]
-    same = "" if set(SHAPE) & set(keys) else f"; {stored.in_shape(rows[0])}"
-    page.add(f"### {section.title}")
+    same = "" if set(SHAPE) & set(keys) else f"; {_in_shape(rows[0])}"
     left = next((number for number, key in enumerate(keys) if key in SHAPE), len(keys))
+    page.add(f"### {section.title}")
     page.table(f"{section.says}{same}: time (ratio to `torch.sort`).", body, heads, left)
 
 
-def _column(row: Row, fields: Sequence[str]) -> str:
-    """``negative``, ``dp``, ``2 threads``: the values of these fields."""
-    parts = []
-    for field in dict.fromkeys(fields):
-        value = row.get(field)
-        if value is not None:
-            words = WORDS.get(str(value), _shown(value))
-            if field == "threads":
-                words += " thread" if value == 1 else " threads"
-            parts.append(f"{field} {words}" if field == "epsilon" else words)
-    return ", ".join(parts)
+def _in_shape(row: Row) -> str:
+    return f"P = {row['P']:,}, N = {row['N']:,}"
+
+
+def _column(row: Row, field: str) -> str:
+    """``negative``, ``dp``, ``2 threads``."""
+    words = WORDS.get(str(row[field]), _shown(row[field]))
+    return words if field != "threads" else "1 thread" if row[field] == 1 else f"{words} threads"
 
 
 def _shown(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value or "")
 
 
-def add_stages(page: Page, device: str, rows: Sequence[Row]) -> None:
+def add_stages(page: Page, rows: Sequence[Row]) -> None:
     if not rows:
         return
-    fields = ("update", *stored.varying(rows, ("epsilon", "kind", "backend", "method")))
-    cases: dict[str, dict[str, float]] = {}
-    for row in sorted(rows, key=stored.scores):
-        named = {**row, "work": stored.in_shape(row)}
-        cases.setdefault(stored.label(named, fields), {})[row["work"]] = row["seconds"]
-    stages = _in_order([list(parts) for parts in cases.values()])
-    stacks = [
-        (name, {work: parts[work] for work in stages if work in parts}, parts.get("whole"))
-        for name, parts in cases.items()
-    ]
-    body = [
-        [
-            name,
-            *(timed(parts.get(work), None) for work in stages),
-            timed(sum(parts.values()), None),
-            timed(whole, None),
-        ]
-        for name, parts, whole in stacks
-    ]
+    stages = list(dict.fromkeys(stage for row in rows for stage in row["stages"]))
+    body = []
+    for row in sorted(rows, key=figures.scores):
+        parts = row["stages"]
+        name = f"{_in_shape(row)}, {row['work']}, {row['method']}"
+        times = [timed(parts.get(stage)) for stage in stages]
+        body.append([name, *times, timed(sum(parts.values())), timed(row["seconds"]["median"])])
     page.add("### Stages")
-    page.picture("stages", device, "Time of each stage", lambda: plots.stages(stacks, f"Stages of a call on {device}"))
     says = (
-        "Each stage of a call alone, their sum, and the whole call, which also does what lies between the stages: time."
+        "Each stage of a call by the clock of the engine in C, on one thread (in `repair`, of `dp`, the dynamic "
+        "program), their sum, and the whole call, which also does what lies around the engine: time."
     )
     page.table(says, body, ["case", *stages, "sum", "whole"])
 
 
-def _in_order(cases: Sequence[Sequence[str]]) -> list[str]:
-    """All stages but the whole; one that only some cases have stands where it stands there."""
-    found: list[str] = []
-    for works in cases:
-        place = 0
-        for work in works:
-            if work == "whole":
-                continue
-            if work not in found:
-                found.insert(place, work)
-            place = found.index(work) + 1
-    return found
+def add_gate(page: Page, gate: Result) -> None:
+    """Tests, targets and times of ``bench.gpu``."""
+    facts, tests = gate.facts, gate.facts["tests"]
+    page.add("### GPU: tests, targets, times")
+    outcome = f"skipped {tests['skipped']}"
+    if "green" in tests:
+        skipped = "".join(f"; {number} skipped ({reason})" for reason, number in tests["skipped"].items())
+        outcome = f"{tests['passed']} passed, {len(tests['failed'])} failed{skipped}"
+    checks = "".join(f"; {check}: {found}" for check, found in facts["sanitizer"].items())
+    page.add(f"The tests on this GPU before anything was timed: {outcome}{checks}.")
+    if not gate.rows:
+        return
+    says = "What the kernels were to reach and what they did:"
+    page.table(says, facts.get("targets", []), ["what", "target", "measured", "verdict"], 4)
+    body = []
+    for row in gate.rows:
+        keys = ("median", "p10", "p90", "host")
+        times = [timed(row.get(key)) for key in keys] if "error" not in row else [str(row["error"]), *[""] * 3]
+        rates = [f"{row[key]:.4g}" if key in row else "" for key in ("GB/s", "cells a second", "bytes a score")]
+        body.append([row["case"], row["work"], *times, *rates])
+    says = (
+        "GPU time of a call with a cold L2 cache, the time until the call returns (host), the bandwidth by the bytes "
+        "that must move, the dynamic program's cells, and peak memory:"
+    )
+    heads = ["rankings", "work", "time", "p10", "p90", "host", "GB/s", "cells a second", "bytes a score"]
+    page.table(says, body, heads, 2)
+
+
+def in_guide(results: Sequence[Result]) -> str:
+    """What stands between the marks of the guide: a table a device, and a line on the machine."""
+    parts = []
+    for device in dict.fromkeys(result.about["device"] for result in results):
+        here = [result for result in results if result.about["device"] == device]
+        suites, peers = _first(here, "suites"), _first(here, "peers")
+        if suites is None or peers is None:
+            continue
+        sources = dict.fromkeys(machine(result.about) for result in (suites, peers))
+        parts += [short_table(suites, peers), f"Measured on {'; peers on '.join(sources)}."]
+    parts.append(
+        "In brackets: the ratio to `torch.sort`; in the last column the nearest of the other losses and how many times "
+        "as long as this library's slower update it takes. Rows with another loss are medians over the processes of "
+        "all peers, in each of which this library and the sort took turns with one peer. More figures, pictures, what "
+        "was checked, and how to measure again: [Benchmarks](../benchmarks.md)."
+    )
+    return "\n\n".join(parts)
+
+
+def short_table(suites: Result, peers: Result) -> str:
+    """The sizes at which peers are compared, and ten times the largest of them from the growth suite."""
+    body = []
+    sizes = figures.sizes(peers.rows)
+    for size in sizes:
+        ours, nearest = figures.ours_at(peers.rows, size), figures.fastest_peer(peers.rows, size)
+        times = [timed(ours[f"fastap {update}"], ours[f"{update} to sort"]) for update in UPDATES]
+        words = "" if nearest is None else f"{nearest[0]} ({times_of(nearest[1])})"
+        body.append([*_numbers(*size), timed(ours["sort"]), *times, _a_score(ours["bytes"], sum(size)), words])
+    lines = {line.name: line.rows for line in figures.growth(suites.suite("growth"))}
+    largest = max(lines["torch.sort"])
+    if largest > 3 * sum(sizes[-1]):
+        rows = [lines[update][largest] for update in UPDATES]
+        times = [timed(row["seconds"]["median"], row["ratio"]["median"]) for row in rows]
+        peak = max((row["peak_bytes"] for row in rows if "peak_bytes" in row), default=None)
+        sort = timed(lines["torch.sort"][largest]["seconds"]["median"])
+        body.append([*_numbers(rows[0]["P"], rows[0]["N"]), sort, *times, _a_score(peak, largest), ""])
+    return table(body, ["P", "N", "`torch.sort`", *UPDATES, "bytes a score", "nearest other loss"], 0)
+
+
+def _numbers(*values: int) -> list[str]:
+    return [f"{each:,}" for each in values]
+
+
+def _a_score(size: float | None, scores: int) -> str:
+    """Of a small ranking memory pages are seen, not its arrays."""
+    return "" if size is None or scores < 1e5 else f"{size / scores:.0f}"
+
+
+def put_into(text: str, section: str) -> str:
+    """The guide with another section between its marks."""
+    before, marked, rest = text.partition(START)
+    _, closed, after = rest.partition(END)
+    if not marked or not closed:
+        raise ValueError(f"the guide lacks the marks {START.strip()} and {END.strip()}")
+    return before + START + section + END + after
+
+
+def save(made: Page, out: Path) -> None:
+    """The page and its pictures; pictures of an earlier page that it no longer shows go."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / PAGE).write_text(str(made), encoding="utf-8")
+    for old in (out / "images").glob("bench-*.png"):
+        if f"images/{old.name}" not in made.pictures:
+            old.unlink()
+    for file, draw in made.pictures.items():
+        plots.save(draw(), out / file)
+        print(out / file)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.page", description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of stored results (bench/results)")
+    parser.add_argument("--out", type=Path, default=DOCS, help=f"folder of {PAGE} and images/ (docs, with the guide)")
+    options = parser.parse_args(arguments)
+    results = store.newest(options.results)
+    if not results:
+        print(f"bench.page: no results are stored in {options.results}; `make bench` makes some.", file=sys.stderr)
+        return 1
+    save(write(results, options.results, options.out), options.out)
+    if options.out.resolve() == DOCS.resolve():
+        GUIDE.write_text(put_into(GUIDE.read_text(encoding="utf-8"), in_guide(results)), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,8 +25,8 @@ class Pairs:
     first one's memory.
     """
 
-    def __init__(self, case: Case, prepare: Prepare, stack: ExitStack) -> None:
-        self.case, self.prepare, self.stack = case, prepare, stack
+    def __init__(self, case: Case, prepare: Prepare) -> None:
+        self.case, self.prepare = case, prepare
         self.inputs = case.inputs()
         self.sorts: list[float] = []
         self.unsorted: Tensor | None = None  # scores of a round whose sort goes last
@@ -40,29 +38,25 @@ class Pairs:
             self._sort(scores)
         else:
             self.unsorted = scores.detach()
-        job = self.prepare(scores, targets, self.stack)
-        self._wait()
+        job = self.prepare(scores, targets)
+        wait(self.case.device)
         return (job,), {}
 
     def run(self, job: Job) -> None:
         job()
-        self._wait()
+        wait(self.case.device)
 
     def tear_down(self, *_: Any) -> None:
-        """End the round: what was changed for it is put back, and its scores are sorted if they have not been."""
-        self.stack.close()
+        """End the round: its scores are sorted if they have not been."""
         if self.unsorted is not None:
             scores, self.unsorted = self.unsorted, None
             self._sort(scores)
 
     def _sort(self, scores: Tensor) -> None:
-        self._wait()
+        wait(self.case.device)
         start = time.perf_counter()
         self.run(lambda: torch.sort(scores, dim=self.case.dim, descending=True))
         self.sorts.append(time.perf_counter() - start)
-
-    def _wait(self) -> None:
-        wait(self.case.device)
 
     def warm_up(self) -> float:
         """Load code, start threads; seconds of a round with all that belongs to it."""
@@ -86,28 +80,16 @@ def rounds_for(pair: float, seconds: float, least: int) -> int:
 
 
 def measure(benchmark: Any, pairs: Pairs, seconds: float, least: int) -> dict[str, Any] | None:
-    """Run the rounds; ``sort``, ``ratio`` and ``ratio_to_sort`` to keep, None where nothing is to be measured."""
+    """Run the rounds; ``seconds``, ``sort`` and ``ratio``, None where nothing is to be measured."""
     if not benchmark.enabled:
         benchmark.pedantic(pairs.run, setup=pairs.set_up, teardown=pairs.tear_down)
         return None
     rounds = rounds_for(pairs.warm_up(), seconds, least)
     benchmark.pedantic(pairs.run, setup=pairs.set_up, teardown=pairs.tear_down, rounds=rounds)
-    return summary(pairs.sorts[:rounds], benchmark.stats.stats.data)
+    stats = benchmark.stats.stats
+    taken = {key: getattr(stats, key) for key in ("median", "q1", "q3", "rounds")}
+    return {"seconds": taken, **summary(pairs.sorts[:rounds], stats.data)}
 
 
 def summary(sorts: list[float], works: list[float]) -> dict[str, Any]:
-    ratios = np.array(works) / np.array(sorts)
-    ratio = quantiles(ratios)
-    # Flat, too, for what cannot show a mapping: pytest-benchmark's tables and CSV files.
-    return {"sort": quantiles(sorts), "ratio": {**ratio, "rounds": len(works)}, "ratio_to_sort": ratio["median"]}
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Inside, PyTorch uses so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return {"sort": quantiles(sorts), "ratio": quantiles(np.array(works) / np.array(sorts))}

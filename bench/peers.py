@@ -9,12 +9,10 @@ anew in each round; whatever becomes of the peer is a row. Before its time count
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import json
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,24 +21,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import isolated
-from bench.clock import quantiles, wait
-from bench.environment import about, file_name, is_installed, stand_in_for_installation
-from bench.inputs import PEER_SHAPES, Inputs, Shape, stream
-from bench.plain import progress, table
-
-if not is_installed() or importlib.util.find_spec("fastap.kernels") is None:
-    stand_in_for_installation()
-
 import fastap
-from bench.contenders import PEERS, SMALL, Peer, Rank, of_scores
+from bench import isolated, store
+from bench.clock import quantiles, wait
+from bench.contenders import PEERS, Peer, Rank, of_scores
+from bench.environment import about
+from bench.figures import duration, few_calls, ratio_to_ours, times_of
+from bench.inputs import PEER_SHAPES, Inputs, Shape, stream
+from bench.store import Row
 from fastap.backends import reference
 
-Row = dict[str, Any]
 Times = dict[str, list[float]]  # of each work, round after round
 
 WARM = Shape(1, 1_000, 40_000)
-# Of short rounds at least so many and at most so many; of a peer whose call is long, the least if the cap allows.
+# Rounds at least and at most; of a peer whose call is long fewer, if half of the cap is over.
 LEAST, MOST = 5, 200
 # What a row says of the peer where its status is "ok".
 MEASURED = ("seconds", "bytes", "ratio", "times")
@@ -52,75 +46,63 @@ class Limits(NamedTuple):
     seconds: float
     bytes: int
     rounds: float  # seconds; a call that takes longer is long
-    spare: float  # seconds for repeating long calls, in all cases together
-
-
-# One case, in its own process.
 
 
 class Work(NamedTuple):
     """Something timed; ``trains`` says whether it runs backward too."""
 
     rank: Rank
-    trains: bool
+    trains: bool = True
 
-    def run(self, scores: Tensor) -> Any:
-        value = self.rank(scores)
+    def __call__(self, leaf: Tensor) -> Any:
+        value = self.rank(leaf)
         if self.trains:
             value.backward()
+        wait(leaf.device)
         return value
 
     def seconds(self, scores: Tensor) -> float:
         leaf = scores.clone().requires_grad_(self.trains)
         wait(scores.device)
         start = time.perf_counter()
-        self.run(leaf)
-        wait(scores.device)
+        self(leaf)
         return time.perf_counter() - start
 
     def peak(self, scores: Tensor) -> tuple[int | None, float]:
         """Bytes beyond scores and gradient, which are the caller's, and the seconds of this call."""
         leaf = scores.clone().requires_grad_(self.trains)
-        if self.trains:
-            leaf.grad = torch.zeros_like(leaf)
-        taken = []
+        leaf.grad = torch.zeros_like(leaf) if self.trains else None
+        taken: list[float] = []
 
         def call() -> None:
             start = time.perf_counter()
-            self.run(leaf)
-            wait(scores.device)
+            self(leaf)
             taken.append(time.perf_counter() - start)
 
         return isolated.peak_bytes(call, scores.device), taken[0]
 
 
 def ours(targets: Tensor, gives: str) -> dict[str, Work]:
-    works = {"sort": Work(lambda scores: torch.sort(scores, descending=True), False)}
+    works = {"sort": Work(lambda scores: torch.sort(scores, descending=True), trains=False)}
     for update in ("positive", "negative"):
         loss: Any = partial(fastap.direct_ap_loss, update=update)
-        works[f"fastap {update}"] = Work(of_scores(loss, targets), True)
+        works[f"fastap {update}"] = Work(of_scores(loss, targets))
     if gives == "metric":
-        works["fastap metric"] = Work(of_scores(fastap.average_precision, targets), False)
+        works["fastap metric"] = Work(of_scores(fastap.average_precision, targets), trains=False)
     return works
 
 
-def check_ours(device: str) -> None:
-    """Assert that this library is right on the small problem."""
-    scores, targets = next(stream(SMALL, seed=1, device=device))
+def check(peer: Peer, device: str) -> str:
+    """Assert that the peer is right on the small problem, and this library, too; say what was asserted."""
+    torch.manual_seed(0)  # for what draws noise
+    scores, targets = next(stream(peer.small, seed=1, device=device))
     for update in ("positive", "negative"):
         leaf = scores.clone().requires_grad_()
         fastap.direct_ap_loss(leaf, targets, update=update).backward()
-        expected = reference.direct_ap_loss(scores.cpu(), targets.cpu(), update=update).gradient
-        assert leaf.grad is not None
-        assert np.abs(leaf.grad.cpu().numpy() - expected).max() < 1e-7, f"fastap's {update} update is wrong"
-
-
-def check(peer: Peer, device: str) -> str:
-    """Assert that the peer is; say what was asserted."""
-    torch.manual_seed(0)  # for what draws noise
-    scores, targets = next(stream(peer.small, seed=1, device=device))
+        expected = torch.from_numpy(reference.direct_ap_loss(scores.cpu(), targets.cpu(), update=update).gradient)
+        torch.testing.assert_close(leaf.grad, expected.to(scores), rtol=0, atol=1e-7)
     leaf = scores.clone().requires_grad_(peer.gives == "gradient")
-    value = Work(peer.build(targets), peer.gives == "gradient").run(leaf)
+    value = Work(peer.build(targets), peer.gives == "gradient")(leaf)
     return peer.check(value, scores, targets, leaf.grad)
 
 
@@ -129,7 +111,6 @@ def measure(peer: Peer, shape: Shape, device: str, threads: int, limits: Limits)
     start = time.perf_counter()
     warnings.simplefilter("ignore")  # the peers' own
     torch.set_num_threads(threads)
-    check_ours(device)
     warm, warm_targets = next(stream(WARM, device=device))
     for work in ours(warm_targets, peer.gives).values():
         work.seconds(warm)  # loads code and starts threads
@@ -137,12 +118,16 @@ def measure(peer: Peer, shape: Shape, device: str, threads: int, limits: Limits)
     scores, targets = next(data)
     works = ours(targets, peer.gives)
     for _ in range(2):  # the first time gives back what lies about, and then some of it is wanted again
-        peaks = {name: work.peak(scores)[0] for name, work in works.items() if name != "sort"}
-    times: Times = {name: [] for name in works}
+        peaks = {name: work.peak(scores)[0] for name, work in works.items()}
+    del peaks["sort"]
+    times: Times = {}
     shuffle = random.Random(0).shuffle
 
     def row(**more: Any) -> Row:
-        return {name: {**_calls(times[name]), **_bytes(peaks, name)} for name in works if name != "peer"} | more
+        found = {name: calls(times[name]) for name in works if name != "peer"}
+        for name, peak in peaks.items():
+            found[name]["bytes"] = peak
+        return found | more
 
     take_turns(works, data, times, shuffle, least=3, most=3)
     yield row()
@@ -152,37 +137,21 @@ def measure(peer: Peer, shape: Shape, device: str, threads: int, limits: Limits)
     scores, _ = next(data)
     peak, first = works["peer"].peak(scores)
     found = {"checked": checked, "bytes": peak}
+    times.clear()
     if first <= limits.rounds:
-        times.clear()
         take_turns(works, data, times, shuffle, least=LEAST, most=MOST, seconds=limits.rounds)
         yield row(**found, **against(times))
         return
     # The call whose memory was taken is the first of few rounds: it warmed nothing up that a long one would feel.
-    round_start = time.perf_counter() - first
-    times["peer"] = [first]
-    for name in peaks:
-        times[name].append(works[name].seconds(scores))
-    times["sort"].append(works["sort"].seconds(scores))
+    times.update({name: [work.seconds(scores)] for name, work in works.items() if name != "peer"}, peer=[first])
     yield row(**found, **against(times))
-    first_end = time.perf_counter()
-    longest = first_end - round_start
-    end = min(start + 0.95 * limits.seconds, first_end + limits.spare)
-    while len(times["peer"]) < LEAST and time.perf_counter() + 1.1 * longest < end:
-        round_start = time.perf_counter()
+    while len(times["peer"]) < LEAST and time.perf_counter() - start < limits.seconds / 2:
         take_turns(works, data, times, shuffle, least=1, most=1)
-        longest = max(longest, time.perf_counter() - round_start)
         yield row(**found, **against(times))
 
 
 def take_turns(
-    works: dict[str, Work],
-    data: Inputs,
-    times: Times,
-    shuffle: Callable[[list[str]], None],
-    *,
-    least: int,
-    most: int,
-    seconds: float = 0.0,
+    works: dict[str, Work], data: Inputs, times: Times, shuffle: Any, *, least: int, most: int, seconds: float = 0.0
 ) -> None:
     """Rounds of all works on the same fresh scores.
 
@@ -201,114 +170,57 @@ def take_turns(
 
 
 def against(times: Times) -> Row:
-    """The peer's time, and what it is of the others' in the same rounds, which are their last ones."""
-    peer = np.array(times["peer"])
-    ratios = {name: peer / each[-peer.size :] for name, each in times.items() if name != "peer"}
-    return {
-        "seconds": _calls(times["peer"]),
-        "ratio": quantiles(ratios.pop("sort")),
-        "times": {name: float(np.median(each)) for name, each in ratios.items()},
-    }
+    """The peer's time, and what it is of the others' in the same rounds."""
+    ratios = {name: np.array(times["peer"]) / each for name, each in times.items() if name != "peer"}
+    sort = quantiles(ratios.pop("sort"))
+    middle = {name: float(np.median(each)) for name, each in ratios.items()}
+    return {"seconds": calls(times["peer"]), "ratio": sort, "times": middle}
 
 
-def _calls(seconds: Sequence[float]) -> dict[str, Any]:
+def calls(seconds: Sequence[float]) -> dict[str, Any]:
     return {**quantiles(seconds), "calls": len(seconds)}
-
-
-def _bytes(peaks: dict[str, int | None], name: str) -> dict[str, int | None]:
-    return {"bytes": peaks[name]} if name in peaks else {}
-
-
-# All cases.
 
 
 def run_case(peer: Peer, shape: Shape, before: Sequence[Row], limits: Limits, device: str, threads: int) -> Row:
     """A row, whatever happens; ``before`` are this peer's rows of smaller shapes."""
-    row = {
-        "peer": peer.name,
-        "source": peer.source,
-        "gives": peer.gives,
-        "note": peer.note,
-        "P": shape.positives,
-        "N": shape.negatives,
-        "status": "not installed",
-        "reason": "",
-        **dict.fromkeys((*MEASURED, "sort", "fastap positive", "fastap negative")),
-        "checked": "",
-        **({"fastap metric": None} if peer.gives == "metric" else {}),
-    }
+    row: Row = {key: getattr(peer, key) for key in ("source", "gives", "note")}
+    row = {"peer": peer.name, **row, "P": shape.positives, "N": shape.negatives, "reason": "", "checked": ""}
     if peer.version is None:
-        return {**row, "reason": f"there is no package {peer.package}"}
+        return {**row, "status": "not installed", "reason": f"there is no package {peer.package}"}
     if reason := hopeless(shape, before, limits):
         return {**row, "status": "not tried", "reason": reason}
-    outcome = isolated.run(
-        *(measure, peer, shape, device, threads, limits),
-        seconds=limits.seconds,
-        memory=limits.bytes,
-        device=device,
-    )
+    arguments = (measure, peer, shape, device, threads, limits)
+    outcome = isolated.run(*arguments, seconds=limits.seconds, memory=limits.bytes, device=device)
     found = outcome.value or {}
     if outcome.status == "out of time" and "seconds" in found:  # a round too many, of a peer that has a time
         return {**row, **found, "status": "ok"}
     found = {key: each for key, each in found.items() if outcome.status == "ok" or key not in MEASURED}
-    reason = outcome.reason.removeprefix("AssertionError: ")
-    return {**row, **found, "status": outcome.status, "reason": reason}
+    return {**row, **found, "status": outcome.status, "reason": outcome.reason.removeprefix("AssertionError: ")}
 
 
 def hopeless(shape: Shape, before: Sequence[Row], limits: Limits) -> str:
     """Why not to try: what ran out at a smaller shape runs out here; and nothing takes less than linear time."""
     for row in before:
         if row["status"] in ("out of time", "out of memory"):
-            return f"{row['status']} {_at(row)}"
+            return f"{row['status']} at P = {row['P']:,}, N = {row['N']:,}"
     # Four times the cap, so that a call that the machine disturbed does not decide alone.
-    if before and (seconds := before[-1]["seconds"]):
+    if before and (seconds := before[-1].get("seconds")):
         growth = shape.items / (before[-1]["P"] + before[-1]["N"])
         if seconds["median"] * growth > 4 * limits.seconds:
-            return f"{seconds['median']:.3g} s {_at(before[-1])}, and {growth:.2g} times as many scores here"
+            where = f"at P = {before[-1]['P']:,}, N = {before[-1]['N']:,}"
+            return f"{seconds['median']:.3g} s {where}, and {growth:.2g} times as many scores here"
     return ""
 
 
-def _at(row: Row) -> str:
-    return f"at P = {row['P']:,}, N = {row['N']:,}"
-
-
-def run(peers: Sequence[Peer], shapes: Sequence[Shape], limits: Limits, device: str, threads: int) -> Row:
-    rows: list[Row] = []
-    with progress(len(peers) * len(shapes), "case") as bar:
-        for peer in peers:
-            own: list[Row] = []
-            for shape in shapes:
-                bar.set_postfix_str(f"{peer.name}, {shape.scores:,} scores")
-                own.append(run_case(peer, shape, own, limits, device, threads))
-                found = own[-1]["seconds"]
-                if found and found["median"] > limits.rounds:
-                    limits = limits._replace(spare=max(0.0, limits.spare - found["median"] * (found["calls"] - 1)))
-                bar.update()
-            rows += own
-    return {"about": about(device), "cap": {"seconds": limits.seconds, "bytes": limits.bytes}, "rows": rows}
-
-
-def in_lines(results: Row) -> str:
-    """A line a peer: median time, in brackets the ratios to the sort and to this library; and what was asserted."""
-    shapes = list(dict.fromkeys((row["P"], row["N"]) for row in results["rows"]))
-    lines: dict[str, list[str]] = {}
-    said: dict[str, str] = {}
-    for row in results["rows"]:
-        lines.setdefault(row["peer"], [row["peer"]]).append(_cell(row))
-        if row["checked"]:
-            said[row["peer"]] = f"{row['peer']}: {row['checked']}" + (f" ({row['note']})" if row["note"] else "")
-    heads = ["time (to torch.sort; to fastap)", *(f"P={p:,}, N={n:,}" for p, n in shapes)]
-    found = table(list(lines.values()), heads, tablefmt="github", disable_numparse=True)
-    return "\n".join([found, "", "checked:", *said.values(), ""])
-
-
-def _cell(row: Row) -> str:
-    if row["status"] != "ok":
-        return row["status"]
-    own = row["times"]["fastap metric" if row["gives"] == "metric" else "fastap positive"]
-    calls = row["seconds"]["calls"]
-    few = f", {calls} call{'s' * (calls > 1)}" if calls < LEAST else ""
-    return f"{row['seconds']['median'] * 1e3:.3g} ms ({row['ratio']['median']:.3g}; {own:.3g}{few})"
+def in_words(row: Row) -> str:
+    """``binned AP, P = 10, N = 100: 258 us, 15.4 x torch.sort, 2.51 x fastap``; or what kept it from giving a time."""
+    where = f"{row['peer']}, P = {row['P']:,}, N = {row['N']:,}"
+    ours = ratio_to_ours(row)
+    if ours is None:
+        return f"{where}: {row['status']}, {row['reason']}"
+    sort, few = times_of(row["ratio"]["median"]), few_calls(row)
+    taken = f"{duration(row['seconds']['median'])}, {sort} x torch.sort, {times_of(ours)} x fastap"
+    return f"{where}: {taken}{f' ({few})' if few else ''}; {row['checked']}"
 
 
 def most_memory() -> int:
@@ -318,7 +230,7 @@ def most_memory() -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="the directory that peers-*.json goes to")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the CSV")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--only", nargs="+", choices=[peer.name for peer in PEERS], metavar="NAME", help="these peers")
     parser.add_argument("--quick", action="store_true", help="the small shapes, a few calls each")
@@ -331,16 +243,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     peers = [peer for peer in PEERS if options.only is None or peer.name in options.only]
     shapes = PEER_SHAPES[:3] if options.quick else PEER_SHAPES
-    limits = Limits(options.seconds, options.memory, *((0.1, 5.0) if options.quick else (0.6, 60.0)))
-    results = run(peers, shapes, limits, options.device, options.threads)
-    print(in_lines(results))
-    for row in results["rows"]:
-        if row["reason"]:
-            print(f"{row['peer']}, P={row['P']:,}, N={row['N']:,}: {row['status']}, {row['reason']}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / file_name("peers", results["about"])
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(f"written: {path}")
+    limits = Limits(options.seconds, options.memory, 0.1 if options.quick else 0.6)
+    rows: list[Row] = []
+    for peer in peers:
+        own: list[Row] = []
+        for shape in shapes:
+            own.append(run_case(peer, shape, own, limits, options.device, options.threads))
+            print(in_words(own[-1]), flush=True)
+        rows += own
+    cap = {"seconds": options.seconds, "bytes": options.memory}
+    print(store.write(options.out, "peers", about(options.device), rows, cap=cap))
 
 
 if __name__ == "__main__":

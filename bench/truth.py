@@ -1,15 +1,15 @@
 """Is a case right? Asserted before its time counts, once for cases that are the same problem.
 
 Small problems, and a cut-down one of the same kind and ratio of each larger one, are compared with the dynamic program
-of ``fastap.reference``. At full size the loss-augmented ranking is evaluated from scratch, in NumPy and float64: it
-must attain the value that is claimed for it, no positive may gain by moving past one negative, loss and gradient must
-be those of the ranking, and ``1 - AP`` must lie between the two direct losses.
+of ``fastap.backends.reference``, loss and gradient. At full size the loss-augmented ranking is evaluated from scratch, in NumPy
+and float64: it must attain the value that is claimed for it, the rankings by score and by class may not beat it, the
+loss must be that of the ranking, and the gradient times the scores what of the loss depends on them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cache, cached_property, lru_cache
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 import fastap
-from bench.cases import Case, cut
-from bench.inputs import Shape
+from bench.cases import Case
+from bench.inputs import cut
 from fastap.backends import reference
 from tests.exactness import RELATIVE, is_unique
 
@@ -67,18 +67,19 @@ def against_reference(case: Case) -> None:
     """Value and gradient of a small problem against the dynamic program; where the optimum is one, the gradient."""
     scores, targets = next(case.inputs(seed=1))
     found, gradient = solve(case, scores, targets)
-    score, target = _rows(scores, case.dim), _rows(targets, case.dim) > 0
-    if case.work == "metric":
-        expected = [reference.plain_average_precision(*each) for each in zip(score, target, strict=True)]
-        np.testing.assert_allclose(found, expected, rtol=1e-12)
-        return
-    for row, (one, its) in enumerate(zip(score, target, strict=True)):
+    for row, (one, its) in enumerate(zip(_rows(scores, case.dim), _rows(targets, case.dim) > 0, strict=True)):
+        if case.work == "metric":
+            np.testing.assert_allclose(found[row], reference.plain_average_precision(one, its), rtol=1e-12)
+            continue
         expected = _by_dynamic_program(case, one, its)
         within = rounding(case, one)
         np.testing.assert_allclose(found[row], expected.value, rtol=RELATIVE, atol=within, err_msg=f"loss, row {row}")
         takes_part = its.any() and not its.all()
         if not takes_part or case.work == "perceptron" or is_unique(one, its, task_scale(case)):
-            _assert_gradient(case, gradient[row], expected.gradient)
+            atol = (1e-12 if case.dtype == "float64" else 1e-6) * max(np.abs(expected.gradient).max(), 1e-300)
+            atol += 2.0**-24 if case.dtype == "float16" else 0.0  # below it float16 keeps no digits
+            rtol = HALF.get(case.dtype, 0.0)
+            np.testing.assert_allclose(gradient[row], expected.gradient, rtol=rtol, atol=atol, err_msg="gradient")
 
 
 def _by_dynamic_program(case: Case, score: Floats, target: Bools) -> reference.Loss:
@@ -90,115 +91,61 @@ def _by_dynamic_program(case: Case, score: Floats, target: Bools) -> reference.L
 
 
 def at_full_size(case: Case) -> str:
-    """Value, ranking, loss and gradient of the first rankings of the case's batch, from scratch."""
-    scores, targets = _problem(case.shape, case.kind, case.dtype, case.device, case.dim)
+    """Value, ranking and loss of the first rankings of the case's batch, from scratch."""
+    scores, targets = next(case.inputs(seed=1))
     found, gradient = solve(case, scores, targets)
-    ranks = value = None
-    if case.work in ("positive", "negative", "hinge"):
-        ranked = fastap.loss_augmented_ranking(
-            scores,
-            targets,
-            epsilon=case.epsilon,
-            update="negative" if case.work == "negative" else "positive",
-            method=case.method,  # type: ignore[arg-type]
-            dim=case.dim,
-            backend=case.backend,
-        )
+    if case.work not in ("metric", "perceptron"):
+        options = {"epsilon": case.epsilon, "update": "negative" if case.work == "negative" else "positive"}
+        options |= {"method": case.method, "dim": case.dim, "backend": case.backend}
+        ranked = fastap.loss_augmented_ranking(scores, targets, **options)  # type: ignore[arg-type]
         ranks, value = _rows(ranked.ranks, case.dim), ranked.value.cpu().numpy().ravel()
     rows = range(min(ROWS, case.shape.rankings))
+    score, target = _rows(scores, case.dim), _rows(targets, case.dim) > 0
     for row in rows:
-        truth = _standing(case.shape, case.kind, case.dtype, case.device, case.dim, row)
+        one, its = score[row] - score[row].mean(), target[row]  # differences count
         if case.work == "metric":
-            np.testing.assert_allclose(found[row], truth.average_precision, rtol=1e-12)
-        elif ranks is None or value is None:
-            _assert_loss(case, truth, truth.standard_score - truth.perfect_score, found[row])
-            _assert_gradient(case, gradient[row], truth.gradient(truth.standard, truth.perfect, 1.0))
+            np.testing.assert_allclose(found[row], average_precision(one, its), rtol=1e-12)
+            continue
+        by_score, by_score_loss = evaluate(one, its, np.argsort(-one))
+        perfect, _ = evaluate(one, its, np.argsort(~its))
+        if case.work == "perceptron":
+            expected, constant = by_score - perfect, 0.0
         else:
-            _assert_ranking(case, truth, ranks[row], value[row], found[row], gradient[row])
+            order = np.full(one.size, -1)
+            order[ranks[row]] = np.arange(one.size)
+            assert order.min() >= 0, "the ranks are no permutation"
+            scale, within = task_scale(case), 1e-13 * (float(np.abs(one).max()) + case.epsilon)
+            attained, task_loss = evaluate(one, its, order)
+            attained += scale * task_loss
+            np.testing.assert_allclose(attained, value[row], rtol=RELATIVE, atol=within, err_msg="F + s epsilon L")
+            assert attained >= max(by_score + scale * by_score_loss, perfect) - within, "a simple ranking is better"
+            hinge = case.work == "hinge"
+            expected = value[row] - perfect if hinge else (value[row] - by_score) / scale
+            constant = task_loss * (scale if hinge else 1.0)
+        np.testing.assert_allclose(found[row], expected, rtol=RELATIVE, atol=rounding(case, one), err_msg="loss")
+        terms = gradient[row] * one  # the loss is linear in the scores, but for a constant
+        within = (1e-6 + HALF.get(case.dtype, 0.0)) * float(np.abs(terms).sum()) + rounding(case, one)
+        np.testing.assert_allclose(terms.sum(), expected - constant, rtol=0, atol=within, err_msg="gradient")
     size = "at full size" if len(rows) == case.shape.rankings else f"{len(rows)} rankings at full size"
-    return f"{size}, by float64 NumPy: " + {
-        "metric": "AP",
-        "perceptron": "loss and gradient",
-        "hinge": "ranking attains value, no better neighbour, loss, gradient",
-    }.get(case.work, "ranking attains value, no better neighbour, loss, gradient, side of 1 - AP")
+    what = {"metric": "AP", "perceptron": "loss, gradient"}.get(case.work, "ranking attains value, loss, gradient")
+    return f"{size}, by float64 NumPy: {what}"
 
 
-@dataclass(frozen=True)
-class Standing:
-    """One ranking in float64, both classes sorted, descending; scores from their mean, since differences count."""
+def evaluate(score: Floats, target: Bools, order: Ints) -> tuple[float, float]:
+    """``F`` and ``L = 1 - AP`` of a ranking, the best first, from prefix sums."""
+    placed, is_positive = score[order], target[order]
+    p, n = int(target.sum()), int((~target).sum())
+    above = np.cumsum(~is_positive)[is_positive]
+    before = np.cumsum(is_positive)[~is_positive]
+    pairs = (n - 2.0 * above) @ placed[is_positive] - (2.0 * before - p) @ placed[~is_positive]
+    return float(pairs) / (p * n), float(np.mean(above / (np.arange(1, p + 1) + above)))
 
-    score: Floats
-    target: Bools
 
-    @cached_property
-    def items(self) -> tuple[Ints, Ints]:
-        """The positives and the negatives."""
-        order = np.argsort(-self.score)
-        is_positive = self.target[order]
-        return order[is_positive], order[~is_positive]
-
-    @cached_property
-    def classes(self) -> tuple[Floats, Floats]:
-        p, n = (self.score[each] for each in self.items)
-        return p, n
-
-    @cached_property
-    def task_losses(self) -> tuple[float, float]:
-        """``1 - AP`` of the worst and of the best ranking by score: a negative or a positive first among equals."""
-        p, n = self.classes
-        index = np.arange(1, p.size + 1)
-        at_or_above, above = (np.searchsorted(-n, -p, side) for side in ("right", "left"))
-        worst, best = (float(np.mean(a / (index + a))) for a in (at_or_above, above))
-        return worst, best
-
-    @cached_property
-    def mostly_distinct(self) -> bool:
-        """Equal scores are the exception: then rankings of equal value are too, and gradients can be compared."""
-        return sum(np.count_nonzero(np.diff(each)) for each in self.classes) > self.score.size / 2
-
-    @cached_property
-    def standard(self) -> tuple[Floats, Floats]:
-        """``sum_j y_ij`` of every positive and ``sum_i y_ij`` of every negative, ranked by score; ties count 0."""
-        p, n = self.classes
-        above, at_or_above = (np.searchsorted(-n, -p, side) for side in ("left", "right"))
-        before, at_or_before = (np.searchsorted(-p, -n, side) for side in ("left", "right"))
-        return n.size - (above + at_or_above).astype(np.float64), (before + at_or_before) - float(p.size)
-
-    @cached_property
-    def perfect(self) -> tuple[Floats, Floats]:
-        """The same of the ranking with all positives first."""
-        p, n = self.classes
-        return np.full(p.size, float(n.size)), np.full(n.size, float(p.size))
-
-    def F(self, pairs: tuple[Floats, Floats]) -> float:  # noqa: N802
-        p, n = self.classes
-        return float(pairs[0] @ p - pairs[1] @ n) / (p.size * n.size)
-
-    @cached_property
-    def standard_score(self) -> float:
-        return self.F(self.standard)
-
-    @cached_property
-    def perfect_score(self) -> float:
-        return self.F(self.perfect)
-
-    @cached_property
-    def average_precision(self) -> float:
-        """scikit-learn's definition: precision at every positive's threshold, equal scores being one threshold."""
-        p, n = self.classes
-        positives, negatives = (np.searchsorted(-each, -p, "right") for each in (p, n))
-        return float(np.mean(positives / (positives + negatives)))
-
-    def gradient(self, first: tuple[Floats, Floats], second: tuple[Floats, Floats], gain: float) -> Floats:
-        """``gain * grad (F(first) - F(second))`` of every item; equal items get the mean."""
-        result = np.empty(self.score.size)
-        for item, values, one, two, sign in zip(self.items, self.classes, first, second, (1, -1), strict=True):
-            group = np.concatenate([[0], np.cumsum(np.diff(values) != 0)])
-            each = one - two
-            if group[-1] + 1 < each.size:
-                each = (np.bincount(group, each) / np.bincount(group))[group]
-            result[item] = sign * each
-        return result * (gain / (self.classes[0].size * self.classes[1].size))
+def average_precision(score: Floats, target: Bools) -> float:
+    """scikit-learn's definition: precision at every positive's threshold, equal scores being one threshold."""
+    p, n = (np.sort(-score[each]) for each in (target, ~target))
+    positives, negatives = (np.searchsorted(each, p, "right") for each in (p, n))
+    return float(np.mean(positives / (positives + negatives)))
 
 
 def task_scale(case: Case) -> float:
@@ -212,79 +159,6 @@ def rounding(case: Case, score: Floats) -> float:
     largest = 1.0 if case.work in ("positive", "negative") else scale
     gain = 1 / case.epsilon if case.work in ("positive", "negative") else 1.0
     return 1e-13 * scale * gain + (0 if case.dtype == "float64" else 2**-23 * largest)
-
-
-def _assert_ranking(case: Case, truth: Standing, ranks: Ints, value: float, found: float, gradient: Floats) -> None:
-    scale = task_scale(case)
-    p, n = truth.classes
-    by_place = np.full(ranks.size, -1)
-    by_place[ranks] = np.arange(ranks.size)
-    assert by_place.min() >= 0, "the ranks are no permutation"
-    is_positive = truth.target[by_place]
-    a = np.flatnonzero(is_positive) - np.arange(p.size)
-    before = np.cumsum(is_positive)[~is_positive]
-    in_order = truth.score[by_place]
-    assert (np.diff(in_order[is_positive]) <= 0).all(), "a positive stands above a better one"
-    assert (np.diff(in_order[~is_positive]) <= 0).all(), "a negative stands above a better one"
-    pairs = n.size - 2.0 * a, 2.0 * before - p.size
-    index = np.arange(1, p.size + 1)
-    task_loss = float(np.mean(a / (index + a)))
-    within = 1e-13 * (float(np.abs(truth.score).max()) + abs(scale))
-    attained = truth.F(pairs) + scale * task_loss
-    np.testing.assert_allclose(attained, value, rtol=RELATIVE, atol=within, err_msg="F + s epsilon L of the ranking")
-    by_score = truth.standard_score + max(scale * each for each in truth.task_losses)
-    assert value >= max(by_score, truth.perfect_score) - within, "a simple ranking is better"
-    _assert_no_better_neighbour(truth, a, scale)
-
-    if case.work == "hinge":
-        second, second_score, gain = truth.perfect, truth.perfect_score, 1.0
-    else:
-        second, second_score, gain = truth.standard, truth.standard_score, 1 / scale
-    _assert_loss(case, truth, gain * (value - second_score), found)
-    worst, best = truth.task_losses
-    if case.work == "positive":
-        assert found >= worst - rounding(case, truth.score), "the positive update's loss is below 1 - AP"
-    if case.work == "negative":
-        assert found <= best + rounding(case, truth.score), "the negative update's loss is above 1 - AP"
-    if truth.mostly_distinct:
-        _assert_gradient(case, gradient, truth.gradient(pairs, second, gain))
-
-
-def _assert_no_better_neighbour(truth: Standing, a: Ints, scale: float) -> None:
-    """No positive gains by one negative more or less above it, the others staying where they are."""
-    p, n = truth.classes
-    index = np.arange(1, p.size + 1)
-    # Sums of so many scores are rounded, and of choices that differ by less either may be taken.
-    within = 1e-14 * (np.abs(n).sum() + n.size * abs(scale))
-    for more in (1, 0):  # one more, one less
-        can = a < np.append(a[1:], n.size) if more else a > np.append(0, a[:-1])
-        last, i = (a + more)[can], index[can]
-        marginal = n[last - 1] - p[can] + scale * n.size / 2 * i / ((i + last) * (i + last - 1.0))
-        worse = marginal if more else -marginal
-        assert (worse <= within).all(), "a positive gains by moving past one negative"
-
-
-def _assert_loss(case: Case, truth: Standing, expected: float, found: float) -> None:
-    np.testing.assert_allclose(found, expected, rtol=RELATIVE, atol=rounding(case, truth.score), err_msg="loss")
-    assert 0 <= found <= (1 if case.work in ("positive", "negative") else np.inf)
-
-
-def _assert_gradient(case: Case, found: Floats, expected: Floats) -> None:
-    absolute = (1e-12 if case.dtype == "float64" else 1e-6) * max(np.abs(expected).max(), np.finfo(np.float64).tiny)
-    absolute += 2.0**-24 if case.dtype == "float16" else 0.0  # below it float16 keeps no digits
-    np.testing.assert_allclose(found, expected, rtol=HALF.get(case.dtype, 0.0), atol=absolute, err_msg="gradient")
-
-
-@lru_cache(maxsize=2)
-def _problem(shape: Shape, kind: str, dtype: str, device: str, dim: int) -> tuple[Tensor, Tensor]:
-    return next(Case(shape, kind=kind, dtype=dtype, device=device, dim=dim).inputs(seed=1))
-
-
-@lru_cache(maxsize=ROWS)
-def _standing(shape: Shape, kind: str, dtype: str, device: str, dim: int, row: int) -> Standing:
-    scores, targets = _problem(shape, kind, dtype, device, dim)
-    score, target = _rows(scores, dim)[row], _rows(targets, dim)[row] > 0
-    return Standing(score - score.mean(), target)
 
 
 def _rows(tensor: Tensor, dim: int = -1) -> npt.NDArray[np.float64]:

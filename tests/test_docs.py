@@ -197,7 +197,7 @@ def test_the_site_opens_as_the_readme_does() -> None:
 
 
 def test_figures_are_of_clean_commits() -> None:
-    files = [*(ROOT / "bench" / "results").glob("*.json"), *(ROOT / "examples" / "results").glob("*.json")]
+    files = [*(ROOT / "bench" / "results").glob("*.csv"), *(ROOT / "examples" / "results").glob("*.json")]
     assert files
     assert [path.name for path in files if '-dirty"' in path.read_text(encoding="utf-8")] == []
 

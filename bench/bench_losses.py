@@ -1,0 +1,167 @@
+"""The suites: what a loss or the metric costs, beside ``torch.sort`` of the same scores."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench import truth
+from bench.cases import DIRECTIONS, LOSSES, WORKS, Case, Job, stage_seconds
+from bench.conftest import Suite
+from bench.inputs import Shape, with_ratio
+from fastap import backends
+from fastap.backends import native
+from tests.problems import KINDS
+
+UPDATES = ("positive", "negative")
+LONG = Shape(1, 1_000, 100_000)
+MANY_POSITIVES = Shape(1, 10_000, 100_000)
+
+
+def needs_engine(timed: Suite) -> None:
+    if timed.device == "cuda":
+        pytest.skip("the engine in C is for tensors of the CPU")
+    if not native.IS_BUILT:
+        pytest.skip("installed without a C compiler: there is no engine")
+
+
+# Twice as dense where the exponent is fitted.
+SIZES = (100, 1_000, 10_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
+
+
+@pytest.mark.parametrize("work", WORKS)
+@pytest.mark.parametrize("scores", [pytest.param(size, id=f"{size:.0e}".replace("e+0", "e")) for size in SIZES])
+def test_growth(timed: Suite, scores: int, work: str) -> None:
+    """100 to 10,000,000 scores in one ranking, a positive to a hundred negatives."""
+    timed("growth", timed.case(with_ratio(scores), work=work), memory=True)
+
+
+@pytest.mark.parametrize("work", ["positive", "negative", "hinge"])
+@pytest.mark.parametrize("ratio", [1e-4, 1e-3, 1e-2, 1e-1, 1.0], ids="{:g}".format)
+def test_balance(timed: Suite, ratio: float, work: str) -> None:
+    """From a positive to ten thousand negatives to as many of both, 100,000 scores in one ranking."""
+    timed("balance", timed.case(with_ratio(100_000, 1, round(1 / ratio)), work=work), memory=True)
+
+
+BATCHES = {
+    "multi-label": (Shape(80, 100, 924), 0),  # a batch of 1,024 examples, 80 classes
+    "retrieval": (Shape(4096, 20, 980), -1),
+    "detection": (Shape(1, 500, 199_500), -1),
+}
+
+
+@pytest.mark.parametrize("work", WORKS)
+@pytest.mark.parametrize("batch", BATCHES)
+def test_batches(timed: Suite, batch: str, work: str) -> None:
+    shape, dim = BATCHES[batch]
+    timed("batches", timed.case(shape, work=work, dim=dim), batch=batch)
+
+
+def arranged(layout: str, scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Scores and targets in that layout, and what else the call is given."""
+    rankings, items = scores.shape
+    if layout == "rows":
+        return scores, targets, {}
+    scores, targets = scores.reshape(-1), targets.reshape(-1)
+    if layout == "offsets":
+        return scores, targets, {"offsets": torch.arange(rankings + 1, device=scores.device) * items}
+    order = torch.randperm(scores.numel(), generator=torch.Generator().manual_seed(0)).to(scores.device)
+    return scores[order], targets[order], {"groups": order // items}
+
+
+def prepare_layout(case: Case, layout: str, scores: Tensor, targets: Tensor) -> Job:
+    """The call, gradient included; what arranges its inputs is not timed."""
+    scores, targets, where = arranged(layout, scores, targets)
+    leaf = scores.requires_grad_()
+    return lambda: case.forward(leaf, targets, **where).backward()
+
+
+def check_layout(layout: str, case: Case) -> str:
+    """The rankings as rows against the dynamic program, and the layout against the rows."""
+    said = truth.assert_right(case)
+    scores, targets = next(case.inputs())
+    flat, wanted, where = arranged(layout, scores, targets)
+    given = case.forward(flat, wanted, reduction="none", **where)
+    torch.testing.assert_close(given, case.forward(scores, targets, reduction="none"), rtol=1e-6, atol=1e-7)
+    return f"{said}; as in rows"
+
+
+@pytest.mark.parametrize("work", LOSSES)
+@pytest.mark.parametrize("layout", ["rows", "offsets", "groups"])
+def test_ragged(timed: Suite, layout: str, work: str) -> None:
+    """Many short queries in one call: one a row, end to end with offsets, and mixed with an id an item."""
+    case = timed.case(Shape(10_000, 2, 18), work=work)
+    prepare, check = partial(prepare_layout, case, layout), partial(check_layout, layout)
+    timed("ragged", case, prepare=prepare, check=check, layout=layout)
+
+
+@pytest.mark.parametrize("work", UPDATES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_distributions(timed: Suite, kind: str, work: str) -> None:
+    """Scores that have been hard: tied, clustered, saturated, with long tails, in conflict with the order wanted."""
+    timed("distributions", timed.case(MANY_POSITIVES, work=work, kind=kind))
+
+
+@pytest.mark.parametrize("work", ["positive", "negative", "hinge"])
+@pytest.mark.parametrize("epsilon", [0.01, 0.1, 1.0, 10.0], ids="{:g}".format)
+def test_epsilon(timed: Suite, epsilon: float, work: str) -> None:
+    """The weight of the task loss, from almost none to far above the scores' spread."""
+    timed("epsilon", timed.case(MANY_POSITIVES, work=work, epsilon=epsilon))
+
+
+@pytest.mark.parametrize("method", ["auto", "dp"])
+@pytest.mark.parametrize("work", UPDATES)
+@pytest.mark.parametrize("shape", [Shape(1, 100, 10_000), Shape(1, 1_000, 10_000)], ids=lambda shape: shape.positives)
+def test_methods(timed: Suite, shape: Shape, work: str, method: str) -> None:
+    """The search of ``method="auto"`` against the paper's dynamic program over all cells."""
+    timed("methods", timed.case(shape, work=work, method=method))
+
+
+BACKENDS = [("small", each) for each in ("auto", "native", "triton", "reference")]
+BACKENDS += [("large", each) for each in ("auto", "native", "triton")]
+
+
+@pytest.mark.parametrize("work", UPDATES)
+@pytest.mark.parametrize(("size", "backend"), BACKENDS)
+def test_backends(timed: Suite, size: str, backend: str, work: str) -> None:
+    """The reference on a small problem only, since it fills the table."""
+    if backend == "triton" and not (timed.device == "cuda" and backends.HAS_TRITON):
+        pytest.skip("the Triton backend takes CUDA tensors: --device cuda")
+    if backend == "native":
+        needs_engine(timed)
+    timed("backends", timed.case(Shape(1, 10, 1_000) if size == "small" else LONG, work=work, backend=backend))
+
+
+@pytest.mark.parametrize("threads", sorted({1, 2, os.cpu_count() or 1}))
+@pytest.mark.parametrize("work", UPDATES)
+@pytest.mark.parametrize("shape", [Shape(1, 10_000, 1_000_000), Shape(1024, 20, 980)], ids=["long", "batch"])
+def test_threads(timed: Suite, shape: Shape, work: str, threads: int) -> None:
+    """What a second CPU thread is worth, and all of them."""
+    if timed.device == "cuda":
+        pytest.skip("on CUDA the CPU's threads do nothing")
+    timed("threads", timed.case(shape, work=work, threads=threads))
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("work", LOSSES)
+def test_directions(timed: Suite, work: str, direction: str) -> None:
+    """The forward computes the gradient too, where the order of the scores is at hand; the backward only scales it."""
+    timed("directions", timed.case(LONG, work=work, direction=direction))
+
+
+# The dynamic program's tables of the others have ten times the cells and more.
+SOLVED = [(Shape(1, 1_000, 10_000), "dp"), (Shape(1, 1_000, 10_000), "auto"), (LONG, "auto")]
+SOLVED += [(Shape(1, 10_000, 1_000_000), "auto")]
+
+
+@pytest.mark.parametrize("work", UPDATES)
+@pytest.mark.parametrize(("shape", "method"), SOLVED, ids=str)
+def test_stages(timed: Suite, shape: Shape, method: str, work: str) -> None:
+    """What the engine in C says of its stages, and the whole call, on one thread."""
+    needs_engine(timed)
+    case = timed.case(shape, work=work, backend="native", method=method, threads=1)
+    timed("stages", case, stages=stage_seconds(case))
