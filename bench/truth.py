@@ -1,9 +1,9 @@
 """Is a case right? Asserted before its time counts, once for cases that are the same problem.
 
 Small problems, and a cut-down one of the same kind and ratio of each larger one, are compared with the dynamic program
-of ``fastap.backends.reference``, loss and gradient. At full size the loss-augmented ranking is evaluated from scratch, in NumPy
-and float64: it must attain the value that is claimed for it, the rankings by score and by class may not beat it, the
-loss must be that of the ranking, and the gradient times the scores what of the loss depends on them.
+of ``fastap.backends.reference``, loss and gradient. At full size the loss-augmented ranking is evaluated from scratch,
+in NumPy and float64: it must attain the value that is claimed for it, the rankings by score and by class may not beat
+it, the loss must be that of the ranking, and the gradient times the scores what of the loss depends on them.
 """
 
 from __future__ import annotations
