@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -21,6 +21,16 @@ quiet = [
     pytest.mark.filterwarnings(f"ignore:{words}:RuntimeWarning")
     for words in ("invalid value", "divide by zero", "overflow")
 ]
+
+
+def often(*first: Any, full: Iterable[Any]) -> list[Any]:
+    """Parameters of a test, of which ``make test`` takes the first ones only."""
+    return [
+        *first,
+        *(pytest.param(*(each if isinstance(each, tuple) else (each,)), marks=pytest.mark.full) for each in full),
+    ]
+
+
 interpreted = pytest.mark.skipif(DEVICE != "cpu", reason="for Triton's interpreter")
 
 # One row a thread, of which a warp has 32.

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 import fastap
-from tests.kernels import few_programs, interpreted, quiet
+from tests.kernels import few_programs, interpreted, often, quiet
 from tests.paths import solving
 from tests.problems import draw
 from tests.races import Race, watched
@@ -38,7 +38,7 @@ def unordered(races: set[Race]) -> set[Race]:
     return {race for race in races if race.function not in ORDERED_BY_A_SCAN}
 
 
-@pytest.mark.parametrize("layout", ["triton-short", "triton-long", "ragged"])
+@pytest.mark.parametrize("layout", often("triton-long", "ragged", full=["triton-short"]))
 @pytest.mark.parametrize("case", CASES)
 def test_no_races(case: str, layout: str) -> None:
     options = dict(CASES[case])

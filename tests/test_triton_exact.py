@@ -19,7 +19,7 @@ from torch import Tensor
 
 import fastap
 from tests.kernel_batches import POOLED, UNPROVED, corners, hard, ranking, stacked
-from tests.kernels import DEVICE, few_programs, interpreted, poisoned, quiet
+from tests.kernels import DEVICE, few_programs, interpreted, often, poisoned, quiet
 from tests.losses import LOSSES, value_and_gradient
 from tests.paths import solving
 from tests.problems import KINDS
@@ -101,15 +101,11 @@ def check(
 PATHS = [(SHORT, torch.float32), (LONG, torch.float64), (RAGGED, torch.float64)]
 
 
-@pytest.mark.parametrize("method", ["auto", "dp"])
-@pytest.mark.parametrize("name", LOSSES)
-def test_losses_are_exact(name: str, method: str) -> None:
+@pytest.mark.parametrize("name", often("positive", "negative", "perceptron", full=["hinge"]))
+def test_losses_are_exact(name: str) -> None:
     """Each ranking on one of the paths."""
-    if method == "dp" and name != "negative":
-        pytest.skip("the dynamic program is the same for all, and the perceptron has none")
     for number, (path, dtype) in enumerate(PATHS):
-        if method == "auto" or path != LONG:  # of long rankings see test_triton_search.py
-            check(path, name, *(each[number::3] for each in batch(dtype)), method=method)
+        check(path, name, *(each[number::3] for each in batch(dtype)))
 
 
 @pytest.mark.full
@@ -124,25 +120,16 @@ def test_losses_are_exact_on_every_path(path: str, dtype: torch.dtype, name: str
 
 CONFLICTS = [(path, "positive", case) for path in (SHORT, RAGGED) for case in POOLED]
 CONFLICTS += [(path, "negative", case) for path in (SHORT, RAGGED) for case in UNPROVED]
-OFTEN = (0, 6, 13)
 
 
-@pytest.mark.parametrize(
-    ("path", "update", "case"),
-    [pytest.param(*each, marks=() if i in OFTEN else pytest.mark.full) for i, each in enumerate(CONFLICTS)],
-)
+@pytest.mark.parametrize(("path", "update", "case"), often(*CONFLICTS[::13], full=CONFLICTS[1:13] + CONFLICTS[14:]))
 def test_conflicts_are_solved(path: str, update: str, case: tuple[str, int, int, float]) -> None:
     """Blocks of many rows, unproved ones, further rounds; of long rankings see test_triton_search.py."""
     check(path, update, *hard(case, dtype=torch.float32), scale=case[3])
 
 
 @pytest.mark.parametrize(
-    ("path", "method"),
-    [
-        (LONG, "auto"),
-        (RAGGED, "dp"),
-        *(pytest.param(*each, marks=pytest.mark.full) for each in [(LONG, "dp"), (RAGGED, "auto")]),
-    ],
+    ("path", "method"), often((LONG, "auto"), (RAGGED, "dp"), full=[(LONG, "dp"), (RAGGED, "auto")])
 )
 @pytest.mark.parametrize("update", UPDATES)
 def test_rankings_attain_their_value(update: str, path: str, method: str) -> None:

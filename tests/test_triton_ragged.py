@@ -26,7 +26,7 @@ from fastap.backends.triton.launch import MOST_ITEMS, MOST_PROGRAMS, ragged_laun
 from fastap.types import Batch, Losses, Objective
 from tests import device_checks as checks
 from tests.kernel_batches import memory
-from tests.kernels import DEVICE, TILE, few_programs, interpreted, quiet
+from tests.kernels import DEVICE, TILE, few_programs, interpreted, often, quiet
 from tests.losses import LOSSES, value_and_gradient
 
 pytestmark = quiet
@@ -115,7 +115,7 @@ def check_losses(batch: Batch, objective: Objective, dtype: torch.dtype = torch.
 # Every ranking by itself
 
 
-@pytest.mark.parametrize("method", ["auto", pytest.param("dp", marks=pytest.mark.full)])
+@pytest.mark.parametrize("method", often("auto", full=["dp"]))
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_losses(name: str, method: str) -> None:
     objective = OBJECTIVES[name]
@@ -126,9 +126,7 @@ def test_losses(name: str, method: str) -> None:
     assert (result.loss > 0).sum() >= 3
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == "negative" else pytest.mark.full) for name in OBJECTIVES]
-)
+@pytest.mark.parametrize("name", often("negative", full=["positive", "hinge", "perceptron"]))
 def test_ties(name: str) -> None:
     batch = draw(2, (9, 0, TILE + 5), levels=4)
     batch.scores[:9] = torch.where(torch.arange(9) % 2 > 0, -0.0, 0.0)
@@ -141,7 +139,7 @@ def test_ties(name: str) -> None:
     same(permuted.gradient, result.gradient[order])
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, *(pytest.param(dtype, marks=pytest.mark.full) for dtype in DTYPES)])
+@pytest.mark.parametrize("dtype", often(torch.bfloat16, full=[torch.float16, torch.float32, torch.float64]))
 def test_score_types(dtype: torch.dtype) -> None:
     for name in ("perceptron", "negative"):
         check_losses(draw(3, (8, 1, 0, TILE + 3), dtype=dtype), OBJECTIVES[name], torch.float32)

@@ -35,7 +35,7 @@ from tests.kernel_batches import (
     ranking,
     some,
 )
-from tests.kernels import DEVICE, TILE, interpreted, quiet, small_tiled_launch
+from tests.kernels import DEVICE, TILE, interpreted, often, quiet, small_tiled_launch
 from tests.problems import KINDS
 
 pytestmark = quiet
@@ -71,7 +71,7 @@ def check_rows(batch: Split, choices: Tensor, sign: int, epsilon: float) -> int:
     return len(solved)
 
 
-@pytest.mark.parametrize("epsilon", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize("epsilon", often(0.01, 100.0, full=[1.0]))
 @pytest.mark.parametrize("sign", [1, -1])
 def test_search_rankings(sign: int, epsilon: float) -> None:
     batch = Split.of_everything(torch.float64) if epsilon == 1.0 else Split.of(*some(torch.float32))
@@ -80,14 +80,14 @@ def test_search_rankings(sign: int, epsilon: float) -> None:
 
 
 def test_search_by_score() -> None:
-    batch = Split.of_everything(torch.float64)
+    batch = Split.of(*some(torch.float32))
     rows = searched(batch, "perceptron", 1, "standard", 1.0)
     for number, _ in batch.terms(1, 1.0):
         p, n = batch.classes(number)
         assert torch.equal(rows[0, number, : len(p)].cpu().long(), (n > p[:, None]).sum(1))
 
 
-@pytest.mark.parametrize("items", [1, 2, 3, 500])
+@pytest.mark.parametrize("items", [1, 2, 3, 300])
 def test_search_of_rows_of_many_lengths(items: int) -> None:
     """Windows that are clipped at once, and those that go several levels down."""
     rng = np.random.default_rng(items)
@@ -111,7 +111,7 @@ def marked(batch: Split, rows: Tensor) -> Tensor:
     return rows
 
 
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.full)])
+@pytest.mark.parametrize("seed", often(1, full=[2]))
 def test_find_extremes_and_mark_tiles(seed: int) -> None:
     batch = Split.of_everything(torch.float64)
     rows, generator = batch.rows(), torch.Generator().manual_seed(seed)
@@ -164,7 +164,7 @@ def settled(batch: Split, sign: int, epsilon: float) -> tuple[Tensor, int]:
     return rows, several
 
 
-@pytest.mark.parametrize("case", POOLED, ids=lambda case: case[0])
+@pytest.mark.parametrize("case", POOLED, ids=str)
 def test_settle_tiles_of_the_positive_update(case: tuple[str, int, int, float]) -> None:
     batch = Split.of(*hard(case))
     rows, several = settled(batch, 1, case[3])
@@ -173,7 +173,7 @@ def test_settle_tiles_of_the_positive_update(case: tuple[str, int, int, float]) 
     check_optimum(terms, rows[0, 0, : case[2]])
 
 
-@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("sign", often(-1, full=[1]))
 def test_settle_tiles_of_a_batch(sign: int) -> None:
     """Rankings with nothing to do beside one that is a single block."""
     scores, targets = some(torch.float32)
@@ -190,7 +190,7 @@ def finished(batch: Split, rows: Tensor, epsilon: float) -> None:
         check_optimum(terms, rows[0, number, : len(terms)])
 
 
-@pytest.mark.parametrize("case", UNPROVED, ids=lambda case: str(case[1]))
+@pytest.mark.parametrize("case", often(UNPROVED[0], full=[(case,) for case in UNPROVED[1:]]), ids=str)
 def test_settle_tiles_and_finish_rankings(case: tuple[str, int, int, float]) -> None:
     batch, another_round = Split.of(*hard(case)), case == UNPROVED[0]
     with counted(certify, "solve_block") as programs, counted(program, "_middle_choice") as steps:
@@ -220,10 +220,8 @@ def _without_prices(
 
 
 @interpreted
-@pytest.mark.parametrize(
-    "case", [UNPROVED[0], *(pytest.param(each, marks=pytest.mark.full) for each in UNPROVED[1:])],
-    ids=lambda case: str(case[1]),
-)  # fmt: skip
+@pytest.mark.full
+@pytest.mark.parametrize("case", UNPROVED, ids=str)
 def test_blocks_are_solved_whatever_is_proved(case: tuple[str, int, int, float]) -> None:
     """Wide bands, and more of them."""
     batch = Split.of(*hard(case, dtype=torch.float32))
@@ -243,7 +241,7 @@ def check_solution(batch: Split, rows: Tensor, before: Tensor, sign: int) -> Non
         assert torch.equal(rows[0, number], before[0, number])
 
 
-@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("sign", often(-1, full=[1]))
 def test_solve_whole(sign: int) -> None:
     batch = Split.of(*some(torch.float32 if sign > 0 else torch.float64))
     rows = batch.rows()
@@ -256,12 +254,7 @@ def test_solve_whole(sign: int) -> None:
 
 @pytest.mark.parametrize(
     ("segments", "stripes", "sign"),
-    [
-        (2, (2, 1), -1),
-        (3, (1,), 1),
-        *(pytest.param(*each, marks=pytest.mark.full) for each in [(2, (2, 1), 1), (3, (1,), -1), (5, (1,), 1)]),
-        pytest.param(5, (1,), -1, marks=pytest.mark.full),
-    ],
+    often((2, (2, 1), -1), full=[(2, (2, 1), 1), *((segments, (1,), sign) for segments in (3, 5) for sign in (1, -1))]),
 )
 def test_waves(sign: int, segments: int, stripes: tuple[int, ...]) -> None:
     """The same, cut across rows and columns: with fewer rows than segments, and many more."""
@@ -295,7 +288,7 @@ def _find_bands(
     tl.store(high_ptr + row, high, mask=mask)
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "cauchy", "tied", "conflicting"])
+@pytest.mark.parametrize("kind", often("tied", "conflicting", full=["gaussian", "cauchy"]))
 def test_search_band(kind: str) -> None:
     """The least and the greatest ``a`` that is high enough, wherever between them others are not."""
     for seed, epsilon in ((1, 0.05), (2, 3.0), (3, 40.0)):

@@ -11,7 +11,7 @@ from fastap.backends.triton.inputs import inputs_of
 from fastap.backends.triton.split import sort_and_split
 from fastap.types import Batch
 from tests.kernel_batches import SMALL, Split, bits_of, everything, memory
-from tests.kernels import DEVICE, poisoned, quiet, small_tiled_launch
+from tests.kernels import DEVICE, often, poisoned, quiet, small_tiled_launch
 
 pytestmark = quiet
 
@@ -38,11 +38,7 @@ def test_keys_are_ordered_as_scores_are(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "ignore_index"),
-    [
-        (torch.bfloat16, None),
-        (torch.float64, -1),
-        *(pytest.param(dtype, -1, marks=pytest.mark.full) for dtype in (torch.float16, torch.float32)),
-    ],
+    often((torch.bfloat16, None), (torch.float64, -1), full=[(torch.float16, -1), (torch.float32, -1)]),
 )
 def test_sort_and_split(dtype: torch.dtype, ignore_index: int | None) -> None:
     scores, targets = everything(dtype)
@@ -90,7 +86,7 @@ def test_count_classes(n_tiles: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "epsilon"), [("direct", 0.7), ("direct", 1e-9), ("ranking", 1e300), ("perceptron", 0.7)]
+    ("loss", "epsilon"), often(("direct", 0.7), ("perceptron", 0.7), full=[("direct", 1e-9), ("ranking", 1e300)])
 )
 def test_cut_rankings(loss: str, epsilon: float) -> None:
     """Near scores are in the same order, equal where the scores are, and no gap is wider than is ever crossed."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastap.backends import triton
 from fastap.types import Batch
 from tests.kernel_batches import corners, exact_precision, stacked
-from tests.kernels import DEVICE, TILE, few_programs, poisoned, quiet
+from tests.kernels import DEVICE, TILE, few_programs, often, poisoned, quiet
 from tests.losses import random_batch
 from tests.paths import solving
 
@@ -56,9 +56,7 @@ def check(given: Tensor, scores: Tensor, targets: Tensor, weight: Tensor) -> Non
             assert value <= 1
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.float64, *(pytest.param(each, marks=pytest.mark.full) for each in (torch.float16, torch.float32))]
-)
+@pytest.mark.parametrize("dtype", often(torch.float64, full=[torch.float16, torch.float32]))
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_equals_the_definition(layout: str, dtype: torch.dtype) -> None:
     """Every corner, infinities among the scores too, with weights of very different sizes, some of them 0."""
@@ -107,7 +105,7 @@ def test_weights_of_any_size_and_wrong_ones(layout: str) -> None:
     assert float(given[13]) == pytest.approx(0.4, rel=1e-14)
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", often(torch.bool, full=[torch.int64, torch.uint8, torch.bfloat16]))
 def test_whole_weights_of_any_type_count_so_many_items(dtype: torch.dtype) -> None:
     scores, targets = random_batch(4, 1, 20, levels=6)
     counts = torch.randint(0, 2 if dtype == torch.bool else 4, (1, 20), generator=torch.Generator().manual_seed(4))
