@@ -255,8 +255,6 @@ def average_precision(
         if scores.dim() != 2:
             raise ValueError(f"scores must have two dimensions for average='samples', got shape {tuple(scores.shape)}")
         dim = 1 - dim
-    if average != "none" and groups is None and offsets is None and scores.shape[dim] == 1:
-        check_lengths(scores.numel(), scores.numel())
     if average == "micro":
         if offsets is not None and can_look(offsets):
             ragged.from_offsets(offsets, scores.shape[0])  # which may be wrong

@@ -143,7 +143,7 @@ def check_far_ranking(update: str, device: Device, dtype: torch.dtype, items: in
     with poisoned():
         ranks, value = fastap.loss_augmented_ranking(
             scores.to(device), targets.to(device), epsilon=batch.epsilon, update=update, method=method,
-            backend="triton",
+            backend="triton", dim=-1,
         )  # fmt: skip
     for row, (score, target) in enumerate(zip(exact, batch.targets == 1, strict=True)):
         rank = ranks[row].cpu().numpy()
@@ -214,6 +214,7 @@ def check_rankings(batch: Batch, update: str, device: Device, dtype: torch.dtype
             method=method,
             ignore_index=-1,
             backend="triton",
+            dim=-1,
         )
     ranks, value = ranks.cpu().numpy(), value.cpu().numpy()
     for row in range(scores.shape[0]):
@@ -230,7 +231,7 @@ def check_rankings(batch: Batch, update: str, device: Device, dtype: torch.dtype
 def check_metric(batch: Batch, device: Device, dtype: torch.dtype) -> None:
     """AP of every ranking is that of the CPU, ties and all."""
     scores, targets, _ = _tensors(batch, dtype)
-    expected = fastap.average_precision(scores.double(), targets, ignore_index=-1)
+    expected = fastap.average_precision(scores.double(), targets, ignore_index=-1, dim=-1)
     with poisoned():
         given = metric(scores.to(device), targets.to(device), ignore_index=-1)
     torch.testing.assert_close(given.cpu(), expected, rtol=1e-12, atol=0, equal_nan=True)
@@ -341,7 +342,7 @@ def check_long(
     with poisoned():
         given, gradient = _solve(update, scores.to(device), targets.to(device), 1.0, method, ignore_index=None)
         ranks, value = fastap.loss_augmented_ranking(
-            scores.to(device), targets.to(device), update=update, method=method, backend="triton"
+            scores.to(device), targets.to(device), update=update, method=method, backend="triton", dim=-1
         )
     scale = 1.0 + float((scores.double() - scores.double().median()).abs().max())
     torch.testing.assert_close(given.cpu().double(), expected, rtol=RELATIVE, atol=2.0**-24 + 1e-12 * scale)
@@ -350,7 +351,7 @@ def check_long(
         differs = off > 1e-9 * expected_gradient.abs().max() + 1e-6 * expected_gradient.abs()
         assert int(differs.sum()) <= 1e-3 * differs.numel()
         assert float(off.sum()) <= 1e-5 * float(expected_gradient.abs().sum())
-    best = fastap.loss_augmented_ranking(scores.double(), targets, update=update).value
+    best = fastap.loss_augmented_ranking(scores.double(), targets, update=update, dim=-1).value
     torch.testing.assert_close(value.cpu(), best, rtol=RELATIVE, atol=1e-12 * scale)
     for row in range(scores.shape[0]):
         attained = _attained(scores[row].double().numpy(), targets[row].numpy() == 1, ranks[row].cpu().numpy(), update)

@@ -276,7 +276,7 @@ def test_without_a_gpu_there_is_a_message(bare: dict[str, str], tmp_path: Path) 
 
 def test_gpu_tests_need_no_more_than_the_gate_does(bare: dict[str, str], tmp_path: Path) -> None:
     report = tmp_path / "report.xml"
-    done = on_bare_machine(bare, "-m", "bench.gpu", "--share", "1/20", "gpu and not slow", str(report))
+    done = on_bare_machine(bare, "-m", "bench.gpu", "--share", "1/20", "gpu and not full", str(report))
     outcome: dict[str, Any] = {"passed": 0, "skipped": {}, "failed": []}
     gpu.read_report(report, outcome)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -47,18 +47,18 @@ def losses(step):
     kind = step % 10
     update = ("positive", "negative")[step // 20 % 2]
     if kind < 4:
-        return fastap.direct_ap_loss(leaves[kind], shapes[kind][1], update=update)
+        return fastap.direct_ap_loss(leaves[kind], shapes[kind][1], update=update, dim=-1)
     flat, targets = leaves[2], shapes[2][1]
     if kind == 4:
         return fastap.ap_hinge_loss(flat, targets, groups=groups)
     if kind == 5:
         return fastap.direct_ap_loss(flat, targets, offsets=offsets, update=update)
     if kind == 6:
-        return fastap.direct_ap_loss(leaves[0], shapes[0][1], weight=weight, reduction="sum")
+        return fastap.direct_ap_loss(leaves[0], shapes[0][1], weight=weight, reduction="sum", dim=-1)
     if kind == 7:
         fastap.average_precision(flat, targets, groups=groups, sample_weight=torch.ones(1_200))
-        fastap.loss_augmented_ranking(leaves[0], shapes[0][1], update=update)
-        return fastap.ap_perceptron_loss(leaves[0], shapes[0][1])
+        fastap.loss_augmented_ranking(leaves[0], shapes[0][1], update=update, dim=-1)
+        return fastap.ap_perceptron_loss(leaves[0], shapes[0][1], dim=-1)
     if kind == 8:
         return fastap.direct_ap_loss(wide, wide_targets, epsilon=1e-3, update=update)
     return fastap.direct_cost_loss(logits, classes, update=update)
@@ -67,14 +67,14 @@ def good(step):
     losses(step).backward()
 
 WRONG = [
-    lambda: fastap.direct_ap_loss(leaves[1], shapes[1][1] + 1),
-    lambda: fastap.direct_ap_loss(leaves[0], shapes[0][1], weight=-weight),
+    lambda: fastap.direct_ap_loss(leaves[1], shapes[1][1] + 1, dim=-1),
+    lambda: fastap.direct_ap_loss(leaves[0], shapes[0][1], weight=-weight, dim=-1),
     lambda: fastap.direct_ap_loss(leaves[2], shapes[2][1], offsets=offsets.flip(0)),
-    lambda: fastap.average_precision(leaves[1], shapes[1][1] * 3),
-    lambda: fastap.loss_augmented_ranking(leaves[0], shapes[0][1] - 1),
+    lambda: fastap.average_precision(leaves[1], shapes[1][1] * 3, dim=-1),
+    lambda: fastap.loss_augmented_ranking(leaves[0], shapes[0][1] - 1, dim=-1),
     lambda: fastap.direct_cost_loss(logits, classes + 10),
     lambda: torch.autograd.grad(
-        torch.autograd.grad(fastap.direct_ap_loss(leaves[0], shapes[0][1]), leaves[0], create_graph=True)[0].sum(),
+        torch.autograd.grad(losses(0), leaves[0], create_graph=True)[0].sum(),
         leaves[0],
     ),
 ]

@@ -50,9 +50,9 @@ def jobs() -> list[Job]:
         logits, classes = scores.T[:, :3].contiguous(), targets[0]
 
         def run() -> tuple[Tensor, ...]:
-            ranked = fastap.loss_augmented_ranking(scores, targets, update="negative")
+            ranked = fastap.loss_augmented_ranking(scores, targets, update="negative", dim=-1)
             cost = fastap.direct_cost_loss(logits, classes, reduction="none")
-            return *ranked, fastap.average_precision(scores, targets), cost
+            return *ranked, fastap.average_precision(scores, targets, dim=-1), cost
 
         return run
 

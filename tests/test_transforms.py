@@ -65,11 +65,11 @@ def test_compiled_ragged_metric_ranking_and_weights(layout: dict[str, Tensor]) -
     scores, targets = flat()
     weight, sample_weight = torch.tensor([1.0, 0.5, 3.0]), torch.linspace(0, 1, 27)
     for function, options in (
-        (fastap.average_precision, {}),
-        (fastap.average_precision, {"sample_weight": sample_weight}),
-        (fastap.loss_augmented_ranking, {}),
-        (fastap.direct_ap_loss, {"weight": weight}),
-        (fastap.DirectAPLoss(reduction="none"), {"weight": weight}),
+        (partial(fastap.average_precision, dim=-1), {}),
+        (partial(fastap.average_precision, dim=-1), {"sample_weight": sample_weight}),
+        (partial(fastap.loss_augmented_ranking, dim=-1), {}),
+        (partial(fastap.direct_ap_loss, dim=-1), {"weight": weight}),
+        (fastap.DirectAPLoss(dim=-1, reduction="none"), {"weight": weight}),
     ):
         given = compiled(lambda at, f=function, o=options: f(at, targets, **layout, **o))(scores)
         equal(given, function(scores, targets, **layout, **options))
@@ -101,11 +101,11 @@ def _by_groups(size: int) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize(
     ("function", "batch"),
     [
-        (fastap.direct_ap_loss, _even),
+        (partial(fastap.direct_ap_loss, dim=-1), _even),
         (lambda s, t: fastap.direct_ap_loss(s, t, dim=0, update="negative", reduction="none"), _even),
-        (lambda s, t: fastap.ap_hinge_loss(s, t, weight=s.detach()[:, 0].abs()), _even),
-        (lambda s, t: fastap.average_precision(s, t, sample_weight=t.abs()), _even),
-        (lambda s, t: fastap.loss_augmented_ranking(s, t).ranks, _even),
+        (lambda s, t: fastap.ap_hinge_loss(s, t, dim=-1, weight=s.detach()[:, 0].abs()), _even),
+        (lambda s, t: fastap.average_precision(s, t, dim=-1, sample_weight=t.abs()), _even),
+        (lambda s, t: fastap.loss_augmented_ranking(s, t, dim=-1).ranks, _even),
         (lambda s, t, o: fastap.direct_ap_loss(s, t, offsets=o, reduction="none"), _by_offsets),
         (lambda s, t, o: fastap.average_precision(s, t, offsets=o), _by_offsets),
         (lambda s, t, g: fastap.ap_perceptron_loss(s, t, groups=g), _by_groups),
@@ -138,9 +138,9 @@ class _Model(torch.nn.Module):
 @pytest.mark.parametrize(
     "module",
     [
-        fastap.DirectAPLoss(epsilon=0.3, update="negative"),
+        fastap.DirectAPLoss(dim=-1, epsilon=0.3, update="negative"),
         fastap.APHingeLoss(reduction="none"),
-        fastap.APPerceptronLoss(),
+        fastap.APPerceptronLoss(dim=-1),
     ],
     ids=lambda module: type(module).__name__,
 )

@@ -226,7 +226,7 @@ def test_empty_tensors(shape: tuple[int, ...], loss: Loss, one_path: str) -> Non
         assert value.shape == (shape[:-1] if reduction == "none" else ())
         assert gradient.shape == shape
     ranks, value = fastap.loss_augmented_ranking(
-        *(torch.zeros(shape, device=DEVICE) for _ in range(2)), backend="triton"
+        *(torch.zeros(shape, device=DEVICE) for _ in range(2)), backend="triton", dim=-1
     )
     assert ranks.shape == shape
     assert value.isnan().all()
@@ -300,9 +300,9 @@ def test_rankings_that_are_too_long() -> None:
     scores, targets = torch.randn(2, 9, device=DEVICE), torch.ones(2, 9, device=DEVICE)
     with mock.patch.object(inputs, "MOST_ITEMS", 8):
         with pytest.raises(ValueError, match=r"scores must have at most 8 items .* got 9"):
-            fastap.direct_ap_loss(scores, targets, backend="triton")
+            fastap.direct_ap_loss(scores, targets, backend="triton", dim=-1)
         with pytest.raises(ValueError, match=r"scores must have at most 8 items .* got 9"):
-            fastap.loss_augmented_ranking(scores, targets, backend="triton")
+            fastap.loss_augmented_ranking(scores, targets, backend="triton", dim=-1)
 
 
 @pytest.mark.parametrize("has_triton", [True, False])

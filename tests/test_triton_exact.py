@@ -138,7 +138,7 @@ def test_rankings_attain_their_value(update: str, path: str, method: str) -> Non
     with on(path, scores.shape) as given:
         shape = (-1,) if path == RAGGED else scores.shape
         ranks, values = fastap.loss_augmented_ranking(
-            scores.reshape(shape), targets.reshape(shape), epsilon=SCALE, update=update, method=method, **given
+            scores.reshape(shape), targets.reshape(shape), epsilon=SCALE, update=update, method=method, **given, dim=-1
         )
     for score, target, rank, value in zip(
         scores.cpu().double(), targets.cpu(), ranks.cpu().view(scores.shape), values.cpu(), strict=True

@@ -26,10 +26,10 @@ def batch(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
 
 
 FUNCTIONS: dict[str, Any] = {
-    "positive": fastap.direct_ap_loss,
-    "negative": partial(fastap.direct_ap_loss, update="negative"),
-    "hinge": fastap.ap_hinge_loss,
-    "perceptron": fastap.ap_perceptron_loss,
+    "positive": partial(fastap.direct_ap_loss, dim=-1),
+    "negative": partial(fastap.direct_ap_loss, dim=-1, update="negative"),
+    "hinge": partial(fastap.ap_hinge_loss, dim=-1),
+    "perceptron": partial(fastap.ap_perceptron_loss, dim=-1),
 }
 
 
@@ -57,7 +57,7 @@ def test_weights_of_rows(name: str, reduction: str, backend: str) -> None:
 def test_weights_of_ragged_rankings(reduction: str, by: str) -> None:
     scores, targets = batch()
     options: dict[str, Any] = {"ignore_index": -1, "reduction": reduction, "weight": WEIGHTS}
-    expected = value_and_gradient(fastap.direct_ap_loss, scores, targets, **options)
+    expected = value_and_gradient(FUNCTIONS["positive"], scores, targets, **options)
     flat, wanted = scores.reshape(-1), targets.reshape(-1)
     offsets = torch.arange(7) * 20
     if by == "nested":
@@ -67,7 +67,7 @@ def test_weights_of_ragged_rankings(reduction: str, by: str) -> None:
         given = value.detach(), torch.autograd.grad(value.sum(), leaf)[0]
     else:
         layout = {"offsets": offsets} if by == "offsets" else {"groups": torch.arange(6).repeat_interleave(20)}
-        given = value_and_gradient(fastap.direct_ap_loss, flat, wanted, **options, **layout)
+        given = value_and_gradient(FUNCTIONS["positive"], flat, wanted, **options, **layout)
     torch.testing.assert_close(given[0], expected[0], rtol=1e-15, atol=0)
     torch.testing.assert_close(given[1], expected[1].reshape(-1), rtol=1e-15, atol=0)
 
@@ -101,7 +101,7 @@ def test_without_any_weight_there_is_no_loss(reduction: str) -> None:
     for rows in (slice(None), slice(0, 1), slice(3, 4)):
         number = len(WEIGHTS[rows])
         value, gradient = value_and_gradient(
-            fastap.direct_ap_loss,
+            FUNCTIONS["positive"],
             scores[rows],
             targets[rows],
             weight=torch.zeros(number),
@@ -114,11 +114,11 @@ def test_without_any_weight_there_is_no_loss(reduction: str) -> None:
 
 def test_one_ranking_and_its_weight() -> None:
     scores, targets = random_batch(0, 1, 20)
-    plain, slope = value_and_gradient(fastap.direct_ap_loss, scores[0], targets[0])
+    plain, slope = value_and_gradient(FUNCTIONS["positive"], scores[0], targets[0])
     for weight in (torch.tensor(3.0), torch.tensor(3, dtype=torch.int32)):
         for reduction, factor in (("mean", 1), ("sum", 3), ("none", 3)):
             value, gradient = value_and_gradient(
-                fastap.direct_ap_loss, scores[0], targets[0], weight=weight, reduction=reduction
+                FUNCTIONS["positive"], scores[0], targets[0], weight=weight, reduction=reduction
             )
             torch.testing.assert_close(value, factor * plain)
             torch.testing.assert_close(gradient, factor * slope)
@@ -127,10 +127,10 @@ def test_one_ranking_and_its_weight() -> None:
 def test_half_scores_keep_their_weights() -> None:
     scores, targets = batch(torch.float16)
     value, gradient = value_and_gradient(
-        fastap.direct_ap_loss, scores, targets, ignore_index=-1, weight=WEIGHTS, reduction="mean"
+        FUNCTIONS["positive"], scores, targets, ignore_index=-1, weight=WEIGHTS, reduction="mean"
     )
     exact, slope = value_and_gradient(
-        fastap.direct_ap_loss, scores.double(), targets, ignore_index=-1, weight=WEIGHTS, reduction="mean"
+        FUNCTIONS["positive"], scores.double(), targets, ignore_index=-1, weight=WEIGHTS, reduction="mean"
     )
     torch.testing.assert_close(value.double(), exact, rtol=2**-22, atol=0)
     torch.testing.assert_close(gradient.double(), slope, rtol=2**-10, atol=2**-25)
@@ -140,7 +140,7 @@ def test_a_lost_ranking_stays_lost() -> None:
     """A weight of 0 does not hide that a score was NaN, as in PyTorch's losses."""
     scores, targets = batch()
     scores[1, (targets[1] == 1).nonzero()[0]] = torch.nan
-    value, gradient = value_and_gradient(fastap.direct_ap_loss, scores, targets, ignore_index=-1, weight=WEIGHTS)
+    value, gradient = value_and_gradient(FUNCTIONS["positive"], scores, targets, ignore_index=-1, weight=WEIGHTS)
     assert value.isnan().tolist() == [False, True, False, False, False, False]
     assert not gradient[[0, 2, 3, 4, 5]].isnan().any()
 
@@ -164,7 +164,7 @@ def test_wrong_values(bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
         fastap.direct_ap_loss(scores, targets, ignore_index=-1, weight=weights, dim=-1)
     # Where an error would have to wait for the device.
     monkeypatch.setattr(ragged, "_is_on_host", lambda tensor: False)
-    value, gradient = value_and_gradient(fastap.direct_ap_loss, scores, targets, ignore_index=-1, weight=weights)
+    value, gradient = value_and_gradient(FUNCTIONS["positive"], scores, targets, ignore_index=-1, weight=weights)
     assert value.isnan().tolist() == [False, False, True, False, False, False]
     assert gradient[2].isnan().all()
     assert not gradient[[0, 1, 3, 4, 5]].isnan().any()
@@ -179,7 +179,7 @@ def test_a_weight_that_the_loss_cannot_hold() -> None:
     with pytest.raises(ValueError, match=r"weight must be finite in torch\.float32 and not negative, got 1e\+300"):
         fastap.direct_ap_loss(scores, targets, ignore_index=-1, weight=weights, reduction="sum", dim=-1)
     value, gradient = value_and_gradient(
-        fastap.direct_ap_loss, scores.double(), targets, ignore_index=-1, weight=weights, reduction="sum"
+        FUNCTIONS["positive"], scores.double(), targets, ignore_index=-1, weight=weights, reduction="sum"
     )
     assert value.isfinite()
     assert gradient.isfinite().all()
