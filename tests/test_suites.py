@@ -29,7 +29,9 @@ def run_suites(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProce
     pytest.importorskip("pytest_benchmark", reason="the suites need pytest-benchmark")
     options = ("--quick", "--bench-threads=1", f"--out={folder}", f"--benchmark-storage={folder}")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    # Beside pytest-xdist, whose workers tell by these that they are some, pytest-benchmark measures nothing.
+    others = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    environment = {**others, "PYTHONPATH": str(folder)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
     return done, [store.read(path) for path in folder.glob("suites-*.csv")]
 

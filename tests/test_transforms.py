@@ -139,7 +139,7 @@ class _Model(torch.nn.Module):
     "module",
     [
         fastap.DirectAPLoss(dim=-1, epsilon=0.3, update="negative"),
-        fastap.APHingeLoss(reduction="none"),
+        fastap.APHingeLoss(dim=-1, reduction="none"),
         fastap.APPerceptronLoss(dim=-1),
     ],
     ids=lambda module: type(module).__name__,
