@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import fastap
 
-SIZES = pytest.mark.parametrize("ranks", [2, 4])
+SIZES = pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.full)])
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "positive": partial(fastap.direct_ap_loss, epsilon=0.7),
     "negative": partial(fastap.direct_ap_loss, epsilon=0.7, update="negative"),

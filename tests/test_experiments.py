@@ -386,6 +386,7 @@ def test_results_of_another_configuration_are_not_mixed(toy: Toy) -> None:
         harness.run(replace(toy, steps=7), [(0.0,)], toy_fit)
 
 
+@pytest.mark.full
 def test_workers_find_the_same(toy: Toy, tmp_path: Path) -> None:
     alone = harness.run(replace(toy, methods=("x-ent",)), [(0.0,)], toy_fit)
     together = replace(toy, methods=("x-ent",), out=tmp_path / "two.json", workers=2)

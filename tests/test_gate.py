@@ -32,6 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in .*:RuntimeWarn
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.full
 def test_checks_of_losses(name: str, dtype: torch.dtype) -> None:
     (batch,) = checks.padded_batches(7, 1, 12, 2)
     counts = checks.check_losses(batch, name, DEVICE, dtype)
@@ -45,12 +46,14 @@ def one_program_a_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("one_program_a_ranking")
+@pytest.mark.full
 def test_checks_of_the_dynamic_program() -> None:
     (batch,) = checks.padded_batches(8, 1, 6, 1)
     checks.check_losses(batch, "negative", DEVICE, torch.float32, "dp")
     checks.check_rankings(batch, "negative", DEVICE, torch.float32, "dp")
 
 
+@pytest.mark.full
 def test_checks_of_odd_rankings() -> None:
     batch = checks.odd_batch(6)
     counts = checks.check_losses(batch, "negative", DEVICE, torch.float32)
@@ -61,6 +64,7 @@ def test_checks_of_odd_rankings() -> None:
 
 
 @pytest.mark.usefixtures("one_program_a_ranking")
+@pytest.mark.full
 def test_checks_of_scores_far_apart() -> None:
     checks.check_far("perceptron", DEVICE, torch.float32, 6)
     checks.check_far("hinge", DEVICE, torch.float64, 6, ragged=True)
@@ -69,6 +73,7 @@ def test_checks_of_scores_far_apart() -> None:
 
 
 @pytest.mark.parametrize("update", ["positive", "negative"])
+@pytest.mark.full
 def test_checks_of_long_rankings(update: str) -> None:
     scores, targets = torch.randn(2, 20, dtype=torch.float64), torch.arange(40).view(2, 20) % 3 == 0
     checks.check_long(scores, targets, update, DEVICE)
@@ -82,21 +87,25 @@ def test_checks_of_spoiled_rankings() -> None:
     checks.check_spoiled(LOSSES["positive"], DEVICE, 5)
 
 
+@pytest.mark.full
 def test_checks_of_axes() -> None:
     checks.check_axes(LOSSES["positive"], DEVICE, (2, 2, 2))
 
 
 @pytest.mark.parametrize("view", [each for each in checks.VIEWS if each != "four axes"])  # 30 s; axes are above
+@pytest.mark.full
 def test_checks_of_views(view: str) -> None:
     checks.check_view(LOSSES["perceptron"], view, DEVICE, 4, 12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.full
 def test_checks_of_repeated_calls(dtype: torch.dtype) -> None:
     checks.check_repeats("negative", checks.full_batch(0, 2, 8), DEVICE, dtype)
 
 
 @pytest.mark.usefixtures("one_program_a_ranking")
+@pytest.mark.full
 def test_checks_under_a_sanitizer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu.sanitize_case(DEVICE, 5, 1) == 0
     monkeypatch.setattr(checks, "check_losses", mock.Mock(side_effect=AssertionError))
@@ -107,6 +116,7 @@ def tiny(case: gpu_times.Case) -> gpu_times.Case:
     return replace(case, rankings=min(case.rankings, 2), positives=2, negatives=4)
 
 
+@pytest.mark.full
 def test_every_work_is_timed_once_and_none_too_late() -> None:
     device, soon = torch.device(DEVICE), time.monotonic() + 3600
     seen: set[str] = set()
@@ -215,7 +225,7 @@ def test_shares_of_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     )
 
     def command(number: int, of: int, expression: str, path: Path) -> list[str]:
-        if expression == "gpu and slow":
+        if expression == "gpu and full":
             return ["sleep", "60"]
         path.write_text(report)
         return ["sh", "-c", "echo told; exit 1"]

@@ -119,6 +119,7 @@ def test_metric() -> None:
     assert set(row["times"]) == {"fastap positive", "fastap negative", "fastap metric"}
 
 
+@pytest.mark.full
 def test_long_calls_are_repeated_while_the_cap_allows() -> None:
     row = case(fake(dawdles))
     assert (row["status"], row["seconds"]["calls"], row["sort"]["calls"]) == ("ok", peers.LEAST, peers.LEAST)
@@ -130,6 +131,7 @@ def test_long_calls_are_repeated_while_the_cap_allows() -> None:
     assert last["ratio"]["p10"] == last["ratio"]["p90"] == pytest.approx(last["ratio"]["median"])
 
 
+@pytest.mark.full
 def test_a_time_stands_when_its_repetition_runs_out_of_time() -> None:
     row = case(fake(slows_down), seconds=10.0)
     assert (row["status"], row["reason"], row["seconds"]["calls"]) == ("ok", "", 1)
@@ -166,7 +168,7 @@ def test_failures(peer: Peer, reason: str) -> None:
     [
         (allocates, "out of memory", "RuntimeError: .* 2147483648 bytes.*"),
         (kills_itself, "out of memory", r"killed \(SIGKILL\), as the system does when memory runs out"),
-        (sleeps, "out of time", "more than 6 s"),
+        pytest.param(sleeps, "out of time", "more than 6 s", marks=pytest.mark.full),
     ],
 )
 def test_bad_ends(build: Any, status: str, reason: str) -> None:

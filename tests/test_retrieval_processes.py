@@ -68,7 +68,7 @@ def losses_of_rank(rank: int, ranks: int) -> list[tuple[Tensor, Tensor]]:
     return results
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.full)])
 def test_queries_spread_over_processes(ranks: int, tmp_path: Path) -> None:
     """Value and gradient are those of one process with all of them; one rank has no query, another a single one."""
     found = processes.results(losses_of_rank, ranks, tmp_path, ranks)
