@@ -168,6 +168,16 @@ def test_everything_public_has_its_place_in_the_reference() -> None:
     assert public <= documented
 
 
+def test_the_page_says_of_the_kernels_what_they_do() -> None:
+    """The positive update goes by rows and pools, by divide and conquer; it does not go by columns."""
+    page = (DOCS / "guide" / "algorithm.md").read_text(encoding="utf-8")
+    section = page.partition("\n## On a GPU\n")[2].partition("\n## ")[0]
+    pool = (DOCS.parent / "kernels" / "pool.py").read_text(encoding="utf-8")
+    assert "divide and conquer over the places" in section
+    assert "Divide and conquer by value" in pool
+    assert "by columns" not in section
+
+
 def test_pictures_of_the_algorithm_are_of_this_library(tmp_path: Path) -> None:
     """Drawn again, with the same numbers: matplotlib's versions may differ in the rest."""
     if not matplotlib.__version__.startswith("3.11."):

@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import inspect
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -102,3 +103,21 @@ def test_readme_has_code() -> None:
 @pytest.mark.parametrize("code", [pytest.param(code, id=f"block {number}") for number, code in enumerate(BLOCKS, 1)])
 def test_readme_code_runs(code: str) -> None:
     exec(compile(code, str(README), "exec"), {"__name__": "readme"})
+
+
+def test_a_folder_that_hides_an_editable_install_is_told_of(tmp_path: Path) -> None:
+    """The words that Python then says stand in docs/index.md."""
+    (tmp_path / "fastap").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", "import fastap; fastap.direct_ap_loss"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 0:
+        pytest.skip("not installed editable")
+    said = done.stderr.strip().splitlines()[-1].removeprefix("AttributeError: ")
+    page = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert f"`{said}`" in page
+    assert "pip install -e ." in page

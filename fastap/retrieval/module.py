@@ -33,8 +33,8 @@ class RetrievalAPLoss(_Loss):
     take their own losses only, :mod:`fastap.metric_learning` has it as one of these.
 
     The positive update has no gradient for a query whose relevant items all stand below its irrelevant ones: that is
-    the worst ranking already. It is all that hard miners leave (``BatchHardMiner``, ``PairMarginMiner``,
-    ``HDCMiner``), so that nothing trains with them. Take no miner, or one that keeps easy pairs too
+    the worst ranking already. Hard miners leave such queries: ``BatchHardMiner`` all, ``PairMarginMiner`` and
+    ``HDCMiner`` nearly all, so that nothing trains with them. Take no miner, or one that keeps easy pairs too
     (``MultiSimilarityMiner``, ``TripletMarginMiner``, ``AngularMiner``).
 
     A ``similarity`` that is a module is a part of this one: its parameters get gradients.
