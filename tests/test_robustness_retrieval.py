@@ -151,7 +151,6 @@ def cases(draw: st.DrawFn, *, similarity: str, epsilon: st.SearchStrategy[float]
         "epsilon": draw(epsilon),
         "update": draw(st.sampled_from(["positive", "negative"])),
         "method": draw(st.sampled_from(["auto", "dp"])),
-        "backend": draw(st.sampled_from(["auto"])),
         "reduction": draw(st.sampled_from(["mean", "sum", "none"])),
         "max_pairs": draw(st.sampled_from([2**24, 2**70, 1, 7])),
         "ignore_index": ignore_index,
