@@ -22,7 +22,7 @@ demo: .venv/demo.stamp  ## train on noisy digits; a table and demo.png at the en
 experiment: .venv/demo.stamp  ## run one of docs/experiments.md: STUDY=label_noise ARGS="--data DIR"
 	$(VENV) -m examples.$(STUDY) $(ARGS)
 
-test: .venv/test.stamp  ## run the tests, every promise once: five minutes on two cores
+test: .venv/test.stamp  ## run the tests, every promise once
 	$(VENV) -m pytest $(SIDE_BY_SIDE) -m "not full"
 
 test-all: .venv/test.stamp  ## run all tests there are
