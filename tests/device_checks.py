@@ -312,7 +312,7 @@ def check_ragged_ranking(
         assert (ranks[where][~taken] == -1).all()
         order = sorted(ranks[where][taken].tolist())
         assert order == list(range(len(order)))
-        expected = fastap.loss_augmented_ranking(score, target, update=update, ignore_index=-1).value
+        expected = fastap.loss_augmented_ranking(score, target, dim=-1, update=update, ignore_index=-1).value
         torch.testing.assert_close(value[number], expected[0], rtol=1e-12, atol=1e-12, equal_nan=True)
         if not expected.isnan():
             given = score[0, taken].numpy(), target[0, taken].numpy() == 1, ranks[where][taken].numpy()
@@ -326,7 +326,7 @@ def check_ragged_metric(device: Device, dtype: torch.dtype, lengths: tuple[int, 
         given = metric(scores.to(device), targets.to(device), offsets=offsets.to(device), ignore_index=-1).cpu()
     assert given[torch.tensor(lengths) == 0].isnan().all()
     for number, _, score, target in rankings:
-        expected = fastap.average_precision(score, target, ignore_index=-1)
+        expected = fastap.average_precision(score, target, dim=-1, ignore_index=-1)
         torch.testing.assert_close(given[number], expected[0], rtol=1e-12, atol=0, equal_nan=True)
 
 
