@@ -56,7 +56,7 @@ static int certify_or_solve(const Terms *terms, int32_t first, int32_t last, int
             a[each] = a[each] < terms->hi[each] ? a[each] : terms->hi[each];
         pay(terms, row, end, a, certificate->paid);
     }
-    double slack = 0.0;
+    double slack = 0.0, rounding_of_all = 0.0;
     int certified = 1;
     for (int32_t row = first; row <= last; row++) {
         double paid = certificate->paid[row], i = row + 1.0;
@@ -71,6 +71,7 @@ static int certify_or_solve(const Terms *terms, int32_t first, int32_t last, int
         certificate->rounding[row] = rounding;
         certified &= shortfall <= rounding;
         slack += shortfall;
+        rounding_of_all += rounding;
     }
     if (certified)
         return 0;
@@ -87,7 +88,7 @@ static int certify_or_solve(const Terms *terms, int32_t first, int32_t last, int
     for (int32_t row = first; row <= last; row++) /* cannot be, but for sums that overflow */
         if (certificate->left[row] > certificate->right[row])
             return 0;
-    return solve_rows(terms, first, last, certificate->left, certificate->right, a);
+    return coarse_to_fine(terms, first, last, certificate->left, certificate->right, rounding_of_all, a);
 }
 
 /* Blocks that grew: pooling cuts a block into level sets, which are tried first, each as a block of its own; those whose

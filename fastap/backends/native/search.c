@@ -63,9 +63,12 @@ static inline End end_at(const Terms *terms, double score, double i, int32_t a)
 static inline double value_of(End end) { return end.concave + end.convex; }
 
 /* A lies under its tangents at both ends, B under its chord, so inside the interval g lies under its larger end or under
- * this bound where the tangents cross. Returns bound - level, times something positive where that spares the two
- * divisions, which are a quarter of the search. */
-static inline double excess_inside(const Terms *terms, double score, Interval interval, double level)
+ * this bound where the tangents cross: g(left) + cross / bend * (above_chord / run). */
+typedef struct {
+    double run, bend, cross, above_chord; /* bend 0: A is linear, and the tangents meet at the ends */
+} Bound;
+
+static inline Bound bound_inside(const Terms *terms, double score, Interval interval)
 {
     End left = interval.left, right = interval.right;
     double run = (double)right.a - left.a;
@@ -73,14 +76,33 @@ static inline double excess_inside(const Terms *terms, double score, Interval in
     double slope_right = score_at(terms->negatives, right.a - 1) - score;
     double bend = slope_left - slope_right;
     double cross = right.concave - left.concave - run * slope_right; /* times bend, from the left end */
-    if (!(bend > 0.0))                                               /* A is linear: the tangents meet at the ends */
+    return (Bound){run, bend, fmin(fmax(cross, 0.0), run * bend), slope_left * run + (right.convex - left.convex)};
+}
+
+/* Bound - level, times something positive where that spares the two divisions, which are a quarter of the search. */
+static inline double excess_inside(const Terms *terms, double score, Interval interval, double level)
+{
+    End left = interval.left, right = interval.right;
+    Bound bound = bound_inside(terms, score, interval);
+    if (!(bound.bend > 0.0))
         return fmax(value_of(left), value_of(right)) - level;
-    const double above_chord = slope_left * run + (right.convex - left.convex);
-    cross = fmin(fmax(cross, 0.0), run * bend);
-    const double excess = (value_of(left) - level) * run * bend + cross * above_chord;
+    const double excess = (value_of(left) - level) * bound.run * bound.bend + bound.cross * bound.above_chord;
     if (isfinite(excess) && fabs(excess) > SMALL)
         return excess;
-    return value_of(left) - level + cross / bend * (above_chord / run);
+    return value_of(left) - level + bound.cross / bound.bend * (bound.above_chord / bound.run);
+}
+
+/* The most that g reaches in [left, right], or a little more. */
+double most_inside(const Terms *terms, double score, double i, int32_t left, int32_t right)
+{
+    Interval interval = {end_at(terms, score, i, left), end_at(terms, score, i, right)};
+    double most = fmax(value_of(interval.left), value_of(interval.right));
+    if (right - left < 2)
+        return most;
+    Bound bound = bound_inside(terms, score, interval);
+    if (!(bound.bend > 0.0))
+        return most;
+    return fmax(most, value_of(interval.left) + bound.cross / bound.bend * (bound.above_chord / bound.run));
 }
 
 /* Where to cut. Beside the best place so far the bound is never tight, as g hardly falls there: a small piece is cut off

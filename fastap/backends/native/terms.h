@@ -53,6 +53,12 @@ Choice argmax(const Terms *terms, double score, double i, int32_t last, int32_t 
 void band(const Terms *terms, double score, double i, int32_t last, int32_t inside, double floor, int32_t *left,
           int32_t *right);
 
+double most_inside(const Terms *terms, double score, double i, int32_t left, int32_t right);
+
+/* coarse.c: rows first..last, row i within left[i]..right[i], which it may overwrite */
+int coarse_to_fine(const Terms *terms, int32_t first, int32_t last, int32_t *left, int32_t *right, double rounding,
+                   int32_t *a);
+
 /* program.c: the dynamic program on rows first..last, row i within left[i]..right[i], both non-decreasing */
 int solve_rows(const Terms *terms, int32_t first, int32_t last, const int32_t *left, const int32_t *right, int32_t *a);
 

@@ -1,0 +1,264 @@
+/* The optimum of a block of rows, coarse to fine (Raphael, PAMI 2001).
+ *
+ * Every row keeps a list of intervals of columns, and a bound of its term in each. A path takes one interval of every
+ * row, none wholly left of the one before. The best path bounds the optimum from above; the better end of each of its
+ * intervals, made non-decreasing, is a candidate, which bounds it from below. Intervals through which no path reaches
+ * the candidate go; of the rest those with loose bounds are cut in four. Bounds are tight to second order in the width,
+ * so few intervals are left at every level, where the program over all cells would take rows x columns.
+ */
+#include "terms.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define AT_FIRST 16 /* intervals a row */
+#define AN_ITEM 2   /* intervals an item of the ranking at most, and LEAST more: 48 bytes */
+#define LEAST 65536
+#define PIECES 4
+/* Intervals are cut whose own bound is loose by more than so many times what a row falls short on average. */
+#define LOOSE 4.0
+
+typedef struct {
+    int32_t left, right; /* columns */
+    double bound;        /* the most that the row's term gains here over its value at the first candidate */
+    double sum;          /* of the bounds on the best path to here, later on the best path from here */
+} Interval;
+
+typedef struct {
+    const Terms *terms;
+    int32_t first, rows;
+    const double *start; /* [rows] the term of every row at the first candidate */
+    Interval *intervals;
+    int64_t *from;   /* [rows + 1] where the intervals of a row begin */
+    int32_t *path;   /* [rows] */
+    int32_t *left, *right; /* of all rows of the ranking: where each is to be looked for */
+    double value;    /* what the best candidate gains over the first */
+    double rounding; /* of that */
+    int64_t most;    /* intervals at any time */
+} Search;
+
+static double gain_at(const Search *search, int32_t row, int32_t a)
+{
+    const Terms *terms = search->terms;
+    const int32_t place = search->first + row;
+    return term_of(terms, terms->p[place], place + 1.0, a) - search->start[row];
+}
+
+static Interval interval_of(const Search *search, int32_t row, int32_t left, int32_t right)
+{
+    const Terms *terms = search->terms;
+    const int32_t place = search->first + row;
+    const double most = most_inside(terms, terms->p[place], place + 1.0, left, right);
+    return (Interval){left, right, most - search->start[row], 0.0};
+}
+
+/* Cut at the same columns for all rows, evenly on the scale on which the task loss is even, log(i + a). */
+static int start(Search *search)
+{
+    const int32_t *left = search->left + search->first, *right = search->right + search->first;
+    const double i = search->first + 0.5 * search->rows + 1.0;
+    const int32_t low = left[0], high = right[search->rows - 1];
+    const int64_t room = search->most / 2 / search->rows;
+    const int pieces = room < AT_FIRST ? (int)room : AT_FIRST;
+    int32_t cut[AT_FIRST];
+    for (int k = 1; k < pieces; k++)
+        cut[k] = (int32_t)((i + low) * pow((i + high) / (i + low), k / (double)pieces) - i);
+    if (!(search->intervals = malloc((size_t)search->rows * pieces * sizeof *search->intervals)))
+        return -1;
+    int64_t count = 0;
+    for (int32_t row = 0; row < search->rows; row++) {
+        search->from[row] = count;
+        int32_t next = left[row];
+        for (int k = 1; k <= pieces; k++) {
+            int32_t last = k == pieces || cut[k] > right[row] ? right[row] : cut[k];
+            if (last >= next)
+                search->intervals[count++] = interval_of(search, row, next, last);
+            next = last >= next ? last + 1 : next;
+        }
+    }
+    search->from[search->rows] = count;
+    return 0;
+}
+
+/* The best path to every interval; returns the largest of all. */
+static double sum_forward(Search *search)
+{
+    double best = 0.0;
+    for (int32_t row = 0; row < search->rows; row++) {
+        int64_t before = row ? search->from[row - 1] : 0;
+        best = row ? -INFINITY : 0.0;
+        for (int64_t each = search->from[row]; each < search->from[row + 1]; each++) {
+            Interval *interval = &search->intervals[each];
+            for (; row && before < search->from[row] && search->intervals[before].left <= interval->right; before++)
+                best = fmax(best, search->intervals[before].sum);
+            interval->sum = interval->bound + best;
+        }
+    }
+    double top = -INFINITY;
+    for (int64_t each = search->from[search->rows - 1]; each < search->from[search->rows]; each++)
+        top = fmax(top, search->intervals[each].sum);
+    return top;
+}
+
+/* The better ends along the best path, made non-decreasing, become `a` if that is better. */
+static void try_path(Search *search, int32_t *a)
+{
+    int32_t right = INT32_MAX;
+    for (int32_t row = search->rows - 1; row >= 0; row--) {
+        const Interval *best = &search->intervals[search->from[row]];
+        for (const Interval *each = best + 1; each < search->intervals + search->from[row + 1] && each->left <= right; each++)
+            best = each->sum > best->sum ? each : best;
+        right = best->right;
+        search->path[row] = gain_at(search, row, best->left) >= gain_at(search, row, right) ? best->left : right;
+    }
+    double value = 0.0;
+    for (int32_t row = 0; row < search->rows; row++) {
+        if (row && search->path[row] < search->path[row - 1])
+            search->path[row] = search->path[row - 1];
+        value = gain_at(search, row, search->path[row]) + value;
+    }
+    if (value > search->value) {
+        search->value = value;
+        memcpy(a + search->first, search->path, (size_t)search->rows * sizeof *a);
+    }
+}
+
+/* Drop what no path leads through that is as good as the candidate; what stays moves to the end of the array. Returns 0
+ * if a row has nothing left: the candidate is best. */
+static int drop(Search *search)
+{
+    int64_t kept = search->from[search->rows], behind = kept;
+    for (int32_t row = search->rows - 1; row >= 0; row--) {
+        const int64_t end = kept;
+        int64_t after = behind - 1; /* of the row below, kept..behind */
+        double best = row == search->rows - 1 ? 0.0 : -INFINITY;
+        for (int64_t each = search->from[row + 1] - 1; each >= search->from[row]; each--) {
+            Interval interval = search->intervals[each];
+            for (; row < search->rows - 1 && after >= end && search->intervals[after].right >= interval.left; after--)
+                best = fmax(best, search->intervals[after].sum);
+            if (interval.sum + best < search->value - search->rounding)
+                continue;
+            interval.sum = interval.bound + best;
+            search->intervals[--kept] = interval;
+        }
+        if (kept == end)
+            return 0;
+        behind = end;
+        search->from[row + 1] = end;
+    }
+    search->from[0] = kept;
+    return 1;
+}
+
+static int64_t pieces_of(const Interval *interval, double loose)
+{
+    const int64_t width = (int64_t)interval->right - interval->left + 1;
+    if (width == 1 || !(interval->sum > loose))
+        return 1;
+    return width < PIECES ? width : PIECES;
+}
+
+static int64_t count_pieces(const Search *search, double loose)
+{
+    int64_t count = 0;
+    for (int64_t each = search->from[0]; each < search->from[search->rows]; each++)
+        count += pieces_of(&search->intervals[each], loose);
+    return count;
+}
+
+/* Cut what is loose, in four, the loosest if there is no room for all. Returns 1, 0 if there is no room, or -1. */
+static int cut(Search *search, double loose)
+{
+    const int64_t kept = search->from[search->rows] - search->from[0];
+    if (2 * kept > search->most)
+        return 0;
+    for (int32_t row = 0; row < search->rows; row++)
+        for (int64_t each = search->from[row]; each < search->from[row + 1]; each++) {
+            Interval *interval = &search->intervals[each];
+            interval->sum = interval->bound - fmax(gain_at(search, row, interval->left), gain_at(search, row, interval->right));
+        }
+    int64_t count = count_pieces(search, loose);
+    if (count == kept)
+        count = count_pieces(search, loose = -INFINITY);
+    for (; count > search->most - kept; count = count_pieces(search, loose))
+        loose = loose > 0.0 ? 4.0 * loose : search->rounding / search->rows;
+    if (count == kept)
+        return 0;
+    Interval *finer = malloc((size_t)count * sizeof *finer);
+    if (!finer)
+        return -1;
+    count = 0;
+    for (int32_t row = 0; row < search->rows; row++) {
+        const int64_t begin = count;
+        for (int64_t each = search->from[row]; each < search->from[row + 1]; each++) {
+            const Interval *interval = &search->intervals[each];
+            const int64_t pieces = pieces_of(interval, loose), width = (int64_t)interval->right - interval->left + 1;
+            if (pieces == 1)
+                finer[count++] = *interval;
+            for (int64_t k = 0; pieces > 1 && k < pieces; k++)
+                finer[count++] = interval_of(search, row, (int32_t)(interval->left + k * width / pieces),
+                                             (int32_t)(interval->left + (k + 1) * width / pieces - 1));
+        }
+        search->from[row] = begin;
+    }
+    search->from[search->rows] = count;
+    free(search->intervals);
+    search->intervals = finer;
+    return 1;
+}
+
+/* No room is left: the program over the cells between the outermost intervals of every row. */
+static int solve_rest(const Search *search, int32_t *a)
+{
+    const int32_t first = search->first, last = first + search->rows - 1;
+    int32_t *left = search->left, *right = search->right;
+    for (int32_t row = first; row <= last; row++) {
+        int32_t least = search->intervals[search->from[row - first]].left;
+        left[row] = row > first && left[row - 1] > least ? left[row - 1] : least;
+    }
+    for (int32_t row = last; row >= first; row--) {
+        int32_t most = search->intervals[search->from[row - first + 1] - 1].right;
+        right[row] = row < last && right[row + 1] < most ? right[row + 1] : most;
+    }
+    return solve_rows(search->terms, first, last, left, right, a);
+}
+
+static int refine(Search *search, int32_t *a)
+{
+    for (;;) {
+        const double top = sum_forward(search);
+        if (!(top > search->value + search->rounding))
+            return 0;
+        try_path(search, a);
+        if (!(top > search->value + search->rounding) || !drop(search))
+            return 0;
+        int room = cut(search, LOOSE * (top - search->value) / search->rows);
+        if (room < 1)
+            return room ? -1 : solve_rest(search, a);
+    }
+}
+
+/* The optimum of rows first..last with row i within left[i]..right[i], given a candidate; `rounding` is that of its
+ * value. */
+int coarse_to_fine(const Terms *terms, int32_t first, int32_t last, int32_t *left, int32_t *right, double rounding,
+                   int32_t *a)
+{
+    const size_t rows = (size_t)last - first + 1;
+    char *memory = malloc(rows * (sizeof(double) + sizeof(int64_t) + sizeof(int32_t)) + sizeof(int64_t));
+    if (!memory)
+        return -1;
+    double *values = (double *)memory;
+    int64_t *from = (int64_t *)(values + rows);
+    const int64_t items = (int64_t)terms->rows + terms->negatives.count;
+    Search search = {.terms = terms, .first = first, .rows = (int32_t)rows, .start = values, .from = from,
+                     .path = (int32_t *)(from + rows + 1), .left = left, .right = right, .rounding = rounding, .most = AN_ITEM * items + LEAST};
+    for (size_t row = 0; row < rows; row++)
+        values[row] = term_of(terms, terms->p[first + row], first + row + 1.0, a[first + row]);
+    int failed = start(&search);
+    if (!failed)
+        failed = refine(&search, a);
+    free(search.intervals);
+    free(memory);
+    return failed;
+}
