@@ -1,11 +1,8 @@
-/* Is the value of a pooled block its optimum? Prices prove it, or say within which bands the program has to look. */
+/* Is the value of a pooled block its optimum? Prices prove it. */
 #include "terms.h"
 
-#include <float.h>
 #include <math.h>
 #include <stdlib.h>
-
-#define ULPS (8 * DBL_EPSILON)
 
 static int32_t end_of_level(const int32_t *a, int32_t first, int32_t last)
 {
@@ -15,17 +12,7 @@ static int32_t end_of_level(const int32_t *a, int32_t first, int32_t last)
     return end;
 }
 
-/* What the rows of a block need while it is certified. */
-typedef struct {
-    double *paid;      /* p_i less the price: what a row's score is when it is paid for every negative above it */
-    double *bound;     /* the most that its paid term reaches */
-    double *shortfall; /* of its paid term at a_i */
-    double *rounding;
-    int32_t *favourite; /* where the paid term is largest */
-    int32_t *left, *right;
-} Certificate;
-
-/* Lagrange prices. With multipliers l_i >= 0 for a_i <= a_{i+1}, the sum of the maxima of g_i(a) + (l_{i-1} - l_i) a
+/* Lagrange prices: paid[i] is p_i less the price, what a row's score is when it is paid for every negative above it. With multipliers l_i >= 0 for a_i <= a_{i+1}, the sum of the maxima of g_i(a) + (l_{i-1} - l_i) a
  * bounds the block's optimum from above. l_i is as large as the marginals of the rows above it in its level set allow,
  * and those below it; for concave terms the bound is then attained. */
 static void pay(const Terms *terms, int32_t first, int32_t last, const int32_t *a, double *paid)
@@ -48,53 +35,26 @@ static void pay(const Terms *terms, int32_t first, int32_t last, const int32_t *
 }
 
 /* The optimum of rows first..last, given in a the one they have if their terms are concave where it matters. */
-static int certify_or_solve(const Terms *terms, int32_t first, int32_t last, int32_t *a, const Certificate *certificate)
+static int certify_or_solve(const Terms *terms, int32_t first, int32_t last, int32_t *a, double *paid)
 {
     for (int32_t row = first, end; row <= last; row = end + 1) {
         end = end_of_level(a, row, last);
         for (int32_t each = row; each <= end; each++) /* never worse for any row, and still non-decreasing */
             a[each] = a[each] < terms->hi[each] ? a[each] : terms->hi[each];
-        pay(terms, row, end, a, certificate->paid);
+        pay(terms, row, end, a, paid);
     }
-    double slack = 0.0, rounding_of_all = 0.0;
-    int certified = 1;
     for (int32_t row = first; row <= last; row++) {
-        double paid = certificate->paid[row], i = row + 1.0;
-        Choice best = argmax(terms, paid, i, terms->hi[row], a[row]);
-        double shortfall = fmax(best.value - term_of(terms, paid, i, a[row]), 0.0);
-        /* Rounding of g is that of its largest part. */
-        double rounding = ULPS * (fabs(standard_of(terms, paid, a[row])) + fabs(a[row] * (paid - terms->centre)) +
-                                  fabs(terms->task));
-        certificate->favourite[row] = best.a;
-        certificate->bound[row] = best.value;
-        certificate->shortfall[row] = shortfall;
-        certificate->rounding[row] = rounding;
-        certified &= shortfall <= rounding;
-        slack += shortfall;
-        rounding_of_all += rounding;
+        Choice best = argmax(terms, paid[row], row + 1.0, terms->hi[row], a[row]);
+        if (best.value - term_of(terms, paid[row], row + 1.0, a[row]) > rounding_of(terms, paid[row], a[row]))
+            return coarse_to_fine(terms, first, last, a);
     }
-    if (certified)
-        return 0;
-    /* In an optimum no row falls short of its bound by more than the block as a whole does now. */
-    for (int32_t row = first; row <= last; row++)
-        band(terms, certificate->paid[row], row + 1.0, terms->hi[row], certificate->favourite[row],
-             certificate->bound[row] - slack - certificate->rounding[row], &certificate->left[row], &certificate->right[row]);
-    for (int32_t row = first + 1; row <= last; row++)
-        if (certificate->left[row] < certificate->left[row - 1])
-            certificate->left[row] = certificate->left[row - 1];
-    for (int32_t row = last - 1; row >= first; row--)
-        if (certificate->right[row] > certificate->right[row + 1])
-            certificate->right[row] = certificate->right[row + 1];
-    for (int32_t row = first; row <= last; row++) /* cannot be, but for sums that overflow */
-        if (certificate->left[row] > certificate->right[row])
-            return 0;
-    return coarse_to_fine(terms, first, last, certificate->left, certificate->right, rounding_of_all, a);
+    return 0;
 }
 
 /* Blocks that grew: pooling cuts a block into level sets, which are tried first, each as a block of its own; those whose
  * optima meet their neighbours are merged for good and solved again. */
 static int solve_conflicts(const Terms *terms, int32_t *a, unsigned char *starts, unsigned char *were,
-                           int32_t *lowest_after, const Certificate *certificate)
+                           int32_t *lowest_after, double *paid)
 {
     const int32_t rows = terms->rows;
     for (int first_round = 1; !in_order(terms, a); first_round = 0) {
@@ -111,7 +71,7 @@ static int solve_conflicts(const Terms *terms, int32_t *a, unsigned char *starts
             for (int32_t from = first, to; from <= last; from = to + 1) {
                 to = first_round ? end_of_level(a, from, last) : last;
                 starts[from] = 1;
-                if (certify_or_solve(terms, from, to, a, certificate))
+                if (certify_or_solve(terms, from, to, a, paid))
                     return -1;
             }
         }
@@ -127,17 +87,14 @@ int negative_update(const Terms *terms, int32_t *a, Watch *watch)
     if (in_order(terms, a))
         return 0;
     const size_t count = (size_t)rows;
-    char *memory = malloc(count * (4 * sizeof(double) + 4 * sizeof(int32_t) + 2));
-    if (!memory)
+    double *paid = malloc(count * (sizeof *paid + sizeof(int32_t) + 2));
+    if (!paid)
         return -1;
-    double *reals = (double *)memory;
-    int32_t *integers = (int32_t *)(reals + 4 * count);
-    unsigned char *starts = (unsigned char *)(integers + 4 * count);
-    Certificate certificate = {reals, reals + count, reals + 2 * count, reals + 3 * count,
-                   integers, integers + count, integers + 2 * count};
+    int32_t *lowest_after = (int32_t *)(paid + count);
+    unsigned char *starts = (unsigned char *)(lowest_after + count);
     memset(starts, 1, (size_t)rows);
-    int failed = solve_conflicts(terms, a, starts, starts + count, integers + 3 * count, &certificate);
-    free(memory);
+    int failed = solve_conflicts(terms, a, starts, starts + count, lowest_after, paid);
+    free(paid);
     lap(watch, STAGE_REPAIR);
     return failed;
 }

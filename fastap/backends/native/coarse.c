@@ -32,7 +32,6 @@ typedef struct {
     Interval *intervals;
     int64_t *from;   /* [rows + 1] where the intervals of a row begin */
     int32_t *path;   /* [rows] */
-    int32_t *left, *right; /* of all rows of the ranking: where each is to be looked for */
     double value;    /* what the best candidate gains over the first */
     double rounding; /* of that */
     int64_t most;    /* intervals at any time */
@@ -56,25 +55,24 @@ static Interval interval_of(const Search *search, int32_t row, int32_t left, int
 /* Cut at the same columns for all rows, evenly on the scale on which the task loss is even, log(i + a). */
 static int start(Search *search)
 {
-    const int32_t *left = search->left + search->first, *right = search->right + search->first;
+    const int32_t *last = search->terms->hi + search->first;
     const double i = search->first + 0.5 * search->rows + 1.0;
-    const int32_t low = left[0], high = right[search->rows - 1];
     const int64_t room = search->most / 2 / search->rows;
     const int pieces = room < AT_FIRST ? (int)room : AT_FIRST;
     int32_t cut[AT_FIRST];
     for (int k = 1; k < pieces; k++)
-        cut[k] = (int32_t)((i + low) * pow((i + high) / (i + low), k / (double)pieces) - i);
+        cut[k] = (int32_t)(i * pow(1.0 + last[search->rows - 1] / i, k / (double)pieces) - i);
     if (!(search->intervals = malloc((size_t)search->rows * pieces * sizeof *search->intervals)))
         return -1;
     int64_t count = 0;
     for (int32_t row = 0; row < search->rows; row++) {
         search->from[row] = count;
-        int32_t next = left[row];
-        for (int k = 1; k <= pieces; k++) {
-            int32_t last = k == pieces || cut[k] > right[row] ? right[row] : cut[k];
-            if (last >= next)
-                search->intervals[count++] = interval_of(search, row, next, last);
-            next = last >= next ? last + 1 : next;
+        int32_t left = 0;
+        for (int k = 1; left <= last[row]; k++) {
+            int32_t right = k >= pieces || cut[k] > last[row] ? last[row] : cut[k];
+            if (right >= left)
+                search->intervals[count++] = interval_of(search, row, left, right);
+            left = right >= left ? right + 1 : left;
         }
     }
     search->from[search->rows] = count;
@@ -211,8 +209,10 @@ static int cut(Search *search, double loose)
 /* No room is left: the program over the cells between the outermost intervals of every row. */
 static int solve_rest(const Search *search, int32_t *a)
 {
-    const int32_t first = search->first, last = first + search->rows - 1;
-    int32_t *left = search->left, *right = search->right;
+    const int32_t rows = search->terms->rows, first = search->first, last = first + search->rows - 1;
+    int32_t *left = malloc(2 * (size_t)rows * sizeof *left), *right = left + rows;
+    if (!left)
+        return -1;
     for (int32_t row = first; row <= last; row++) {
         int32_t least = search->intervals[search->from[row - first]].left;
         left[row] = row > first && left[row - 1] > least ? left[row - 1] : least;
@@ -221,7 +221,9 @@ static int solve_rest(const Search *search, int32_t *a)
         int32_t most = search->intervals[search->from[row - first + 1] - 1].right;
         right[row] = row < last && right[row + 1] < most ? right[row + 1] : most;
     }
-    return solve_rows(search->terms, first, last, left, right, a);
+    int failed = solve_rows(search->terms, first, last, left, right, a);
+    free(left);
+    return failed;
 }
 
 static int refine(Search *search, int32_t *a)
@@ -239,10 +241,8 @@ static int refine(Search *search, int32_t *a)
     }
 }
 
-/* The optimum of rows first..last with row i within left[i]..right[i], given a candidate; `rounding` is that of its
- * value. */
-int coarse_to_fine(const Terms *terms, int32_t first, int32_t last, int32_t *left, int32_t *right, double rounding,
-                   int32_t *a)
+/* The optimum of rows first..last of the negative update, given a candidate. */
+int coarse_to_fine(const Terms *terms, int32_t first, int32_t last, int32_t *a)
 {
     const size_t rows = (size_t)last - first + 1;
     char *memory = malloc(rows * (sizeof(double) + sizeof(int64_t) + sizeof(int32_t)) + sizeof(int64_t));
@@ -252,9 +252,11 @@ int coarse_to_fine(const Terms *terms, int32_t first, int32_t last, int32_t *lef
     int64_t *from = (int64_t *)(values + rows);
     const int64_t items = (int64_t)terms->rows + terms->negatives.count;
     Search search = {.terms = terms, .first = first, .rows = (int32_t)rows, .start = values, .from = from,
-                     .path = (int32_t *)(from + rows + 1), .left = left, .right = right, .rounding = rounding, .most = AN_ITEM * items + LEAST};
-    for (size_t row = 0; row < rows; row++)
-        values[row] = term_of(terms, terms->p[first + row], first + row + 1.0, a[first + row]);
+                     .path = (int32_t *)(from + rows + 1), .most = AN_ITEM * items + LEAST};
+    for (int32_t row = first; row <= last; row++) {
+        values[row - first] = term_of(terms, terms->p[row], row + 1.0, a[row]);
+        search.rounding += rounding_of(terms, terms->p[row], a[row]);
+    }
     int failed = start(&search);
     if (!failed)
         failed = refine(&search, a);

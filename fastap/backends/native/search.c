@@ -164,43 +164,6 @@ Choice argmax(const Terms *terms, double score, double i, int32_t last, int32_t 
     return best;
 }
 
-/* The a nearest to `far` with g_i(a) >= floor, between `far` and `inside`, which is one. */
-static int32_t outermost(const Terms *terms, double score, double i, int32_t far, int32_t inside, double floor)
-{
-    Interval stack[DEPTH];
-    int depth = 0;
-    const int to_left = far < inside;
-    End near = end_at(terms, score, i, inside), end = end_at(terms, score, i, far);
-    if (far == inside || value_of(end) >= floor)
-        return far;
-    stack[depth++] = to_left ? (Interval){end, near} : (Interval){near, end};
-    int32_t found = inside;
-    while (depth) {
-        Interval interval = stack[--depth];
-        End left = interval.left, right = interval.right;
-        if (right.a - left.a < 2 || (to_left ? left.a >= found : right.a <= found))
-            continue;
-        /* Beside an end that is high enough others may be, wherever the bound has its top. */
-        if (value_of(left) < floor && value_of(right) < floor && excess_inside(terms, score, interval, floor) < 0.0)
-            continue;
-        End middle = end_at(terms, score, i, cut_of(interval, i, found));
-        if (value_of(middle) >= floor && (to_left ? middle.a < found : middle.a > found))
-            found = middle.a;
-        /* The outer half is on top, so that what it finds spares the inner one. */
-        stack[depth++] = to_left ? (Interval){middle, right} : (Interval){left, middle};
-        stack[depth++] = to_left ? (Interval){left, middle} : (Interval){middle, right};
-    }
-    return found;
-}
-
-/* The least and the greatest a in [0, last] with g_i(a) >= floor, given one such a. */
-void band(const Terms *terms, double score, double i, int32_t last, int32_t inside, double floor, int32_t *left,
-          int32_t *right)
-{
-    *left = outermost(terms, score, i, 0, inside, floor);
-    *right = outermost(terms, score, i, last, inside, floor);
-}
-
 typedef struct {
     const Terms *terms;
     int32_t *a;

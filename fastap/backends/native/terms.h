@@ -12,6 +12,9 @@
 #include "parallel.h"
 #include "sort.h"
 
+#include <float.h>
+#include <math.h>
+
 typedef struct {
     Sorted negatives;
     const double *sum;    /* [negatives + 1] S[a], of the best a negatives, each less the centre */
@@ -42,6 +45,13 @@ static inline double marginal_of(const Terms *terms, double score, double i, int
     return (score_at(terms->negatives, a - 1) - score) + terms->task * i / (below * (below - 1.0));
 }
 
+/* A bound on the rounding of g_i(a): that of its largest part. */
+static inline double rounding_of(const Terms *terms, double score, int32_t a)
+{
+    double parts = fabs(standard_of(terms, score, a)) + fabs(a * (score - terms->centre)) + fabs(terms->task);
+    return 8 * DBL_EPSILON * parts;
+}
+
 /* search.c: each row alone */
 typedef struct {
     int32_t a;
@@ -50,14 +60,10 @@ typedef struct {
 
 void search_rows(const Terms *terms, int32_t *a); /* for the sign of the task */
 Choice argmax(const Terms *terms, double score, double i, int32_t last, int32_t hint);
-void band(const Terms *terms, double score, double i, int32_t last, int32_t inside, double floor, int32_t *left,
-          int32_t *right);
-
 double most_inside(const Terms *terms, double score, double i, int32_t left, int32_t right);
 
-/* coarse.c: rows first..last, row i within left[i]..right[i], which it may overwrite */
-int coarse_to_fine(const Terms *terms, int32_t first, int32_t last, int32_t *left, int32_t *right, double rounding,
-                   int32_t *a);
+/* coarse.c: the optimum of rows first..last, given a candidate */
+int coarse_to_fine(const Terms *terms, int32_t first, int32_t last, int32_t *a);
 
 /* program.c: the dynamic program on rows first..last, row i within left[i]..right[i], both non-decreasing */
 int solve_rows(const Terms *terms, int32_t first, int32_t last, const int32_t *left, const int32_t *right, int32_t *a);
