@@ -85,6 +85,40 @@ KINDS: dict[str, Scores] = {
 }
 
 
+def _of(scores: Callable[[np.random.Generator, Floats], Floats], positives: float = 1.0) -> Scores:
+    """Gaussian scores, those of positives higher by ``positives``, seen through a function."""
+
+    def draw(rng: np.random.Generator, p: int, n: int) -> tuple[Floats, Floats]:
+        return scores(rng, rng.normal(positives, 1, p)), scores(rng, rng.normal(0, 1, n))
+
+    return draw
+
+
+def _relu(cut: float, noise: float = 0.0) -> Scores:
+    return _of(lambda rng, x: np.maximum(x - cut, 0) + noise * rng.normal(size=x.size))
+
+
+def _sigmoid(steepness: float) -> Scores:
+    return _of(lambda _, x: 1 / (1 + np.exp(-steepness * x)))
+
+
+# What scores look like in practice, one input each: cut off, rounded, saturated, with heavy tails.
+ORDINARY: dict[str, Scores] = {
+    "relu(x - 1)": _relu(1),
+    "relu(x - 2)": _relu(2),
+    "relu(x - 1) + 1e-7 noise": _relu(1, 1e-7),
+    "relu(x - 1) + 1e-2 noise": _relu(1, 1e-2),
+    "rounded to 0.1": _of(lambda _, x: np.round(x, 1)),
+    "rounded to 0.01": _of(lambda _, x: np.round(x, 2)),
+    "exp(3x)": _of(lambda _, x: np.exp(3 * x)),
+    "sigmoid(8x)": _sigmoid(8),
+    "sigmoid(30x)": _sigmoid(30),
+    "counts": _of(lambda _, x: np.floor(np.exp(1.5 * x))),  # log-normal
+    "equal": _of(lambda _, x: np.ones_like(x)),
+    "anti-correlated by 3": _of(lambda _, x: x, -3.0),
+}
+
+
 @dataclass(frozen=True)
 class Batch:
     """Rankings of one length, one a row; target -1 marks items that take no part."""
@@ -97,7 +131,7 @@ class Batch:
 
 def draw(rng: np.random.Generator, kind: str, n_positive: int, n_negative: int) -> tuple[Floats, npt.NDArray[np.int64]]:
     """One shuffled ranking of the kind; scores are float32 numbers so that every input type can hold them."""
-    positives, negatives = KINDS[kind](rng, n_positive, n_negative)
+    positives, negatives = (KINDS.get(kind) or ORDINARY[kind])(rng, n_positive, n_negative)
     scores = np.concatenate([positives, negatives]).astype(np.float32).astype(np.float64)
     targets = np.repeat([1, 0], [n_positive, n_negative])
     order = rng.permutation(scores.size)
@@ -106,7 +140,7 @@ def draw(rng: np.random.Generator, kind: str, n_positive: int, n_negative: int) 
 
 def random_batch(rng: np.random.Generator, largest: int = 400) -> Batch:
     """One ranking or a few of one kind, 2 to ``largest`` items each, any balance, a part of them padded."""
-    kind = str(rng.choice([*KINDS, "conflicting"]))
+    kind = str(rng.choice([*KINDS, *ORDINARY, "conflicting"]))
     items = int(np.exp(rng.uniform(np.log(2), np.log(largest + 1))))
     rankings = int(rng.choice([1, 1, 1, 2, 5]))
     scores, targets = np.zeros((rankings, items)), np.full((rankings, items), -1)

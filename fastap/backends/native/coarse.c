@@ -122,11 +122,12 @@ static void try_path(Search *search, int32_t *a)
     }
 }
 
-/* Drop what no path leads through that is as good as the candidate; what stays moves to the end of the array. Returns 0
- * if a row has nothing left: the candidate is best. */
+/* Drop what no path leads through that is as good as the candidate; the array shrinks to what stays. Returns 0 if a
+ * row has nothing left: the candidate is best. */
 static int drop(Search *search)
 {
-    int64_t kept = search->from[search->rows], behind = kept;
+    const int64_t count = search->from[search->rows];
+    int64_t kept = count, behind = count;
     for (int32_t row = search->rows - 1; row >= 0; row--) {
         const int64_t end = kept;
         int64_t after = behind - 1; /* of the row below, kept..behind */
@@ -145,7 +146,12 @@ static int drop(Search *search)
         behind = end;
         search->from[row + 1] = end;
     }
-    search->from[0] = kept;
+    memmove(search->intervals, search->intervals + kept, (size_t)(count - kept) * sizeof *search->intervals);
+    for (int32_t row = search->rows; row > 0; row--)
+        search->from[row] -= kept;
+    search->from[0] = 0;
+    Interval *shorter = realloc(search->intervals, (size_t)(count - kept) * sizeof *shorter);
+    search->intervals = shorter ? shorter : search->intervals;
     return 1;
 }
 
@@ -160,17 +166,18 @@ static int64_t pieces_of(const Interval *interval, double loose)
 static int64_t count_pieces(const Search *search, double loose)
 {
     int64_t count = 0;
-    for (int64_t each = search->from[0]; each < search->from[search->rows]; each++)
+    for (int64_t each = 0; each < search->from[search->rows]; each++)
         count += pieces_of(&search->intervals[each], loose);
     return count;
 }
 
-/* Cut what is loose, in four, the loosest if there is no room for all. Returns 1, 0 if there is no room, or -1. */
+enum { FINER, SINGLE, FULL };
+
+/* Cut what is loose, in four, the loosest if there is no room for all. SINGLE: all are of one column; FULL: there is no
+ * room; -1: memory ran out. */
 static int cut(Search *search, double loose)
 {
-    const int64_t kept = search->from[search->rows] - search->from[0];
-    if (2 * kept > search->most)
-        return 0;
+    const int64_t kept = search->from[search->rows];
     for (int32_t row = 0; row < search->rows; row++)
         for (int64_t each = search->from[row]; each < search->from[row + 1]; each++) {
             Interval *interval = &search->intervals[each];
@@ -179,10 +186,14 @@ static int cut(Search *search, double loose)
     int64_t count = count_pieces(search, loose);
     if (count == kept)
         count = count_pieces(search, loose = -INFINITY);
+    if (count == kept)
+        return SINGLE;
+    if (2 * kept > search->most)
+        return FULL;
     for (; count > search->most - kept; count = count_pieces(search, loose))
         loose = loose > 0.0 ? 4.0 * loose : search->rounding / search->rows;
     if (count == kept)
-        return 0;
+        return FULL;
     Interval *finer = malloc((size_t)count * sizeof *finer);
     if (!finer)
         return -1;
@@ -203,7 +214,7 @@ static int cut(Search *search, double loose)
     search->from[search->rows] = count;
     free(search->intervals);
     search->intervals = finer;
-    return 1;
+    return FINER;
 }
 
 /* No room is left: the program over the cells between the outermost intervals of every row. */
@@ -235,9 +246,9 @@ static int refine(Search *search, int32_t *a)
         try_path(search, a);
         if (!(top > search->value + search->rounding) || !drop(search))
             return 0;
-        int room = cut(search, LOOSE * (top - search->value) / search->rows);
-        if (room < 1)
-            return room ? -1 : solve_rest(search, a);
+        const int cutting = cut(search, LOOSE * (top - search->value) / search->rows);
+        if (cutting != FINER)
+            return cutting == FULL ? solve_rest(search, a) : cutting == SINGLE ? 0 : -1;
     }
 }
 
