@@ -51,22 +51,6 @@ def test_a_line_takes_the_place_of_one() -> None:
         quick.with_lines(code + code, ["seed = 3"])
 
 
-def test_what_a_program_prints_is_kept() -> None:
-    assert quick.output("import torch\ntorch.manual_seed(1)\nprint(torch.get_num_threads())") == "1\n"
-
-
-def test_figures_are_read_as_they_are_printed() -> None:
-    assert quick.measures(PRINTED) == {
-        "pixels": {"mAP": "0.648"},
-        "a / 0.3": {"mAP": "0.900"},
-        "direct AP": {"mAP": "0.940"},
-    }
-    line = "direct AP, then a scale  AP 0.464  log loss 0.0327  Brier 0.00684\nno figure here\n"
-    assert quick.measures(line) == {
-        "direct AP, then a scale": {"AP": "0.464", "log loss": "0.0327", "Brier": "0.00684"}
-    }
-
-
 def test_a_page_is_filled() -> None:
     page = "It prints:\n```text\nold\n```\n<!-- seeds -->\nold\n<!-- / -->\nafter\n"
     text = quick.fill(page, stored({"seed = 0": PRINTED, "seed = 1": AGAIN}))
@@ -85,18 +69,3 @@ def test_a_page_is_filled() -> None:
     assert quick.fill(text, stored({"seed = 0": PRINTED, "seed = 1": AGAIN})) == text
     with pytest.raises(ValueError, match="it does so 0 times"):
         quick.fill("nothing", stored({"seed = 0": PRINTED}))
-
-
-def test_multiples_are_of_the_sum() -> None:
-    printed = {
-        f"{seed}, {multiple}": f"direct AP  AP 0.900\nsum  AP 0.{seed[-1]}{multiple[11:].zfill(2)}\n"
-        for seed in quick.SEEDS
-        for multiple in quick.MULTIPLES
-    }
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in quick.of_multiples(stored(printed)).splitlines()[2:]
-    ]
-    assert rows == [["1", "0.201"], ["3", "0.203"], ["10", "0.210"], ["30", "0.230"]]
-    # The table of the seeds has the page's own multiple only.
-    assert "0.210" in quick.of_seeds(stored(printed))

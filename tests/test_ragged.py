@@ -96,14 +96,6 @@ def test_ranks_and_metric(update: str, backend: str) -> None:
     torch.testing.assert_close(given, precision[offsets.diff() > 0], rtol=1e-15, atol=0, equal_nan=True)
 
 
-def test_the_torch_backend_has_the_metric_too(path: str) -> None:
-    scores, targets, offsets = problem()
-    parts = [slice(*offsets[r : r + 2].tolist()) for r in range(len(LENGTHS))]
-    precision = torch.stack([fastap.average_precision(scores[p], targets[p], ignore_index=-1) for p in parts])
-    given = fastap.average_precision(scores, targets, offsets=offsets, ignore_index=-1)
-    torch.testing.assert_close(given, precision, rtol=1e-15, atol=0, equal_nan=True)
-
-
 def test_reductions(loss: Loss) -> None:
     scores, targets, offsets = problem()
     losses, gradients = one_by_one(loss, scores, targets, offsets, ignore_index=-1)
@@ -349,7 +341,7 @@ def test_errors_of_nested_tensors() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("by", ["groups", "offsets"])
 def test_opcheck(by: str, reduction: str) -> None:
     scores, targets, offsets = problem(dtype=torch.float32)

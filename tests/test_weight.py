@@ -84,17 +84,6 @@ def test_class_weights_broadcast() -> None:
     torch.testing.assert_close(module(scores, targets, weight=weights), losses * weights)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_equal_weights_change_nothing(name: str) -> None:
-    scores, targets = batch()
-    for reduction in ("mean", "none"):
-        options: dict[str, Any] = {"ignore_index": -1, "reduction": reduction}
-        plain = value_and_gradient(FUNCTIONS[name], scores, targets, **options)
-        ones = value_and_gradient(FUNCTIONS[name], scores, targets, weight=torch.ones(6), **options)
-        for given, expected in zip(ones, plain, strict=True):
-            torch.testing.assert_close(given, expected, rtol=1e-15, atol=0)
-
-
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_without_any_weight_there_is_no_loss(reduction: str) -> None:
     scores, targets = batch()
