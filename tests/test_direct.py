@@ -17,13 +17,13 @@ from tests.cost_losses import LOSSES, every_loss, exact, problem, value_and_grad
 
 
 @pytest.mark.parametrize("with_cost", [False, True], ids=["0-1", "cost"])
-@pytest.mark.parametrize("weight", [0.25, 0.5, 1.0, 4.0])
+@pytest.mark.parametrize("weight", [0.5, 4.0])
 @pytest.mark.parametrize("masked", [0.0, 0.5])
 @pytest.mark.parametrize("levels", [0, 1, 4])
 @pytest.mark.parametrize("classes", [1, 2, 3, 7])
 @every_loss
 def test_is_the_truth(name: str, classes: int, levels: int, masked: float, weight: float, with_cost: bool) -> None:
-    logits, targets, cost = problem(classes + 10 * levels, 60, classes, levels=levels, masked=masked)
+    logits, targets, cost = problem(classes + 10 * levels, 30, classes, levels=levels, masked=masked)
     given = cost if with_cost else None
     value, gradient = value_and_gradient(name, logits, targets, given, weight=weight)
     expected, direction = exact(name, logits, targets, given, weight)
@@ -31,7 +31,7 @@ def test_is_the_truth(name: str, classes: int, levels: int, masked: float, weigh
     torch.testing.assert_close(gradient, direction, rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("weight", [1e-12, 1e-3, 1.0, 1e3, 1e12])
+@pytest.mark.parametrize("weight", [1e-12, 1.0, 1e12])
 @pytest.mark.parametrize("offset", [0.0, 1e8, -1e15])
 @pytest.mark.parametrize("with_cost", [False, True], ids=["0-1", "cost"])
 @every_loss

@@ -44,9 +44,9 @@ def scikit_learn(scores: Tensor, targets: Tensor, weight: Tensor) -> list[float]
 
 @pytest.mark.parametrize("zeros", [0.0, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("levels", [0, 1, 2, 5])
+@pytest.mark.parametrize("levels", [0, 1, 5])
 def test_equals_scikit_learn(levels: int, dtype: torch.dtype, zeros: float, precision: Precision) -> None:
-    for seed, items in enumerate([2, 3, 5, 17, 100, 1000]):
+    for seed, items in enumerate([2, 3, 5, 17, 100, 400]):
         scores, targets = random_batch(seed, 8, items, ignored=0.2, levels=levels, dtype=dtype)
         weight = weights(seed, scores, zeros)
         given = precision(scores, targets, weight)
@@ -214,7 +214,7 @@ def test_ragged_rankings(ordered: bool, dtype: torch.dtype) -> None:
 def test_no_bit_depends_on_the_threads(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(12)
     before, results = torch.get_num_threads(), []
-    batches = [random_batch(12, *shape, levels=300, dtype=dtype) for shape in ((1, 400_000), (50, 2_000))]
+    batches = [random_batch(12, *shape, levels=300, dtype=dtype) for shape in ((1, 100_000), (50, 2_000))]
     weight = [torch.rand(scores.shape, generator=generator) for scores, _ in batches]
     try:
         for threads in (1, 2, 3, 7):
