@@ -63,13 +63,6 @@ def test_only_the_order_matters() -> None:
         torch.testing.assert_close(fastap.average_precision(changed, targets, dim=-1), expected, rtol=0, atol=0)
 
 
-def test_order_of_the_items_does_not_matter() -> None:
-    scores, targets = random_batch(4, 5, 60, levels=7)
-    order = torch.randperm(60, generator=torch.Generator().manual_seed(4))
-    given = fastap.average_precision(scores[:, order], targets[:, order], dim=-1)
-    torch.testing.assert_close(given, fastap.average_precision(scores, targets, dim=-1), rtol=0, atol=0)
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
 def test_infinities_and_signed_zeros_are_scores(dtype: torch.dtype) -> None:
     scores = torch.tensor([torch.inf, 1.0, torch.inf, 0.0, -0.0, -torch.inf, -torch.inf], dtype=dtype)

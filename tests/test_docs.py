@@ -185,16 +185,6 @@ def test_everything_public_has_its_place_in_the_reference() -> None:
     assert public <= documented
 
 
-def test_the_page_says_of_the_kernels_what_they_do() -> None:
-    """The positive update goes by rows and pools, by divide and conquer; it does not go by columns."""
-    page = (DOCS / "guide" / "algorithm.md").read_text(encoding="utf-8")
-    section = page.partition("\n## On a GPU\n")[2].partition("\n## ")[0]
-    pool = (DOCS.parent / "kernels" / "pool.py").read_text(encoding="utf-8")
-    assert "divide and conquer over the places" in section
-    assert "Divide and conquer by value" in pool
-    assert "by columns" not in section
-
-
 @pytest.mark.full
 def test_pictures_of_the_algorithm_are_of_this_library(tmp_path: Path) -> None:
     """Drawn again, with the same numbers: matplotlib's versions may differ in the rest."""
@@ -234,15 +224,3 @@ def test_the_site_fetches_nothing() -> None:
     settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert "font: false" in settings
     assert not re.search(r"https?://", settings)
-
-
-def test_docstrings_become_markdown() -> None:
-    griffe = pytest.importorskip("griffe", reason="a part of the extra docs")
-    as_markdown = runpy.run_path(str(DOCS / "docstrings.py"))["as_markdown"]
-    module = griffe.Module("metrics", parent=griffe.Module("fastap"))
-    table = "==  ====\na   b c\n==  ====\n1   2\n==  ===="
-    text = f"See :func:`fastap.direct_ap_loss` and :class:`Own`::\n\n    code\n\n::\n\n{table}"
-    assert as_markdown(text, module) == (
-        "See [`fastap.direct_ap_loss`][fastap.direct_ap_loss] and [`Own`][fastap.metrics.Own]:\n\n    code\n\n\n"
-        "| a | b c |\n| --- | --- |\n| 1 | 2 |"
-    )

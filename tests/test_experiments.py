@@ -145,34 +145,6 @@ def test_a_method_learns(name: str, kind: str) -> None:
         assert harness.mean_ap(net, part, problem, method) > 0.9
 
 
-def test_targets_and_choices() -> None:
-    labels, scores = torch.tensor([0, 2, 1]), torch.tensor([[3.0, -1.0, 2.0]]).repeat(3, 1)
-    plain, sought, each = Problem(3, 3), Problem(3, 2, background=True), Problem(3, 3, one_vs_rest=True)
-    assert plain.targets(labels).long().tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0]]
-    assert sought.targets(labels).long().tolist() == [[0, 0], [0, 1], [1, 0]]
-    assert each.targets(F.one_hot(labels, 3)).equal(plain.targets(labels))
-    assert [n.n_labels for n in (plain, sought, each)] == [3, 3, 2]
-    logits, right = plain.choices(scores, labels)
-    assert logits.equal(scores)
-    assert right.equal(labels)
-    assert sought.choices(scores[:, :2], labels)[0].tolist() == [[0.0, 3.0, -1.0]] * 3
-    logits, right = each.choices(scores, F.one_hot(labels, 3))
-    assert logits.tolist() == [[0.0, 3.0], [0.0, -1.0], [0.0, 2.0]] * 3
-    assert right.tolist() == [1, 0, 0, 0, 0, 1, 0, 1, 0]
-    expected = F.binary_cross_entropy_with_logits(scores, F.one_hot(labels, 3).float())
-    torch.testing.assert_close(F.cross_entropy(logits, right), expected)
-
-
-def test_classes_are_ranked_by_their_probability() -> None:
-    scores = torch.randn(40, 3, generator=seeded(), dtype=torch.float64) + 3 * torch.randn(40, 1, dtype=torch.float64)
-    p = scores.softmax(1)
-    torch.testing.assert_close(Problem(40, 3).log_odds(scores), (p / (1 - p)).log())
-    p = F.pad(scores, (1, 0)).softmax(1)[:, 1:]
-    torch.testing.assert_close(Problem(40, 3, background=True).log_odds(scores), (p / (1 - p)).log())
-    assert Problem(40, 3, one_vs_rest=True).log_odds(scores).equal(scores)
-    assert Problem(40, 1, background=True).log_odds(scores[:, :1]).equal(scores[:, :1])
-
-
 @pytest.mark.parametrize("update", ["positive", "negative"])
 def test_relative_epsilon(update: Any) -> None:
     """The gradient is that of an absolute epsilon, scaled by the spread; so a scaled score has a scaled gradient."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,8 +21,6 @@ else:
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-README = ROOT / "README.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
 
 PUBLIC = {
     "direct_ap_loss",
@@ -69,11 +66,6 @@ def test_every_package_is_listed() -> None:
     assert all((folder / "__init__.py").exists() for folder in with_modules)
 
 
-def test_types_are_shipped() -> None:
-    assert (ROOT / "fastap" / "py.typed").exists()
-    assert "py.typed" in PROJECT["tool"]["setuptools"]["package-data"]["fastap"]
-
-
 def test_public_names() -> None:
     assert set(fastap.__all__) >= PUBLIC
     assert fastap.__all__ == sorted(fastap.__all__)
@@ -94,15 +86,6 @@ def test_options_come_after_the_arguments(name: str) -> None:
     assert kinds[:n_arguments] == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * n_arguments
     assert set(kinds[n_arguments:]) == {inspect.Parameter.KEYWORD_ONLY}
     assert parameters[2].name == BY_PLACE.get(name, parameters[2].name)
-
-
-def test_readme_has_code() -> None:
-    assert BLOCKS
-
-
-@pytest.mark.parametrize("code", [pytest.param(code, id=f"block {number}") for number, code in enumerate(BLOCKS, 1)])
-def test_readme_code_runs(code: str) -> None:
-    exec(compile(code, str(README), "exec"), {"__name__": "readme"})
 
 
 def test_a_folder_that_hides_an_editable_install_is_told_of(tmp_path: Path) -> None:

@@ -96,6 +96,13 @@ def differences(name: str) -> tuple[Predictor, Tensor]:
     return predictor, torch.stack(slopes, 1)
 
 
+def direct_gradient(predictor: Predictor, epsilon: float, update: str) -> Tensor:
+    """Of every draw, (draws, weights)."""
+    scores = (predictor.inputs @ predictor.weights).requires_grad_()
+    (pull,) = torch.autograd.grad(predictor.direct(scores, epsilon=epsilon, update=update).sum(), scores)
+    return torch.einsum("np,npw->nw", pull, predictor.inputs)
+
+
 def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
     return values.mean(0), values.std(0) / len(values) ** 0.5
 
@@ -115,9 +122,7 @@ def test_direct_gradients_tend_to_that_of_the_expected_task_loss(name: str, upda
     predictor, slopes = differences(name)
     biases, deviations = [], []
     for epsilon in EPSILONS:
-        scores = (predictor.inputs @ predictor.weights).requires_grad_()
-        (pull,) = torch.autograd.grad(predictor.direct(scores, epsilon=epsilon, update=update).sum(), scores)
-        gradient = torch.einsum("np,npw->nw", pull, predictor.inputs)
+        gradient = direct_gradient(predictor, epsilon, update)
         bias, error = mean_and_error(gradient - slopes)
         biases.append(bias.norm().item())
         deviations.append((bias / error).abs().max().item())

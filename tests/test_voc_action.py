@@ -108,12 +108,6 @@ def test_loader_reads_persons_in_order(few: Path) -> None:
         assert (crop - torch.tensor(COLOURS[action])[:, None, None]).abs().max() <= 3
 
 
-def test_crop_inside_the_image_is_the_image_around_the_box() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (300, 310, 3), np.uint8)
-    crop = voc.crop(Image.fromarray(pixels), (50, 60, 245, 255), 227)  # 195 x 195: nothing is scaled
-    assert torch.equal(crop, torch.from_numpy(pixels[44:271, 34:261]).permute(2, 0, 1))
-
-
 def test_thirds_never_share_an_image() -> None:
     """11 images of 1 to 11 persons; each person's input is its place in the whole."""
     images = tuple(f"{k:02d}" for k in range(11) for _ in range(k + 1))
@@ -223,6 +217,7 @@ def test_a_method_learns(dozen: Path, method: str) -> None:
     assert voc_action.fit(config, trial(method)).test > 0.5
 
 
+@pytest.mark.full
 def test_frozen_features(dozen: Path) -> None:
     """Seed 0 draws the frozen convolutions, so with it the network is that of crops, chunk by chunk or not."""
     config = quick(dozen, freeze_features=True, chunk=15)

@@ -113,18 +113,6 @@ def test_one_ranking_and_its_weight() -> None:
             torch.testing.assert_close(gradient, factor * slope)
 
 
-def test_half_scores_keep_their_weights() -> None:
-    scores, targets = batch(torch.float16)
-    value, gradient = value_and_gradient(
-        FUNCTIONS["positive"], scores, targets, ignore_index=-1, weight=WEIGHTS, reduction="mean"
-    )
-    exact, slope = value_and_gradient(
-        FUNCTIONS["positive"], scores.double(), targets, ignore_index=-1, weight=WEIGHTS, reduction="mean"
-    )
-    torch.testing.assert_close(value.double(), exact, rtol=2**-22, atol=0)
-    torch.testing.assert_close(gradient.double(), slope, rtol=2**-10, atol=2**-25)
-
-
 def test_a_lost_ranking_stays_lost() -> None:
     """A weight of 0 does not hide that a score was NaN, as in PyTorch's losses."""
     scores, targets = batch()
