@@ -12,9 +12,7 @@ from torch import Tensor
 import fastap
 from fastap.backends import reference
 from fastap.types import METHODS
-from tests.exactness import is_unique
 from tests.losses import LOSSES, Loss, random_batch, value_and_gradient
-from tests.problems import random_batch as random_problems
 
 HALF = torch.float16, torch.bfloat16
 UPDATES = ("positive", "negative")
@@ -99,23 +97,6 @@ def test_empty_tensors(shape: tuple[int, ...], loss: Loss) -> None:
 # Targets
 
 
-@pytest.mark.parametrize(
-    ("index", "dtype"), [(-1, torch.int64), (255, torch.uint8), (-100, torch.float32), (2, torch.int8)]
-)
-def test_ignored_items_take_no_part(index: int, dtype: torch.dtype, loss: Loss, path: str) -> None:
-    scores, targets = random_batch(6, 5, 20, ignored=0.3)
-    ignored = targets == -1
-    given = torch.where(ignored, index, targets).to(dtype)
-    value, gradient = value_and_gradient(loss, scores, given, ignore_index=index)
-    assert ignored.any()
-    assert (gradient[ignored] == 0).all()
-    for row in range(5):
-        kept = ~ignored[row]
-        alone, slope = value_and_gradient(loss, scores[row, kept], targets[row, kept])
-        identical(value[row], alone)
-        identical(gradient[row, kept], slope)
-
-
 # Reductions and rankings that take no part
 
 
@@ -168,23 +149,6 @@ def test_one_class_alone_is_ranked_by_score(update: str) -> None:
 
 
 # Scores that are not finite
-
-
-@pytest.mark.parametrize("bad", [torch.nan, -torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("place", [0, 1])  # a positive, a negative
-def test_a_score_that_is_not_finite_spoils_its_ranking_only(bad: float, place: int, loss: Loss, path: str) -> None:
-    scores, targets = random_batch(10, 6, 15, ignored=0.2)
-    others = [0, 1, 3, 4, 5]
-    value, gradient = value_and_gradient(loss, scores, targets, ignore_index=-1)
-    scores[2, place] = bad
-    spoilt, slope = value_and_gradient(loss, scores, targets, ignore_index=-1)
-    assert spoilt[2].isnan()
-    assert slope[2, targets[2] != -1].isnan().all()
-    identical(spoilt[others], value[others])
-    identical(slope[others], gradient[others])
-    mean, gradient_of_mean = value_and_gradient(loss, scores, targets, ignore_index=-1, reduction="mean")
-    assert mean.isnan()
-    torch.testing.assert_close(gradient_of_mean[others], gradient[others] / 6, rtol=1e-15, atol=0)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
@@ -413,21 +377,6 @@ def test_hinge_bounds_the_task_loss(margin: float, path: str) -> None:
     direct = fastap.direct_ap_loss(scores, targets, epsilon=margin, reduction="none", dim=-1)
     perceptron = fastap.ap_perceptron_loss(scores, targets, reduction="none", dim=-1)
     torch.testing.assert_close(hinge, margin * direct + perceptron, rtol=1e-12, atol=1e-13)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_hinge_by_the_dynamic_program(seed: int, path: str) -> None:
-    batch = random_problems(np.random.default_rng(seed), 120)
-    scores, targets = torch.tensor(batch.scores), torch.tensor(batch.targets)
-    options = {"weight": batch.epsilon, "ignore_index": -1}
-    given = value_and_gradient(LOSSES["hinge"], scores, targets, method="dp", **options)
-    expected = value_and_gradient(LOSSES["hinge"], scores, targets, backend="reference", **options)
-    scale = float(scores.abs().max()) + batch.epsilon
-    torch.testing.assert_close(given[0], expected[0], rtol=1e-9, atol=1e-13 * scale)
-    for row in range(scores.shape[0]):
-        taken = targets[row] >= 0
-        if is_unique(scores[row, taken].numpy(), targets[row, taken].numpy() == 1, batch.epsilon):
-            torch.testing.assert_close(given[1][row], expected[1][row], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["positive", "negative", "hinge"])

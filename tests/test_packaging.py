@@ -22,23 +22,12 @@ else:
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
-PUBLIC = {
-    "direct_ap_loss",
-    "ap_hinge_loss",
-    "ap_perceptron_loss",
-    "average_precision",
-    "loss_augmented_ranking",
-    "direct_loss",
-    "direct_cost_loss",
-    "cost_hinge_loss",
-    "cost_perceptron_loss",
-    "DirectAPLoss",
-    "APHingeLoss",
-    "APPerceptronLoss",
-    "DirectCostLoss",
-    "CostHingeLoss",
-    "CostPerceptronLoss",
+LOSSES = {"direct_ap_loss", "ap_hinge_loss", "ap_perceptron_loss"}
+LOSSES |= {"direct_loss", "direct_cost_loss", "cost_hinge_loss", "cost_perceptron_loss"}
+MODULES = {
+    f"{kind}Loss" for kind in ("DirectAP", "APHinge", "APPerceptron", "DirectCost", "CostHinge", "CostPerceptron")
 }
+PUBLIC = {*LOSSES, *MODULES, "average_precision", "loss_augmented_ranking"}
 # What else may be given by its place.
 BY_PLACE = {"direct_loss": "y_direct", "direct_cost_loss": "cost", "cost_hinge_loss": "cost"}
 

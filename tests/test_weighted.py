@@ -81,15 +81,6 @@ def test_a_perfect_ranking_is_no_better_than_one(precision: Precision) -> None:
     torch.testing.assert_close(given, torch.ones_like(given), rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
-def test_infinities_and_signed_zeros_are_scores(dtype: torch.dtype, precision: Precision) -> None:
-    scores = torch.tensor([[torch.inf, 1.0, torch.inf, 0.0, -0.0, -torch.inf, -torch.inf]], dtype=dtype)
-    targets = torch.tensor([[1, 1, 0, 0, 1, 1, 0]])
-    weight = torch.tensor([[3.0, 1.0, 2.0, 5.0, 0.5, 1.5, 7.0]])
-    finite = torch.tensor([[9.0, 1.0, 9.0, 0.0, 0.0, -9.0, -9.0]])
-    assert float(precision(scores, targets, weight)) == pytest.approx(*scikit_learn(finite, targets, weight), abs=1e-14)
-
-
 def test_scores_that_differ_in_the_last_bit_of_float64_are_two(precision: Precision) -> None:
     scores = torch.tensor([[1.0, 1.0 + 2**-52]], dtype=torch.float64)
     weight = torch.ones(1, 2)
