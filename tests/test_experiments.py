@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 import fastap
 from bench.environment import ROOT
-from examples import data, detection_batches, harness, methods, report, retrieval_digits
+from examples import data, harness, methods, report
 from examples.harness import Outcome, Trial
 from examples.methods import METHODS, Problem
 
@@ -90,21 +90,6 @@ def test_flips(share: float) -> None:
         assert set(flipped.labels.tolist()) <= set(range(10))
     assert torch.equal(parts.test.labels, labels)
     assert torch.equal(part.labels, labels)
-
-
-def test_rare_kinds(images: Path) -> None:
-    everything = data.fashion_mnist(images)
-    parts = detection_batches.draw_parts(everything, (800, 400, 400), 0.02, seeded())
-    for part, size in ((parts.train, 800), (parts.valid, 400), (parts.test, 400)):
-        counts = part.labels.bincount().tolist()
-        assert counts == [size - 5 * round(0.02 * size), *[round(0.02 * size)] * 5]
-    rows = {tuple(row) for part in (parts.train, parts.valid, parts.test) for row in part.inputs.tolist()}
-    assert len(rows) == 1600
-    kinds = {
-        tuple(row): label for row, label in zip(everything.inputs.tolist(), everything.labels.tolist(), strict=True)
-    }
-    for row, label in zip(parts.train.inputs.tolist(), parts.train.labels.tolist(), strict=True):
-        assert label == (kinds[tuple(row)] + 1 if kinds[tuple(row)] < 5 else 0)
 
 
 # Methods.
@@ -266,21 +251,6 @@ def test_tables() -> None:
     assert "0.500 (0.500)" in text["draws"]
     assert "9 trainings" in text["source"]
     assert "2 seeds" in text["source"]
-
-
-def test_wrong_labels_of_retrieval() -> None:
-    clean, wrong = (retrieval_digits.parts(3, share) for share in (0.0, 0.2))
-    for part, n, share in (("train", 700, 0.2), ("valid", 400, 0.2), ("test", 697, 0.0)):
-        right, other = getattr(clean, part), getattr(wrong, part)
-        assert len(right) == n
-        assert torch.equal(right.inputs, other.inputs)
-        assert (right.labels != other.labels).float().mean().item() == pytest.approx(share)
-    # Two directions: those of one kind are found first, and no image is its own neighbour.
-    part = data.Part(torch.tensor([[1.0, 0.0], [2.0, 0.1], [0.0, 1.0], [0.1, 3.0]]), torch.tensor([0, 0, 1, 1]))
-    assert retrieval_digits.mean_ap(nn.Identity(), part) == 1.0
-    crossed = replace(part, labels=torch.tensor([0, 1, 0, 1]))
-    expected = (1 / 3 + 1 / 2 + 1 / 3 + 1 / 2) / 4
-    assert retrieval_digits.mean_ap(nn.Identity(), crossed) == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_page_is_what_the_results_give() -> None:

@@ -1,4 +1,4 @@
-"""One version number, every package listed, every public name there and explained, and a README whose code runs."""
+"""One version number, every package listed, and every public name there and explained."""
 
 from __future__ import annotations
 

@@ -28,15 +28,6 @@ def test_the_committed_page_and_guide_are_what_the_files_give() -> None:
     assert page.put_into(text, page.in_guide(STORED)) == text
 
 
-def test_the_newest_of_a_kind_and_device_counts(tmp_path: Path) -> None:
-    """By the date inside, whatever the names say; other devices are other files."""
-    for commit, date, device in (("a", "2025-03-02", "x"), ("b", "2025-03-01", "x"), ("c", "2025-03-01", "y")):
-        where = {**ABOUT, "device": device, "commit": commit, "date": date}
-        store.write(tmp_path, "peers", where, [{"name": "a"}])
-    (tmp_path / "other-x.csv").write_text("a,b\n")
-    assert [each.about["commit"] for each in store.newest(tmp_path)] == ["a", "c"]
-
-
 @pytest.mark.parametrize("exponent", [1.1, 2.0])
 def test_an_exponent_is_found_again(exponent: float) -> None:
     """Small sizes, where starting a call costs more than its work, and too large ones do not count."""

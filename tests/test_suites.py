@@ -1,4 +1,4 @@
-"""The suites: what their files say, that a wrong result gives no time, and the truth they are held to."""
+"""The suites: a wrong result gives no time, and the truth that they are held to."""
 
 from __future__ import annotations
 
@@ -14,59 +14,37 @@ import pytest
 import torch
 
 import fastap
-from bench import pairs, store, truth
+from bench import store, truth
 from bench.cases import WORKS, Case
 from bench.environment import ROOT
 from bench.inputs import Shape
-from fastap.backends import native, reference
+from fastap.backends import reference
 from tests.problems import KINDS, draw
 
 LONG = Shape(1, 250, 25_000)  # more than is compared with the dynamic program as it is
 
 
-def run_suites(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], list[store.Result]]:
-    """A quick run in a process of its own, and its file."""
-    pytest.importorskip("pytest_benchmark", reason="the suites need pytest-benchmark")
-    options = ("--quick", "--bench-threads=1", f"--out={folder}", f"--benchmark-storage={folder}")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *arguments]
-    # Beside pytest-xdist, whose workers tell by these that they are some, pytest-benchmark measures nothing.
-    others = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
-    environment = {**others, "PYTHONPATH": str(folder)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
-    return done, [store.read(path) for path in folder.glob("suites-*.csv")]
-
-
-@pytest.mark.full
-def test_what_a_run_keeps(tmp_path: Path) -> None:
-    chosen = "(growth and 1e3) or (stages and auto and negative) or (batches and multi-label and metric)"
-    done, (stored,) = run_suites(tmp_path, "bench", "-k", chosen)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert {"device", "type", "cpu", "threads", "versions", "commit", "date"} <= stored.about.keys()
-    for row in stored.rows:
-        assert row["threads"] == stored.about["threads"] == 1
-        assert row["seconds"]["rounds"] >= 3
-        assert 0 < row["seconds"]["q1"] <= row["seconds"]["median"] <= row["seconds"]["q3"]
-        for quantiles in (row["sort"], row["ratio"]):
-            assert 0 < quantiles["p10"] <= quantiles["median"] <= quantiles["p90"]
-        assert "against" in row["checked"]
-    growth = {row["work"]: row for row in stored.suite("growth")}
-    assert set(growth) == set(WORKS)
-    expected = {"rankings": 1, "P": 10, "N": 990, "kind": "gaussian", "epsilon": 1, "dtype": "float32", "dim": -1}
-    expected |= {"backend": "auto", "method": "auto", "direction": "both"}
-    assert expected.items() <= growth["positive"].items()
-    assert {row["dim"] for row in stored.suite("batches")} == {0}
-    for row in stored.suite("stages"):
-        assert set(row["stages"]) == set(native.STAGES)
-    assert len(stored.suite("stages")) == (3 if native.IS_BUILT else 0)
-
-
 def test_a_wrong_result_gives_no_time(tmp_path: Path) -> None:
+    """In a quick run in a process of its own."""
+    pytest.importorskip("pytest_benchmark", reason="the suites need pytest-benchmark")
     (tmp_path / "off.py").write_text(
         "import fastap\n"
         "right = fastap.ap_hinge_loss\n"
         "fastap.ap_hinge_loss = lambda *inputs, **options: right(*inputs, **options) * 1.00001\n"
     )
-    done, (stored,) = run_suites(tmp_path, "-p", "off", "bench", "-k", "growth and 1e2 and (hinge or positive)")
+    options = ("--quick", "--bench-threads=1", f"--out={tmp_path}", f"--benchmark-storage={tmp_path}", "-p", "off")
+    chosen = ("bench", "-k", "growth and 1e2 and (hinge or positive)")
+    # Beside pytest-xdist, whose workers tell by these that they are some, pytest-benchmark measures nothing.
+    others = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *chosen],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**others, "PYTHONPATH": str(tmp_path)},
+    )
+    (stored,) = [store.read(path) for path in tmp_path.glob("suites-*.csv")]
     assert done.returncode == 1
     assert "loss, row 0" in done.stdout
     assert [row["work"] for row in stored.rows] == ["positive"]
@@ -105,12 +83,6 @@ def test_values_and_gradients_are_checked(
     monkeypatch.setattr(fastap, name, lambda *inputs, **options: right(*inputs, **options) + 1e-5)
     with pytest.raises(AssertionError):
         check(case)
-
-
-def test_rounds_pair_work_with_its_own_sort() -> None:
-    found = pairs.summary([1.0, 2.0, 4.0], [2.0, 4.0, 12.0])
-    assert found["ratio"] == {"median": 2.0, "p10": 2.0, "p90": pytest.approx(2.8)}
-    assert found["sort"]["median"] == 2.0
 
 
 @pytest.mark.parametrize("kind", KINDS)

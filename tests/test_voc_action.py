@@ -14,7 +14,7 @@ from PIL import Image
 from examples import harness, voc, voc_action
 from examples.harness import Trial
 from examples.methods import METHODS
-from examples.voc import ACTIONS, IGNORED, AlexNet, People
+from examples.voc import ACTIONS, IGNORED, People
 from examples.voc_action import LOSSES, QUICK, Config
 
 STRIPE = 16  # two blocks of a JPEG, so that colours stay flat
@@ -135,21 +135,6 @@ def test_flips_turn_an_exact_share_of_the_known_labels(share: float) -> None:
     assert ((flipped != labels).sum(0) == round(59 * share)).all()
 
 
-def test_weights_but_those_of_the_last_layer_are_taken(tmp_path: Path) -> None:
-    published = AlexNet(1 / 32).state_dict()
-    published["classifier.6.weight"], published["classifier.6.bias"] = torch.ones(1000, 128), torch.ones(1000)
-    torch.save(published, tmp_path / "alexnet.pth")
-    net = voc.make_net(1 / 32, tmp_path / "alexnet.pth")
-    for name, value in net.state_dict().items():
-        if not name.startswith("classifier.6"):
-            assert torch.equal(value, published[name])
-    assert net.classifier[-1].weight.abs().max() < 0.1
-    with pytest.raises(SystemExit, match=r"does not fit torchvision's AlexNet of width 0\.125"):
-        voc.make_net(1 / 8, tmp_path / "alexnet.pth")
-    with pytest.raises(SystemExit, match=r"--weights: .*none\.pth is not there"):
-        voc.make_net(1 / 32, tmp_path / "none.pth")
-
-
 @pytest.mark.parametrize("method", LOSSES)
 def test_methods_leave_out_ignored_labels_and_sum_over_actions(method: str) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -215,17 +200,3 @@ def test_a_method_learns(dozen: Path, method: str) -> None:
     """A colour is an action, so AP of 1 is possible; all scores equal have 0.1, the colours in a random order 0.29."""
     config = quick(dozen, freeze_features=True, steps=40)
     assert voc_action.fit(config, trial(method)).test > 0.5
-
-
-@pytest.mark.full
-def test_frozen_features(dozen: Path) -> None:
-    """Seed 0 draws the frozen convolutions, so with it the network is that of crops, chunk by chunk or not."""
-    config = quick(dozen, freeze_features=True, chunk=15)
-    net, parts = voc_action.prepare(config, trial("x-ent"))
-    assert [len(part) for part in parts] == [40, 40, 40]
-    assert parts[0].inputs.shape == (40, 36 * 16)
-    assert not parts[0].inputs.requires_grad
-    assert voc_action.people(config) is voc_action.people(config)
-    whole, crops = voc_action.prepare(quick(dozen), trial("x-ent"))
-    assert crops[0].images == parts[0].images
-    torch.testing.assert_close(net.eval()(parts[2].inputs), whole.eval()(crops[2].inputs))
