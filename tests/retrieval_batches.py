@@ -44,15 +44,6 @@ def rows(seed: int, count: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(count, 5, generator=numbers(seed), dtype=dtype).requires_grad_()
 
 
-def same(label: Tensor, ref_labels: Tensor) -> Tensor:
-    """Which references are relevant, by sets of labels."""
-    if label.dim() == 0:
-        return torch.tensor([label.item() == other for other in ref_labels.tolist()], dtype=torch.bool)
-    chosen = {k for k, entry in enumerate(label.tolist()) if entry == 1}
-    others = [{k for k, entry in enumerate(entries) if entry == 1} for entries in ref_labels.tolist()]
-    return torch.tensor([bool(chosen & other) for other in others], dtype=torch.bool)
-
-
 def loop(
     embeddings: Tensor,
     labels: Tensor,
@@ -61,31 +52,26 @@ def loop(
     *,
     similarity: str = "cosine",
     keep: Tensor | None = None,
-    relevant: Tensor | None = None,
-    weight: Sequence[float] | None = None,
     reduction: str = "mean",
     **options: Any,
 ) -> Tensor:
     """The loss by definition: each query's ranking by itself, of the references that ``keep`` (N, M) leaves."""
     options = {"epsilon": 0.1, **options}
-    losses, weights = [], []
+    losses, count = [], 0
     for i, query in enumerate(embeddings):
         items, of_items = (embeddings, labels) if references is None else (references, ref_labels)
         kept = torch.ones(len(items), dtype=torch.bool) if keep is None else keep[i].clone()
         if references is None:
             kept[i] = False
-        targets = (same(labels[i], of_items) if relevant is None else relevant[i])[kept]
-        w = 1.0 if weight is None else weight[i]
-        if targets.any() and not targets.all():
-            losses.append(w * fastap.direct_ap_loss(ONE_QUERY[similarity](query, items[kept]), targets, **options))
-            weights.append(w)
-        else:
-            losses.append(query.sum() * 0)
-            weights.append(0.0)
+        targets = torch.tensor([label == labels[i].item() for label in of_items.tolist()], dtype=torch.bool)[kept]
+        takes_part = bool(targets.any() and not targets.all())
+        scores = ONE_QUERY[similarity](query, items[kept])
+        losses.append(fastap.direct_ap_loss(scores, targets, **options) if takes_part else query.sum() * 0)
+        count += takes_part
     if reduction == "none":
         return torch.stack(losses)
     total = sum(losses, embeddings.sum() * 0)
-    return total if reduction == "sum" or not sum(weights) else total / sum(weights)
+    return total if reduction == "sum" or not count else total / count
 
 
 def agree(ours: Tensor, theirs: Tensor, leaves: Sequence[Tensor], **tolerance: Any) -> None:

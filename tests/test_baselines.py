@@ -50,13 +50,6 @@ def test_blackbox_ap(shape: tuple[int, int]) -> None:
         assert expected.any()
 
 
-def test_blackbox_gradient_scales_what_is_ranked_again() -> None:
-    """Twice the incoming gradient is twice the step, not twice the result."""
-    scores, targets = problem(12, 200)
-    twice = gradient(2 * baselines.blackbox_ap_loss(scores, targets, strength=7.0), scores)
-    torch.testing.assert_close(twice, 2 * gradient(baselines.blackbox_ap_loss(scores, targets, 14.0), scores))
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 def test_blackbox_map_loss(shape: tuple[int, int]) -> None:
     scores, targets = problem(*shape)
@@ -93,17 +86,6 @@ def _step(difference: Tensor, delta: float) -> float:
     return 1.0 if difference.item() > delta else difference.item() / (2 * delta) + 0.5
 
 
-def test_error_driven_ap_interpolates() -> None:
-    """From the lowest positive up: precisions 3/5, 2/3 and 1/2, of which the last is raised to 2/3."""
-    scores = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0], dtype=torch.float64, requires_grad=True)
-    targets = torch.tensor([False, True, True, False, True])
-    loss = baselines.error_driven_ap_loss(scores, targets, delta=0.1)
-    assert loss.item() == pytest.approx(1 - (3 / 5 + 2 / 3 + 2 / 3) / 3)
-    # The first negative bears 1/5, 1/3 and, scaled down from 1/2, 1/3; the other 1/5.
-    expected = torch.tensor([1 / 5 + 1 / 3 + 1 / 3, -1 / 3, -1 / 3, 1 / 5, -2 / 5], dtype=torch.float64) / 3
-    torch.testing.assert_close(gradient(loss, scores), expected)
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 def test_smooth_ap(shape: tuple[int, int]) -> None:
     scores, targets = problem(*shape)
@@ -134,14 +116,6 @@ def test_binned_ap_on_bin_centres() -> None:
     assert value == pytest.approx(one_minus_ap(scores, targets), abs=1e-6)
 
 
-def test_binned_ap_between_centres_and_beyond_them() -> None:
-    """Three bins at 1, 1/2 and 0. The positive lies half in the first two, one negative beyond each end."""
-    scores = torch.tensor([0.75, 7.0, -3.0], dtype=torch.float64)
-    targets = torch.tensor([True, False, False])
-    expected = 1 - (0.5 * 0.5 / 1.5 + 0.5 * 1 / 2)
-    assert baselines.binned_ap_loss(scores, targets, bins=3).item() == pytest.approx(expected)
-
-
 @pytest.mark.parametrize("compiled", [False, True], ids=["loops", "compiled"])
 @pytest.mark.parametrize("update", ["positive", "negative"])
 @pytest.mark.parametrize("shape", SHAPES)
@@ -158,10 +132,3 @@ def test_full_table(shape: tuple[int, int], update: Update, compiled: bool) -> N
         ours = fastap.direct_ap_loss(scores, targets, epsilon=epsilon, update=update)
         assert loss.item() == pytest.approx(ours.item(), abs=1e-9)
         torch.testing.assert_close(found, gradient(ours, scores), rtol=0, atol=1e-12)
-
-
-def test_full_table_keeps_the_type_of_the_scores() -> None:
-    scores, targets = problem(5, 20)
-    scores = scores.detach().float().requires_grad_()
-    loss = baselines.full_table_direct_loss(scores, targets, compiled=False)
-    assert loss.dtype == gradient(loss, scores).dtype == torch.float32

@@ -45,14 +45,6 @@ def test_value_and_gradients_are_those_of_one_batch(chunk: int) -> None:
     torch.testing.assert_close(gradients(net), expected_gradients, rtol=1e-10, atol=1e-15)
 
 
-def test_gradients_are_added_as_backward_adds_them() -> None:
-    net, (inputs, targets) = make_net(), inputs_and_targets()
-    backward_in_chunks(net, inputs, direct_ap(targets), 5)
-    once = [parameter.grad.clone() for parameter in net.parameters()]
-    backward_in_chunks(net, inputs, direct_ap(targets), 5)
-    torch.testing.assert_close(gradients(net), [2 * gradient for gradient in once])
-
-
 @pytest.mark.parametrize("chunk", [5, 23])
 def test_dropout_draws_the_same_numbers_both_times(chunk: int) -> None:
     """The reference keeps the graphs of all chunks and so runs each once: a second, other mask would differ from it."""
@@ -125,14 +117,6 @@ def test_batch_normalisation_over_the_batch_is_refused() -> None:
     net = make_net(nn.BatchNorm1d(8, track_running_stats=False)).eval()
     with pytest.raises(ValueError, match="freeze it"):
         scores_in_chunks(net, inputs, 5)
-
-
-def test_at_least_one_row() -> None:
-    net, (inputs, _) = make_net(), inputs_and_targets()
-    with pytest.raises(ValueError, match="chunk=0"):
-        scores_in_chunks(net, inputs, 0)
-    with pytest.raises(ValueError, match="0 rows of inputs"):
-        scores_in_chunks(net, inputs[:0], 5)
 
 
 @pytest.mark.gpu

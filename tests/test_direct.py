@@ -17,13 +17,13 @@ from tests.cost_losses import LOSSES, every_loss, exact, problem, value_and_grad
 
 
 @pytest.mark.parametrize("with_cost", [False, True], ids=["0-1", "cost"])
-@pytest.mark.parametrize("weight", [0.25, 0.5, 1.0, 4.0])
+@pytest.mark.parametrize("weight", [0.5, 4.0])
 @pytest.mark.parametrize("masked", [0.0, 0.5])
 @pytest.mark.parametrize("levels", [0, 1, 4])
 @pytest.mark.parametrize("classes", [1, 2, 3, 7])
 @every_loss
 def test_is_the_truth(name: str, classes: int, levels: int, masked: float, weight: float, with_cost: bool) -> None:
-    logits, targets, cost = problem(classes + 10 * levels, 60, classes, levels=levels, masked=masked)
+    logits, targets, cost = problem(classes + 10 * levels, 30, classes, levels=levels, masked=masked)
     given = cost if with_cost else None
     value, gradient = value_and_gradient(name, logits, targets, given, weight=weight)
     expected, direction = exact(name, logits, targets, given, weight)
@@ -31,7 +31,7 @@ def test_is_the_truth(name: str, classes: int, levels: int, masked: float, weigh
     torch.testing.assert_close(gradient, direction, rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("weight", [1e-12, 1e-3, 1.0, 1e3, 1e12])
+@pytest.mark.parametrize("weight", [1e-12, 1.0, 1e12])
 @pytest.mark.parametrize("offset", [0.0, 1e8, -1e15])
 @pytest.mark.parametrize("with_cost", [False, True], ids=["0-1", "cost"])
 @every_loss
@@ -182,40 +182,6 @@ def test_a_masked_target_is_never_chosen(with_cost: bool) -> None:
         assert value_and_gradient(name, logits, targets, table)[0] == inf
 
 
-@pytest.mark.parametrize("ignore_index", [-100, 255, 1])
-@pytest.mark.parametrize("with_cost", [False, True], ids=["0-1", "cost"])
-@every_loss
-def test_ignored_rows_take_no_part(name: str, with_cost: bool, ignore_index: int) -> None:
-    logits, targets, cost = problem(9, 40, 5)
-    table = cost if with_cost else None
-    targets[::3] = ignore_index
-    taken = targets != ignore_index
-    value, gradient = value_and_gradient(name, logits, targets, table, ignore_index=ignore_index)
-    alone, direction = value_and_gradient(name, logits[taken], targets[taken], table)
-    assert (value[~taken] == 0).all()
-    assert (gradient[~taken] == 0).all()
-    torch.testing.assert_close(value[taken], alone, rtol=0, atol=0)
-    torch.testing.assert_close(gradient[taken], direction, rtol=0, atol=0)
-    for reduction in ("mean", "sum"):
-        total, pull = value_and_gradient(name, logits, targets, table, ignore_index=ignore_index, reduction=reduction)
-        number = int(taken.sum()) if reduction == "mean" else 1
-        torch.testing.assert_close(total, value.sum() / number)
-        torch.testing.assert_close(pull, gradient / number)
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("rows", [0, 3])
-@every_loss
-def test_no_row_takes_part(name: str, rows: int, reduction: str) -> None:
-    for cost in (None, torch.ones(4, 4)):
-        logits, targets = torch.randn(rows, 4), torch.full((rows,), -1)
-        value, gradient = value_and_gradient(name, logits, targets, cost, ignore_index=-1, reduction=reduction)
-        assert value.shape == ((rows,) if reduction == "none" else ())
-        assert (value == 0).all()
-        assert gradient.shape == (rows, 4)
-        assert (gradient == 0).all()
-
-
 @pytest.mark.parametrize("with_cost", [False, True], ids=["0-1", "cost"])
 @pytest.mark.parametrize("shape", [(), (6,), (6, 1), (2, 3, 4), (0, 3)])
 @every_loss
@@ -252,23 +218,3 @@ def test_a_float16_gradient_is_scaled_before_it_is_rounded() -> None:
     leaf = logits.clone().requires_grad_()
     fastap.direct_cost_loss(leaf, torch.zeros(4096, dtype=torch.long), epsilon=1e-5, update="negative").backward()
     torch.testing.assert_close(leaf.grad[0], torch.tensor([-24.4141, 24.4141], dtype=torch.float16))
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
-def test_targets_of_any_integer_type(dtype: torch.dtype) -> None:
-    logits, targets, _ = problem(12, 30, 5)
-    expected = fastap.direct_cost_loss(logits, targets)
-    torch.testing.assert_close(fastap.direct_cost_loss(logits, targets.to(dtype)), expected, rtol=0, atol=0)
-    # 156 is -100 in 8 bits.
-    torch.testing.assert_close(
-        fastap.direct_cost_loss(logits, targets.to(dtype), ignore_index=-100), expected, rtol=0, atol=0
-    )
-
-
-def test_costs_keep_their_type() -> None:
-    """float16 would make 1e5 infinite."""
-    module = fastap.DirectCostLoss(torch.full((3, 3), 1e5)).half()
-    assert module.cost is not None
-    assert module.cost.dtype == torch.float32
-    assert module(torch.zeros(2, 3), torch.zeros(2).long()).item() == 1e5
-    assert module.to("meta").cost.device.type == "meta"

@@ -64,33 +64,6 @@ def test_costs_are_checked(function: Loss) -> None:
     refuses(ValueError, lambda: function(LOGITS, TARGETS, torch.ones(3, 3, device="meta")), "cost", "device", "meta")
 
 
-@pytest.mark.parametrize("call", [*(lambda f=f, **o: f(LOGITS, TARGETS, **o) for f in FUNCTIONS), *MODULES])
-def test_options_are_checked(call: Loss) -> None:
-    refuses(ValueError, lambda: call(reduction="average"), "reduction", "'mean', 'sum', 'none'", "'average'")
-    refuses(TypeError, lambda: call(ignore_index=1.0), "ignore_index", "int or None", "float")
-    refuses(TypeError, lambda: call(ignore_index=True), "ignore_index", "int or None", "bool")
-    refuses(ValueError, lambda: call(ignore_index=2**63), "ignore_index", "64 bits")
-    refuses(TypeError, lambda: call(backend="auto"), "backend")
-
-
-@pytest.mark.parametrize(
-    ("call", "name"),
-    [
-        (partial(fastap.direct_cost_loss, LOGITS, TARGETS), "epsilon"),
-        (partial(fastap.direct_loss, torch.sin, LOGITS, LOGITS), "epsilon"),
-        (fastap.DirectCostLoss, "epsilon"),
-        (partial(fastap.cost_hinge_loss, LOGITS, TARGETS), "margin"),
-        (fastap.CostHingeLoss, "margin"),
-    ],
-)
-def test_weights_are_checked(call: Loss, name: str) -> None:
-    for bad in (0, -1.0, nan, inf):
-        refuses(ValueError, lambda given=bad: call(**{name: given}), name, "finite and positive", f"got {bad}")
-    refuses(TypeError, lambda: call(**{name: torch.tensor(1.0)}), name, "float", "Tensor")
-    if name == "epsilon":
-        refuses(ValueError, lambda: call(update="both"), "update", "'positive', 'negative'", "'both'")
-
-
 def test_what_the_callables_return_is_checked() -> None:
     y = torch.zeros(3)
     refuses(TypeError, lambda: fastap.direct_loss(None, y, y), "score_fn", "callable", "NoneType")

@@ -19,22 +19,18 @@ import fastap
 from fastap.distributed import gather
 from fastap.distributed import loss as exchange
 from tests.processes import results
-from tests.spread import SIZES, by_item, numbers, same_as_one_process, value_and_gradient
+from tests.spread import EVEN, SIZES, by_item, numbers, same_as_one_process, value_and_gradient
+
+
+def every_layout(rank: int) -> list[Tensor]:
+    items = same_as_one_process(rank, "items", [*EVEN, "groups", "offsets"], "cpu")
+    return items + same_as_one_process(rank, "rankings", ["rows", "columns", "groups", "offsets"], "cpu")
 
 
 @SIZES
-@pytest.mark.parametrize(
-    ("sharded", "layouts"),
-    [
-        ("items", ["one ranking", "rows", "columns", "middle"]),
-        ("items", ["groups", "offsets"]),
-        ("rankings", ["rows", "columns", "groups", "offsets"]),
-    ],
-    ids=["items", "items of ragged rankings", "rankings"],
-)
-def test_losses_are_those_of_one_process(ranks: int, sharded: str, layouts: list[str], tmp_path: Path) -> None:
-    first, *others = results(same_as_one_process, ranks, tmp_path, sharded, layouts, "cpu")
-    assert len(first) > 50
+def test_losses_are_those_of_one_process(ranks: int, tmp_path: Path) -> None:
+    first, *others = results(every_layout, ranks, tmp_path)
+    assert len(first) > 150
     for values in others:
         for ours, theirs in zip(first, values, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
@@ -48,14 +44,10 @@ def shared_out(rank: int) -> tuple[int, int]:
         solved.append((batch.scores.numel(), batch.rankings))
         return solve(batch, call)
 
-    exchange._solve = spy
+    exchange._solve = spy  # of this process alone, and last
     given = by_item("columns", [8, 8, 8, 8], torch.float32, "cpu").parts[rank]
     fastap.direct_ap_loss(**given, ignore_index=-1, process_group=dist.group.WORLD)
     return solved[0]
-
-
-def test_ranks_divide_the_work(tmp_path: Path) -> None:
-    assert results(shared_out, 4, tmp_path) == [(32, 1), (64, 2), (64, 2), (64, 2)]
 
 
 def test_ids_are_spread_evenly() -> None:
@@ -82,10 +74,6 @@ def spoiled(rank: int) -> None:
     assert gradient[:, 5:].isfinite().all()
 
 
-def test_nan_stays_in_its_ranking(tmp_path: Path) -> None:
-    results(spoiled, 4, tmp_path)
-
-
 def in_subgroups(rank: int) -> None:
     """Ranks 0 and 2 have one batch, 1 and 3 another."""
     even, odd = dist.new_group([0, 2]), dist.new_group([1, 3])
@@ -107,8 +95,14 @@ def in_subgroups(rank: int) -> None:
             loss(**spread.whole, process_group=odd)
 
 
-def test_subgroups(tmp_path: Path) -> None:
-    results(in_subgroups, 4, tmp_path)
+def four(rank: int) -> tuple[int, int]:
+    spoiled(rank)
+    in_subgroups(rank)
+    return shared_out(rank)
+
+
+def test_ranks_divide_the_work_nan_stays_in_its_ranking_and_groups_may_be_some_ranks(tmp_path: Path) -> None:
+    assert results(four, 4, tmp_path) == [(32, 1), (64, 2), (64, 2), (64, 2)]
 
 
 IDS = [1, 2, 2**63 + 5]

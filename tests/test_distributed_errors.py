@@ -117,16 +117,8 @@ def left_alone(rank: int, how: str) -> None:
     loss(**given)
 
 
-@pytest.mark.parametrize(
-    ("ranks", "how"),
-    [
-        (2, "dies before"),
-        (4, "dies before"),
-        (4, "dies within"),
-        (4, "dies in the backward pass of gather"),
-        (4, "stays away"),
-    ],
-)
+@SIZES
+@pytest.mark.parametrize("how", ["dies before", "dies within", "dies in the backward pass of gather", "stays away"])
 def test_nobody_waits_for_a_rank_that_is_gone_longer_than_the_timeout(ranks: int, how: str, tmp_path: Path) -> None:
     ended = outcomes(left_alone, ranks, tmp_path, how)
     assert ended.pop(1).died == how.startswith("dies")

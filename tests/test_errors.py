@@ -8,7 +8,6 @@ from unittest import mock
 
 import pytest
 import torch
-from torch import Tensor
 
 import fastap
 from fastap import backends
@@ -53,51 +52,32 @@ def call_with(function: Callable[..., Any], **options: Any) -> Callable[[], Any]
 
 # Tensors
 
-
-@pytest.mark.parametrize("shape", [(3,), (1, 3), (2, 1), (2, 3, 1), (2, 4), (3, 2), ()])
-def test_shapes_must_be_the_same(shape: tuple[int, ...], function: Callable[..., Any]) -> None:
-    refuses(ValueError, lambda: function(SCORES, torch.zeros(shape)), "targets", str(shape), "(2, 3)")
-
-
-def test_broadcastable_scores_are_refused_too(function: Callable[..., Any]) -> None:
-    refuses(ValueError, lambda: function(SCORES[:1], TARGETS), "targets", "(2, 3)", "(1, 3)")
-
-
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.bool, torch.complex64])
-def test_scores_must_be_floating(dtype: torch.dtype, function: Callable[..., Any]) -> None:
-    refuses(TypeError, lambda: function(SCORES.to(dtype), TARGETS), "scores", str(dtype), "floating")
-
-
-def test_complex_targets(function: Callable[..., Any]) -> None:
-    refuses(TypeError, lambda: function(SCORES, TARGETS.to(torch.complex64)), "targets", "complex64", "bool, integer")
-
-
-@pytest.mark.parametrize(
-    "given", [[[1, 0, 0], [0, 1, 0]], None, 1, TARGETS.numpy()], ids=["list", "None", "int", "array"]
-)
-def test_targets_must_be_a_tensor(given: Any, function: Callable[..., Any]) -> None:
-    refuses(TypeError, lambda: function(SCORES, given), "targets", type(given).__name__, "torch.Tensor")
+WRONG_TENSORS: list[tuple[type[Exception], Any, Any, tuple[str, ...]]] = [
+    *(
+        (ValueError, SCORES, torch.zeros(s), ("targets", f"{s}", "(2, 3)"))
+        for s in [(3,), (1, 3), (2, 1), (2, 3, 1), ()]
+    ),
+    (ValueError, SCORES[:1], TARGETS, ("targets", "(2, 3)", "(1, 3)")),
+    *((TypeError, SCORES.to(d), TARGETS, ("scores", f"{d}", "floating")) for d in [torch.int64, torch.bool]),
+    (TypeError, SCORES.to(torch.complex64), TARGETS, ("scores", "complex64", "floating")),
+    (TypeError, SCORES, TARGETS.to(torch.complex64), ("targets", "complex64", "bool, integer")),
+    *(
+        (TypeError, SCORES, t, ("targets", type(t).__name__, "torch.Tensor"))
+        for t in [[[1, 0, 0]], None, TARGETS.numpy()]
+    ),
+    (TypeError, SCORES.tolist(), TARGETS, ("scores", "list", "torch.Tensor")),
+    (ValueError, torch.tensor(0.5), torch.tensor(1), ("scores", "dimension", "0-dimensional")),
+    (ValueError, SCORES, TARGETS.to("meta"), ("targets", "device", "meta", "cpu")),
+]
 
 
-def test_scores_must_be_a_tensor(function: Callable[..., Any]) -> None:
-    refuses(TypeError, lambda: function(SCORES.tolist(), TARGETS), "scores", "list", "torch.Tensor")
-
-
-def test_scores_need_a_dimension(function: Callable[..., Any]) -> None:
-    refuses(ValueError, lambda: function(torch.tensor(0.5), torch.tensor(1)), "scores", "dimension", "0-dimensional")
-
-
-def test_devices_must_be_the_same(function: Callable[..., Any]) -> None:
-    refuses(ValueError, lambda: function(SCORES, TARGETS.to("meta")), "targets", "device", "meta", "cpu")
+@pytest.mark.parametrize("number", range(len(WRONG_TENSORS)))
+def test_wrong_tensors(number: int, function: Callable[..., Any]) -> None:
+    error, scores, targets, words = WRONG_TENSORS[number]
+    refuses(error, lambda: function(scores, targets), *words)
 
 
 # Target values
-
-
-def with_target(value: float, dtype: torch.dtype) -> Tensor:
-    targets = TARGETS.to(dtype)
-    targets[1, 2] = value
-    return targets
 
 
 @pytest.mark.parametrize(
@@ -114,83 +94,63 @@ def with_target(value: float, dtype: torch.dtype) -> Tensor:
 def test_targets_must_be_zero_or_one(
     value: float, dtype: torch.dtype, shown: str, function: Callable[..., Any]
 ) -> None:
-    targets = with_target(value, dtype)
+    targets = TARGETS.to(dtype)
+    targets[1, 2] = value
     refuses(ValueError, lambda: function(SCORES, targets, dim=-1), "targets", "0 or 1", f"got {shown}")
     refuses(ValueError, lambda: function(SCORES, targets, dim=-1, ignore_index=-100), "targets", "-100", f"got {shown}")
 
 
-@pytest.mark.parametrize("given", [0, 1])
-def test_ignore_index_is_neither_class(given: int, function: Callable[..., Any]) -> None:
-    if function is fastap.average_precision:
-        pytest.skip("one class is enough for the metric")
-    refuses(ValueError, call_with(function, ignore_index=given), "ignore_index", "0 and 1", f"got {given}")
-
-
-@pytest.mark.parametrize("given", [-1.0, "-1", True])
-def test_ignore_index_is_an_int(given: Any, function: Callable[..., Any]) -> None:
-    refuses(TypeError, call_with(function, ignore_index=given), "ignore_index", "int or None", type(given).__name__)
+def test_ignore_index(function: Callable[..., Any]) -> None:
+    for given in () if function is fastap.average_precision else (0, 1):  # one class is enough for the metric
+        refuses(ValueError, call_with(function, ignore_index=given), "ignore_index", "0 and 1", f"got {given}")
+    for wrong in (-1.0, "-1", True):
+        refuses(TypeError, call_with(function, ignore_index=wrong), "ignore_index", "int or None", type(wrong).__name__)
 
 
 # Options
 
 
-@pytest.mark.parametrize("dim", [2, -3, 100])
-def test_dim_is_in_range(dim: int, function: Callable[..., Any]) -> None:
-    refuses(ValueError, call_with(function, dim=dim), "dim", "[-2, 1]", f"got {dim}")
+def test_options_are_keywords_that_are_known(function: Callable[..., Any]) -> None:
+    refuses(TypeError, lambda: function(SCORES, TARGETS, 1), "positional")
+    refuses(TypeError, lambda: function(SCORES, TARGETS, temperature=1.0), "temperature")
+    for module in MODULES:
+        refuses(TypeError, lambda module=module: module(1.0), "positional")
 
 
-@pytest.mark.parametrize("dim", [1.0, "1", True])
-def test_dim_is_an_int(dim: Any, function: Callable[..., Any]) -> None:
-    refuses(TypeError, call_with(function, dim=dim), "dim", "int", type(dim).__name__)
+def test_dim(function: Callable[..., Any]) -> None:
+    for dim in (2, -3, 100):
+        refuses(ValueError, call_with(function, dim=dim), "dim", "[-2, 1]", f"got {dim}")
+    for wrong in (1.0, "1", True):
+        refuses(TypeError, call_with(function, dim=wrong), "dim", "int", type(wrong).__name__)
 
 
-@pytest.mark.parametrize("given", [0, 0.0, -1, -0.5, torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("name", SCALES)
-def test_weights_are_finite_and_positive(name: str, given: float) -> None:
+def test_weights_are_finite_positive_numbers(name: str) -> None:
     for function in SCALES[name]:
-        refuses(ValueError, call_with(function, **{name: given}), name, "finite and positive", f"got {given}")
+        for given in (0, -0.5, torch.nan, torch.inf):
+            refuses(ValueError, call_with(function, **{name: given}), name, "finite and positive", f"got {given}")
+        for wrong in (torch.tensor(1.0), "1", None, True, [1.0]):
+            refuses(TypeError, call_with(function, **{name: wrong}), name, "float", type(wrong).__name__)
 
 
-@pytest.mark.parametrize("given", [torch.tensor(1.0), "1", None, True, [1.0]])
-@pytest.mark.parametrize("name", SCALES)
-def test_weights_are_numbers(name: str, given: Any) -> None:
-    for function in SCALES[name]:
-        refuses(TypeError, call_with(function, **{name: given}), name, "float", type(given).__name__)
-
-
-@pytest.mark.parametrize("given", ["Positive", "both", "", None, 1])
-def test_update_is_one_of_two(given: Any) -> None:
-    for function in (*WITH_UPDATE, fastap.DirectAPLoss):
-        refuses(ValueError, call_with(function, update=given), "update", "'positive', 'negative'", f"got {given!r}")
-
-
-@pytest.mark.parametrize("given", ["DP", "search", "", None, 1])
-def test_method_is_one_of_two(given: Any) -> None:
-    for function in WITH_METHOD:
-        refuses(ValueError, call_with(function, method=given), "method", "'auto', 'dp'", f"got {given!r}")
+@pytest.mark.parametrize(
+    ("option", "functions", "words"),
+    [
+        ("update", (*WITH_UPDATE, fastap.DirectAPLoss), "'positive', 'negative'"),
+        ("method", WITH_METHOD, "'auto', 'dp'"),
+        ("reduction", (*LOSSES.values(), *MODULES), "'mean', 'sum', 'none'"),
+        ("backend", (*WITH_BACKEND, *MODULES), "'auto', 'native', 'triton', 'reference'"),
+    ],
+)
+def test_options_are_one_of_a_few(option: str, functions: tuple[Callable[..., Any], ...], words: str) -> None:
+    for function in functions:
+        for given in ("Positive", "", None, 1):
+            refuses(ValueError, call_with(function, **{option: given}), option, words, f"{given!r}")
 
 
 def test_the_perceptron_has_no_method() -> None:
     for function in (FUNCTIONS["ap_perceptron_loss"], fastap.APPerceptronLoss):
         refuses(TypeError, call_with(function, method="dp"), "method")
-
-
-@pytest.mark.parametrize("given", ["average", "", None, 0])
-def test_reduction_is_one_of_three(given: Any) -> None:
-    for function in (*LOSSES.values(), *MODULES):
-        refuses(ValueError, call_with(function, reduction=given), "reduction", "'mean', 'sum', 'none'", f"{given!r}")
-
-
-@pytest.mark.parametrize("given", ["numpy", "cuda", "", None])
-def test_backend_is_one_of_a_few(given: Any) -> None:
-    for function in (*WITH_BACKEND, *MODULES):
-        refuses(
-            ValueError,
-            call_with(function, backend=given),
-            "backend",
-            "'auto', 'native', 'triton', 'reference'",
-            f"{given!r}",
-        )
 
 
 def test_triton_runs_on_a_gpu_or_in_its_interpreter() -> None:
@@ -208,19 +168,3 @@ def test_triton_must_be_installed() -> None:
     with mock.patch.object(backends, "HAS_TRITON", False):
         for function in (*WITH_BACKEND, *MODULES):
             refuses(ValueError, call_with(function, backend="triton"), "'triton'", "not installed", "'auto'")
-
-
-def test_options_are_keywords(function: Callable[..., Any]) -> None:
-    with pytest.raises(TypeError, match="positional"):
-        function(SCORES, TARGETS, 1)
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_module_options_are_keywords(module: Callable[..., Any]) -> None:
-    with pytest.raises(TypeError, match="positional"):
-        module(1.0)
-
-
-def test_unknown_options_are_refused(function: Callable[..., Any]) -> None:
-    with pytest.raises(TypeError, match="temperature"):
-        function(SCORES, TARGETS, temperature=1.0)

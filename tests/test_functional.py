@@ -12,9 +12,7 @@ from torch import Tensor
 import fastap
 from fastap.backends import reference
 from fastap.types import METHODS
-from tests.exactness import is_unique
 from tests.losses import LOSSES, Loss, random_batch, value_and_gradient
-from tests.problems import random_batch as random_problems
 
 HALF = torch.float16, torch.bfloat16
 UPDATES = ("positive", "negative")
@@ -68,18 +66,6 @@ def test_ranking_is_a_named_tuple() -> None:
     assert float(result.value) == pytest.approx(1 + 0.1 / 2)
 
 
-def test_strides_do_not_matter(loss: Loss, path: str) -> None:
-    scores, targets = random_batch(3, 6, 10)
-    expected = value_and_gradient(loss, scores, targets)
-    strided = scores.repeat_interleave(2, 1)[:, ::2], targets.repeat_interleave(3, 1)[:, ::3]
-    transposed = scores.t().contiguous().t(), targets.t().contiguous().t()
-    for given in (strided, transposed):
-        assert not given[0].is_contiguous()
-        value = loss(leaf := given[0].detach().requires_grad_(), given[1], reduction="none")
-        identical(value.detach(), expected[0])
-        identical(torch.autograd.grad(value.sum(), leaf)[0], expected[1])
-
-
 def test_expanded_scores_add_their_gradients(loss: Loss, path: str) -> None:
     _, targets = random_batch(4, 5, 9)
     row = torch.randn(9, dtype=torch.float64, generator=torch.Generator().manual_seed(4)).requires_grad_()
@@ -109,47 +95,6 @@ def test_empty_tensors(shape: tuple[int, ...], loss: Loss) -> None:
 
 
 # Targets
-
-
-@pytest.mark.parametrize(
-    "dtype",
-    [torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.float32, torch.float64],
-)
-def test_target_types(dtype: torch.dtype, loss: Loss, path: str) -> None:
-    scores, targets = random_batch(5, 4, 12)
-    for given, expected in zip(
-        value_and_gradient(loss, scores, targets.to(dtype)), value_and_gradient(loss, scores, targets), strict=True
-    ):
-        identical(given, expected)
-
-
-@pytest.mark.parametrize(
-    ("index", "dtype"), [(-1, torch.int64), (255, torch.uint8), (-100, torch.float32), (2, torch.int8)]
-)
-def test_ignored_items_take_no_part(index: int, dtype: torch.dtype, loss: Loss, path: str) -> None:
-    scores, targets = random_batch(6, 5, 20, ignored=0.3)
-    ignored = targets == -1
-    given = torch.where(ignored, index, targets).to(dtype)
-    value, gradient = value_and_gradient(loss, scores, given, ignore_index=index)
-    assert ignored.any()
-    assert (gradient[ignored] == 0).all()
-    for row in range(5):
-        kept = ~ignored[row]
-        alone, slope = value_and_gradient(loss, scores[row, kept], targets[row, kept])
-        identical(value[row], alone)
-        identical(gradient[row, kept], slope)
-
-
-@pytest.mark.parametrize("update", UPDATES)
-def test_ignored_items_have_no_rank(update: str) -> None:
-    scores, targets = random_batch(7, 5, 20, ignored=0.3)
-    ranks, value = fastap.loss_augmented_ranking(scores, targets, update=update, ignore_index=-1, dim=-1)
-    for row in range(5):
-        kept = targets[row] != -1
-        alone = fastap.loss_augmented_ranking(scores[row, kept], targets[row, kept], update=update)
-        assert (ranks[row, ~kept] == -1).all()
-        identical(ranks[row, kept], alone.ranks)
-        identical(value[row], alone.value)
 
 
 # Reductions and rankings that take no part
@@ -206,23 +151,6 @@ def test_one_class_alone_is_ranked_by_score(update: str) -> None:
 # Scores that are not finite
 
 
-@pytest.mark.parametrize("bad", [torch.nan, -torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("place", [0, 1])  # a positive, a negative
-def test_a_score_that_is_not_finite_spoils_its_ranking_only(bad: float, place: int, loss: Loss, path: str) -> None:
-    scores, targets = random_batch(10, 6, 15, ignored=0.2)
-    others = [0, 1, 3, 4, 5]
-    value, gradient = value_and_gradient(loss, scores, targets, ignore_index=-1)
-    scores[2, place] = bad
-    spoilt, slope = value_and_gradient(loss, scores, targets, ignore_index=-1)
-    assert spoilt[2].isnan()
-    assert slope[2, targets[2] != -1].isnan().all()
-    identical(spoilt[others], value[others])
-    identical(slope[others], gradient[others])
-    mean, gradient_of_mean = value_and_gradient(loss, scores, targets, ignore_index=-1, reduction="mean")
-    assert mean.isnan()
-    torch.testing.assert_close(gradient_of_mean[others], gradient[others] / 6, rtol=1e-15, atol=0)
-
-
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("update", UPDATES)
 def test_a_score_that_is_not_finite_spoils_its_rank_only(bad: float, update: str) -> None:
@@ -236,23 +164,18 @@ def test_a_score_that_is_not_finite_spoils_its_rank_only(bad: float, update: str
 
 
 @pytest.mark.parametrize("bad", [torch.nan, -torch.nan, torch.inf, -torch.inf])
-def test_ignored_items_may_hold_anything(bad: float, loss: Loss, path: str) -> None:
-    scores, targets = random_batch(12, 4, 15, ignored=0.3)
+def test_what_takes_no_part_may_hold_anything(bad: float, loss: Loss, path: str) -> None:
+    """Ignored items, which have no rank, and rankings of one class."""
+    scores, targets = one_class_rows()
+    targets[0, 3:5], targets[2, 6] = -1, -1
     expected = value_and_gradient(loss, scores, targets, ignore_index=-1)
     ranking = fastap.loss_augmented_ranking(scores, targets, ignore_index=-1, dim=-1)
+    assert (ranking.ranks[targets == -1] == -1).all()
     scores[targets == -1] = bad
-    for given, wanted in zip(value_and_gradient(loss, scores, targets, ignore_index=-1), expected, strict=True):
-        identical(given, wanted)
     for given, wanted in zip(
         fastap.loss_augmented_ranking(scores, targets, ignore_index=-1, dim=-1), ranking, strict=True
     ):
         identical(given, wanted)
-
-
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_rankings_that_take_no_part_may_hold_anything(bad: float, loss: Loss, path: str) -> None:
-    scores, targets = one_class_rows()
-    expected = value_and_gradient(loss, scores, targets, ignore_index=-1)
     scores[[1, 3, 4], 2] = bad
     for given, wanted in zip(value_and_gradient(loss, scores, targets, ignore_index=-1), expected, strict=True):
         identical(given, wanted)
@@ -288,17 +211,6 @@ def test_half_gradients_are_scaled_before_they_are_rounded(update: str, path: st
     torch.testing.assert_close(scores.grad.tolist(), [-slope, slope], rtol=2**-11, atol=0)
 
 
-def test_half_gradients_of_many_pairs() -> None:
-    half = torch.linspace(0, 1, 10_000)
-    scores = torch.cat([half + 1, half - 1]).half()
-    scores[-1] = 3  # one negative above all positives: 2e-8 at each of these
-    targets = torch.cat([torch.ones(10_000), torch.zeros(10_000)])
-    leaf = scores.requires_grad_()
-    (65536 * fastap.ap_perceptron_loss(leaf, targets)).backward()
-    assert (leaf.grad[:10_000] == torch.tensor(-65536 * 2e-8).half()).all()
-    assert leaf.grad[-1] == torch.tensor(65536 * 2e-4).half()
-
-
 def test_incoming_gradients_scale_each_ranking(loss: Loss, path: str) -> None:
     scores, targets = random_batch(14, 4, 10)
     leaf = scores.t().contiguous().requires_grad_()
@@ -325,15 +237,6 @@ def test_permuting_the_items_permutes_the_gradient(dtype: torch.dtype, levels: i
         again, permuted = value_and_gradient(loss, scores[:, order], targets[:, order], ignore_index=-1, weight=weight)
         identical(again, value)
         identical(permuted, gradient[:, order])
-
-
-def test_equal_items_get_equal_gradients(loss: Loss, path: str) -> None:
-    scores, targets = random_batch(16, 8, 40, levels=3)
-    _, gradient = value_and_gradient(loss, scores, targets, weight=0.3)
-    for row in range(8):
-        for level in range(3):
-            for target in (0, 1):
-                assert gradient[row, (scores[row] == level) & (targets[row] == target)].unique().numel() <= 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
@@ -398,7 +301,7 @@ def test_the_same_call_gives_the_same_bits(loss: Loss, path: str) -> None:
 
 @pytest.mark.parametrize("offset", [1.0, -1024.0, 2.0**30, -(2.0**40)])
 def test_a_common_offset_changes_nothing(offset: float, loss: Loss, path: str) -> None:
-    for seed in range(20):
+    for seed in range(5):
         scores, targets = random_batch(seed, 1, 200)
         scores = (scores * 1024).round() / 1024  # so that adding the offset is exact
         weight = float(np.exp(np.random.default_rng(seed).uniform(-5, 2)))
@@ -420,20 +323,6 @@ def test_scaling_scores_and_weight_together_scales_the_loss(exponent: int, loss:
     else:
         identical(scaled / scale, value)
         identical(slope, gradient)
-
-
-@pytest.mark.parametrize("weight", [1e-30, 1e-6, 1e6, 1e30])
-@pytest.mark.parametrize("magnitude", [1e-30, 1.0, 1e30])
-def test_extreme_weights_and_scores(weight: float, magnitude: float, loss: Loss, path: str) -> None:
-    for dtype in (torch.float64, torch.float32):
-        scores, targets = random_batch(22, 3, 30)
-        scores = (scores * magnitude).to(dtype)
-        given = value_and_gradient(loss, scores, targets, weight=weight)
-        expected = value_and_gradient(loss, scores, targets, weight=weight, backend="reference")
-        for ours, theirs in zip(given, expected, strict=True):
-            assert ours.isfinite().all()
-            tolerance = 1e-12 if dtype == torch.float64 else 1e-6
-            torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=float(theirs.abs().max()) * tolerance)
 
 
 # Against the oracle, and by definition
@@ -469,8 +358,8 @@ def test_backends_agree_on_the_ranking(update: str) -> None:
     torch.testing.assert_close(ours.value, theirs.value, rtol=1e-13, atol=1e-13, equal_nan=True)
 
 
-@pytest.mark.parametrize("backend", ["reference"])
-def test_perceptron_is_the_mean_hinge_of_the_pairs(backend: str, path: str) -> None:
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_perceptron_is_the_mean_hinge_of_the_pairs(backend: str) -> None:
     scores, targets = random_batch(24, 1, 60)
     p, n = scores[targets == 1], scores[targets == 0]
     pairs = (n[None, :] - p[:, None]).clamp(min=0)
@@ -488,21 +377,6 @@ def test_hinge_bounds_the_task_loss(margin: float, path: str) -> None:
     direct = fastap.direct_ap_loss(scores, targets, epsilon=margin, reduction="none", dim=-1)
     perceptron = fastap.ap_perceptron_loss(scores, targets, reduction="none", dim=-1)
     torch.testing.assert_close(hinge, margin * direct + perceptron, rtol=1e-12, atol=1e-13)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_hinge_by_the_dynamic_program(seed: int, path: str) -> None:
-    batch = random_problems(np.random.default_rng(seed), 120)
-    scores, targets = torch.tensor(batch.scores), torch.tensor(batch.targets)
-    options = {"weight": batch.epsilon, "ignore_index": -1}
-    given = value_and_gradient(LOSSES["hinge"], scores, targets, method="dp", **options)
-    expected = value_and_gradient(LOSSES["hinge"], scores, targets, backend="reference", **options)
-    scale = float(scores.abs().max()) + batch.epsilon
-    torch.testing.assert_close(given[0], expected[0], rtol=1e-9, atol=1e-13 * scale)
-    for row in range(scores.shape[0]):
-        taken = targets[row] >= 0
-        if is_unique(scores[row, taken].numpy(), targets[row, taken].numpy() == 1, batch.epsilon):
-            torch.testing.assert_close(given[1][row], expected[1][row], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["positive", "negative", "hinge"])
@@ -561,7 +435,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("epsilon", [0.1, 1.0])
+@pytest.mark.parametrize("epsilon", [1.0, pytest.param(0.1, marks=pytest.mark.full)])
 def test_medium_sizes_against_the_oracle(case: str, epsilon: float) -> None:
     rankings, n_positive, n_negative = CASES[case]
     rng = np.random.default_rng(27)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import pickle
-import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 torchmetrics = pytest.importorskip("torchmetrics")
 
 from fastap.metrics import AveragePrecision, RetrievalMAP  # noqa: E402
 from tests.metric_batches import METRICS, batch, joined, labelled, queries  # noqa: E402
+from tests.processes import results  # noqa: E402
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -64,23 +63,6 @@ def test_a_change_of_type_keeps_what_is_there(change: Callable[[Any], Any], name
     metric.set_dtype(torch.float64)
     metric.update(*batch(name, 2))
     assert metric.compute().dtype == torch.float64
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("name", METRICS)
-def test_scores_of_any_type(name: str, dtype: torch.dtype) -> None:
-    scores, *others = batch(name, 1)
-    given = METRICS[name][0]()(scores.to(dtype), *others)
-    expected = METRICS[name][0]()(scores.to(dtype).float(), *others)
-    torch.testing.assert_close(given, expected, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("name", METRICS)
-def test_states_can_rest_on_the_cpu(name: str) -> None:
-    metric = METRICS[name][0](compute_on_cpu=True)
-    expected = METRICS[name][0]()(*batch(name, 1))
-    torch.testing.assert_close(metric(*batch(name, 1)), expected, rtol=0, atol=0)
-    torch.testing.assert_close(metric.compute(), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("window", [1, 2, 3])
@@ -191,42 +173,34 @@ def test_plot() -> None:
 # Processes
 
 
-def _share(name: str, rank: int) -> list[int]:
-    """The seeds of the batches of a process: one has more than the others, and the last has none."""
-    return [[1, 2], [3], []][rank]
+# The seeds of the batches of each rank, before the value is asked for and asked for again.
+SHARES = (([1, 2], []), ([3], [1, 2]))
 
 
-def _process(rank: int, processes: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes)
-    results = {}
+def values_of(rank: int) -> dict[Any, Any]:
+    found = {}
     for name, (make, _) in METRICS.items():
         metric = make()
-        shares = [_share(name, rank), _share(name, (rank + 1) % processes)]
-        for number, share in enumerate(shares):
-            for seed in share:
+        for number, share in enumerate(SHARES):
+            for seed in share[rank]:
                 scores, *others = batch(name, seed)
                 # One process may have scores of another type.
                 metric.update(scores.double() if seed == 3 else scores, *others)
             metric._computed = None
-            results[name, number] = metric.compute()
-            results[name, number, "kept"] = sum(len(each) for each in metric.preds)
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a metric without an update
+                found[name, number] = metric.compute()
+            found[name, number, "kept"] = sum(len(each) for each in metric.preds)
+    return found
 
 
-@pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_processes_together_give_the_value_of_all_items() -> None:
-    processes = 3
-    with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_process, (processes, folder), nprocs=processes)
-        results = [torch.load(Path(folder) / f"{rank}.pt") for rank in range(processes)]
+def test_processes_together_give_the_value_of_all_items(tmp_path: Path) -> None:
+    ended = results(values_of, 2, tmp_path)
     for name, (make, _) in METRICS.items():
-        for number, seeds in enumerate([(1, 2, 3), (1, 2, 3, 1, 2, 3)]):
+        for number, seeds in enumerate([(1, 2), (1, 2, 3, 1, 2)]):
             whole = make()
             whole.update(*joined(name, *seeds))
-            for rank, result in enumerate(results):
-                torch.testing.assert_close(result[name, number], whole.compute(), rtol=0, atol=1e-6)
-                mine = [_share(name, rank), _share(name, (rank + 1) % processes)][: number + 1]
-                items = sum(len(batch(name, seed)[0]) for seed in itertools.chain(*mine))
-                assert result[name, number, "kept"] == items
+            for rank, found in enumerate(ended):
+                torch.testing.assert_close(found[name, number], whole.compute(), rtol=0, atol=1e-6)
+                mine = [seed for share in SHARES[: number + 1] for seed in share[rank]]
+                assert found[name, number, "kept"] == sum(len(batch(name, seed)[0]) for seed in mine)

@@ -17,48 +17,27 @@ from tests.metric_batches import generator, labelled, value_in_parts  # noqa: E4
 AVERAGES = ["macro", "micro", "weighted", "none"]
 
 
-@pytest.mark.parametrize("levels", [0, 3])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_binary_equals_scikit_learn(weighted: bool, levels: int) -> None:
-    scores, targets, weight = labelled(1, levels=levels)
-    extra = (weight,) if weighted else ()
-    given = value_in_parts(AveragePrecision("binary"), scores[:, 1], targets[:, 1], *extra)
-    expected = average_precision_score(targets[:, 1], scores[:, 1], sample_weight=weight if weighted else None)
-    assert float(given) == pytest.approx(expected, abs=1e-7)
-
-
 @pytest.mark.parametrize("average", AVERAGES)
 @pytest.mark.parametrize("levels", [0, 3])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_multilabel_equals_scikit_learn(weighted: bool, levels: int, average: Any) -> None:
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
+def test_equals_scikit_learn(task: Any, weighted: bool, levels: int, average: Any) -> None:
     scores, targets, weight = labelled(2, levels=levels)
     extra = (weight,) if weighted else ()
-    metric = AveragePrecision("multilabel", num_labels=4, average=average).set_dtype(torch.float64)
-    given = value_in_parts(metric, scores, targets, *extra)
+    metric = AveragePrecision(task, num_classes=4, num_labels=4, average=average).set_dtype(torch.float64)
+    wanted = targets
+    if task == "binary":
+        scores, targets, wanted = scores[:, 1], targets[:, 1], targets[:, 1]
+    elif task == "multiclass":
+        targets = torch.arange(60) % 4
+        wanted = torch.nn.functional.one_hot(targets)
     expected = average_precision_score(
-        targets.numpy(),
+        wanted.numpy(),
         scores.numpy(),
         average=None if average == "none" else average,
         sample_weight=weight.double().numpy() if weighted else None,
     )
-    np.testing.assert_allclose(given.numpy(), expected, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("average", AVERAGES)
-@pytest.mark.parametrize("weighted", [False, True])
-def test_multiclass_equals_scikit_learn(weighted: bool, average: Any) -> None:
-    scores, _, weight = labelled(3)
-    classes = torch.arange(60) % 4
-    extra = (weight,) if weighted else ()
-    metric = AveragePrecision("multiclass", num_classes=4, average=average).set_dtype(torch.float64)
-    given = value_in_parts(metric, scores, classes, *extra)
-    expected = average_precision_score(
-        torch.nn.functional.one_hot(classes).numpy(),
-        scores.numpy(),
-        average=None if average == "none" else average,
-        sample_weight=weight.double().numpy() if weighted else None,
-    )
-    np.testing.assert_allclose(given.numpy(), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(value_in_parts(metric, scores, targets, *extra).numpy(), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("average", AVERAGES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -36,97 +35,55 @@ def test_compute_looks_at_what_no_update_has_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "error", "message"),
+    ("make", "message"),
     [
-        (lambda: AveragePrecision("ranking"), ValueError, "task must be one of 'binary', 'multiclass'"),  # type: ignore[arg-type]
-        (lambda: AveragePrecision("multiclass"), TypeError, "num_classes must be an int, got NoneType"),
-        (lambda: AveragePrecision("multilabel", num_labels=0), ValueError, "num_labels must be at least 1, got 0"),
-        (lambda: AveragePrecision("binary", average="mean"), ValueError, "average must be one of 'macro'"),  # type: ignore[arg-type]
-        (lambda: AveragePrecision("binary", ignore_index=0.5), TypeError, "ignore_index must be an int"),  # type: ignore[arg-type]
-        (lambda: AveragePrecision("binary", thresholds=5), ValueError, "Unexpected keyword arguments: `thresholds`"),
-        (lambda: RetrievalMAP("zero"), ValueError, "empty_target_action must be one of 'neg'"),  # type: ignore[arg-type]
-        (lambda: RetrievalMAP(top_k=0), ValueError, "top_k must be at least 1, got 0"),
-        (lambda: RetrievalMAP(top_k=1.5), TypeError, "top_k must be an int, got float"),  # type: ignore[arg-type]
-        (lambda: RetrievalMAP(aggregation="sum"), ValueError, "aggregation must be one of 'mean'"),  # type: ignore[arg-type]
+        (lambda: AveragePrecision("ranking"), "task must be one of 'binary', 'multiclass'"),  # type: ignore[arg-type]
+        (lambda: AveragePrecision("multilabel", num_labels=0), "num_labels must be at least 1, got 0"),
+        (lambda: AveragePrecision("binary", average="mean"), "average must be one of 'macro'"),  # type: ignore[arg-type]
+        (lambda: AveragePrecision("binary", thresholds=5), "Unexpected keyword arguments: `thresholds`"),
+        (lambda: RetrievalMAP("zero"), "empty_target_action must be one of 'neg'"),  # type: ignore[arg-type]
+        (lambda: RetrievalMAP(top_k=0), "top_k must be at least 1, got 0"),
+        (lambda: RetrievalMAP(aggregation="sum"), "aggregation must be one of 'mean'"),  # type: ignore[arg-type]
     ],
 )
-def test_wrong_options(make: Callable[[], Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
+def test_wrong_options(make: Callable[[], Any], message: str) -> None:
+    """``test_robustness_metrics.py`` has far more of them, and of the wrong tensors."""
+    with pytest.raises(ValueError, match=message):
         make()
 
 
-BINARY, CLASSES, LABELS = (
-    AveragePrecision("binary"),
-    AveragePrecision("multiclass", num_classes=3),
-    AveragePrecision("multilabel", num_labels=3),
-)
+MAKE: dict[str, Callable[[], Any]] = {
+    "binary": lambda: AveragePrecision("binary"),
+    "classes": lambda: AveragePrecision("multiclass", num_classes=3),
+    "labels": lambda: AveragePrecision("multilabel", num_labels=3),
+    "queries": RetrievalMAP,
+}
+PAIR, TABLE, ONES = torch.rand(2), torch.rand(2, 3), torch.ones(2)
 
 
 @pytest.mark.parametrize(
-    ("metric", "arguments", "error", "message"),
+    ("metric", "arguments", "message"),
     [
-        (BINARY, ([0.5], torch.ones(1)), TypeError, "preds must be a torch.Tensor, got list"),
-        (
-            BINARY,
-            (torch.ones(2).long(), torch.ones(2)),
-            TypeError,
-            "preds must have a floating dtype of 16 to 64 bits, got",
-        ),
-        (BINARY, (torch.rand(2), torch.ones(3)), ValueError, r"target must have the shape \(2,\), got \(3,\)"),
-        (BINARY, (torch.rand(2), torch.tensor([0, 2])), ValueError, "target must be 0 or 1, got 2"),
-        (BINARY, (torch.rand(2), torch.tensor([0, 0.5])), ValueError, "target must be 0 or 1, got 0.5"),
-        (
-            BINARY,
-            (torch.rand(2), torch.ones(2), torch.ones(3)),
-            ValueError,
-            r"sample_weight must have the shape \(2,\)",
-        ),
-        (
-            BINARY,
-            (torch.rand(2), torch.ones(2), -torch.ones(2)),
-            ValueError,
-            "sample_weight must be finite in torch.float64 and not",
-        ),
-        (CLASSES, (torch.rand(2), torch.ones(2)), ValueError, r"preds must have the shape \(N, 3, ...\), got \(2,\)"),
-        (CLASSES, (torch.rand(2, 3), torch.ones(2, 3)), ValueError, r"target must have the shape \(2,\), got \(2, 3\)"),
-        (CLASSES, (torch.rand(2, 3), torch.tensor([0, 3])), ValueError, "target must be a class from 0 to 2, got 3"),
-        (
-            CLASSES,
-            (torch.rand(2, 3), torch.tensor([0, 0.5])),
-            ValueError,
-            "target must be a class from 0 to 2, got 0.5",
-        ),
-        (LABELS, (torch.rand(2, 4), torch.ones(2, 4)), ValueError, r"preds must have the shape \(N, 3, ...\)"),
-        (LABELS, (torch.rand(2, 3), torch.ones(2)), ValueError, r"target must have the shape \(2, 3\), got \(2,\)"),
-        (
-            LABELS,
-            (torch.rand(2, 3), torch.ones(2, 3), torch.ones(2, 3)),
-            ValueError,
-            "sample_weight must have the shape",
-        ),
-        (
-            RetrievalMAP(),
-            (torch.rand(2), torch.ones(2), torch.ones(2)),
-            TypeError,
-            "indexes must have an integer dtype",
-        ),
-        (
-            RetrievalMAP(),
-            (torch.rand(2), torch.ones(2), torch.ones(3).long()),
-            ValueError,
-            "indexes must have the shape",
-        ),
-        (
-            RetrievalMAP(),
-            (torch.rand(1), -torch.ones(1), torch.ones(1).long()),
-            ValueError,
-            "target must be 0 or 1, got -1",
-        ),
+        ("binary", ([0.5], ONES[:1]), "preds must be a torch.Tensor, got list"),
+        ("binary", (ONES.long(), ONES), "preds must have a floating dtype of 16 to 64 bits, got"),
+        ("binary", (PAIR, torch.ones(3)), r"target must have the shape \(2,\), got \(3,\)"),
+        ("binary", (PAIR, torch.tensor([0, 0.5])), "target must be 0 or 1, got 0.5"),
+        ("binary", (PAIR, ONES, torch.ones(3)), r"sample_weight must have the shape \(2,\)"),
+        ("binary", (PAIR, ONES, -ONES), "sample_weight must be finite in torch.float64 and not"),
+        ("classes", (PAIR, ONES), r"preds must have the shape \(N, 3, ...\), got \(2,\)"),
+        ("classes", (TABLE, torch.ones(2, 3)), r"target must have the shape \(2,\), got \(2, 3\)"),
+        ("classes", (TABLE, torch.tensor([0, 3])), "target must be a class from 0 to 2, got 3"),
+        ("labels", (torch.rand(2, 4), torch.ones(2, 4)), r"preds must have the shape \(N, 3, ...\)"),
+        ("labels", (TABLE, ONES), r"target must have the shape \(2, 3\), got \(2,\)"),
+        ("labels", (TABLE, torch.ones(2, 3), torch.ones(2, 3)), "sample_weight must have the shape"),
+        ("queries", (PAIR, ONES, ONES), "indexes must have an integer dtype"),
+        ("queries", (PAIR, ONES, torch.ones(3).long()), "indexes must have the shape"),
+        ("queries", (PAIR, -ONES, ONES.long()), "target must be 0 or 1, got -1"),
     ],
 )
-def test_wrong_tensors(metric: Any, arguments: tuple[Any, ...], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        metric.update(*arguments)
+def test_wrong_tensors(metric: str, arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        MAKE[metric]().update(*arguments)
 
 
 def test_torchmetrics_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,8 +92,3 @@ def test_torchmetrics_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     with pytest.raises(ImportError, match=r"pip install 'fastap\[metrics\]'"):
         importlib.import_module("fastap.metrics")
-
-
-def test_fastap_alone_imports_no_torchmetrics() -> None:
-    program = "import sys, fastap; sys.exit('torchmetrics' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

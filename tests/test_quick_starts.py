@@ -1,4 +1,4 @@
-"""Figures of the quick starts: what their pages' own programs print, read, averaged and put back."""
+"""Figures of the quick starts: their pages state what their own programs printed."""
 
 from __future__ import annotations
 
@@ -7,21 +7,6 @@ import re
 import pytest
 
 from examples import quick_starts as quick
-
-PRINTED = "pixels  mAP 0.648\na / 0.3 mAP 0.900\ndirect AP   mAP 0.940\n"
-AGAIN = "pixels  mAP 0.652\na / 0.3 mAP 0.970\ndirect AP   mAP 0.960\n"
-ABOUT = {
-    "device": "CPU",
-    "type": "cpu",
-    "threads": 1,
-    "versions": {"torch": "2"},
-    "commit": "abc",
-    "date": "2025-01-02",
-}
-
-
-def stored(printed: dict[str, str]) -> quick.Stored:
-    return {"about": ABOUT, "program": "", "printed": printed}
 
 
 @pytest.mark.parametrize("page", quick.RUNS)
@@ -40,63 +25,3 @@ class TestCommitted:
         runs = list(results["printed"])
         assert runs[0] == ", ".join(re.findall(r"^(?:seed|multiple) = \d+", code, re.M))
         assert len(runs) == 5 * (4 if "multiple" in runs[0] else 1)
-
-
-def test_a_line_takes_the_place_of_one() -> None:
-    code = "seed = 0  # of data\nuse(seed)\n"
-    assert quick.with_lines(code, ["seed = 3"]) == "seed = 3\nuse(seed)\n"
-    with pytest.raises(ValueError, match="one line of the program should set multiple, 0 do"):
-        quick.with_lines(code, ["seed = 3", "multiple = 1"])
-    with pytest.raises(ValueError, match="set seed, 2 do"):
-        quick.with_lines(code + code, ["seed = 3"])
-
-
-def test_what_a_program_prints_is_kept() -> None:
-    assert quick.output("import torch\ntorch.manual_seed(1)\nprint(torch.get_num_threads())") == "1\n"
-
-
-def test_figures_are_read_as_they_are_printed() -> None:
-    assert quick.measures(PRINTED) == {
-        "pixels": {"mAP": "0.648"},
-        "a / 0.3": {"mAP": "0.900"},
-        "direct AP": {"mAP": "0.940"},
-    }
-    line = "direct AP, then a scale  AP 0.464  log loss 0.0327  Brier 0.00684\nno figure here\n"
-    assert quick.measures(line) == {
-        "direct AP, then a scale": {"AP": "0.464", "log loss": "0.0327", "Brier": "0.00684"}
-    }
-
-
-def test_a_page_is_filled() -> None:
-    page = "It prints:\n```text\nold\n```\n<!-- seeds -->\nold\n<!-- / -->\nafter\n"
-    text = quick.fill(page, stored({"seed = 0": PRINTED, "seed = 1": AGAIN}))
-    assert f"```text\n{PRINTED}```" in text
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")
-    ]
-    assert rows == [
-        ["mean of 2 seeds", "mAP", "direct AP less it, hundredths of mAP (least to most)"],
-        ["pixels", "0.650", "+30.0 (+29.2 to +30.8)"],
-        ["a / 0.3", "0.935", "+1.5 (-1.0 to +4.0)"],
-        ["direct AP", "0.950", ""],
-    ]
-    assert "of `python -m examples.quick_starts`: CPU, 1 thread, torch 2, commit abc, 2025-01-02." in text
-    assert text.endswith("<!-- / -->\nafter\n")
-    assert quick.fill(text, stored({"seed = 0": PRINTED, "seed = 1": AGAIN})) == text
-    with pytest.raises(ValueError, match="it does so 0 times"):
-        quick.fill("nothing", stored({"seed = 0": PRINTED}))
-
-
-def test_multiples_are_of_the_sum() -> None:
-    printed = {
-        f"{seed}, {multiple}": f"direct AP  AP 0.900\nsum  AP 0.{seed[-1]}{multiple[11:].zfill(2)}\n"
-        for seed in quick.SEEDS
-        for multiple in quick.MULTIPLES
-    }
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in quick.of_multiples(stored(printed)).splitlines()[2:]
-    ]
-    assert rows == [["1", "0.201"], ["3", "0.203"], ["10", "0.210"], ["30", "0.230"]]
-    # The table of the seeds has the page's own multiple only.
-    assert "0.210" in quick.of_seeds(stored(printed))

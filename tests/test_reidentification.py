@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 import fastap
-from tests.processes import results
 
 TARGETS = torch.arange(30) < 9
 
@@ -117,19 +115,3 @@ def test_cameras_of_references() -> None:
 def test_errors_of_cameras_and_distractors(options: dict[str, Any], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         fastap.retrieval_ap_loss(torch.rand(6, 3), torch.arange(6) // 2, **options)
-
-
-def spread_cameras(rank: int) -> list[float]:
-    embeddings, identity, camera = scores(9, 30, 5), torch.arange(30) % 5, torch.arange(30) % 3
-    own = slice(0, 18) if rank == 0 else slice(18, 30)
-    options: dict[str, Any] = {"distractor_label": 2}
-    whole = fastap.retrieval_ap_loss(embeddings, identity, cameras=camera, **options)
-    part = fastap.retrieval_ap_loss(
-        embeddings[own], identity[own], cameras=camera[own], process_group=torch.distributed.group.WORLD, **options
-    )
-    return [whole.item(), part.item()]
-
-
-def test_cameras_of_all_ranks(tmp_path: Path) -> None:
-    for whole, part in results(spread_cameras, 2, tmp_path):
-        assert part == pytest.approx(whole, abs=1e-12)

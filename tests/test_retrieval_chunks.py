@@ -13,7 +13,7 @@ from tests.retrieval_batches import EXACT, LAYOUTS, agree, named_pairs, numbers,
 
 
 @pytest.mark.parametrize("kind", ["batch", "references", "pairs", "many labels", "ignored", "weighted"])
-@pytest.mark.parametrize("max_pairs", [1, 23, 24, 60, 143])
+@pytest.mark.parametrize("max_pairs", [1, 24, 60])
 def test_chunks_change_nothing(max_pairs: int, kind: str) -> None:
     labels, leaf = torch.tensor(LAYOUTS["shuffled"]), rows(29, 12)
     given: dict[str, Any] = {"labels": labels}

@@ -37,6 +37,7 @@ def options_of_processes() -> list[dict[str, Any]]:
         {"weight": True, "max_pairs": 40},
         {"references": True, "reduction": "mean"},
         {"many": True, "weight": True},
+        {"cameras": True, "distractor_label": 2},
         {"reduction": "none"},
     ]
 
@@ -50,6 +51,8 @@ def losses_of(part: slice, group: Any, options: dict[str, Any]) -> tuple[Tensor,
         labels = F.one_hot(labels, 5) + also
     parameter = parameters()
     references = (inputs.flip(0)[:7] @ parameter, labels.flip(0)[:7]) if options.pop("references", False) else ()
+    if options.pop("cameras", False):
+        options["cameras"] = torch.arange(len(labels))[part] % 3
     if options.pop("weight", False):
         options["weight"] = weight[part]
     value = retrieval_ap_loss(inputs[part] @ parameter, labels[part], *references, process_group=group, **options)
@@ -83,19 +86,6 @@ def test_queries_spread_over_processes(ranks: int, tmp_path: Path) -> None:
             torch.testing.assert_close(slope, gradient, rtol=1e-10, atol=1e-12)
 
 
-def test_pairs_cannot_be_named_across_processes(tmp_path: Path) -> None:
-    assert processes.results(refused, 1, tmp_path) == ["indices_tuple must be None with a process_group"]
-
-
-def refused(rank: int) -> str:
-    pairs = [torch.tensor([0, 1])] * 4
-    try:
-        retrieval_ap_loss(torch.eye(3), None, indices_tuple=pairs, process_group=torch.distributed.group.WORLD)
-    except ValueError as error:
-        return str(error).partition(",")[0]
-    return "taken"
-
-
 # What rank 1 does otherwise than rank 0, and what both are told.
 WRONG = {
     "epsilon": ({"epsilon": 0.5}, "must make the same call"),
@@ -123,6 +113,9 @@ def told(rank: int) -> dict[str, str]:
             found[name] = "nothing"
         except ValueError as error:
             found[name] = str(error)
+    pairs = [torch.tensor([0, 1])] * 4
+    with pytest.raises(ValueError, match="indices_tuple must be None with a process_group"):
+        retrieval_ap_loss(torch.eye(3), None, indices_tuple=pairs, process_group=torch.distributed.group.WORLD)
     value = retrieval_ap_loss(torch.eye(4), torch.tensor([0, 0, 1, 1]), process_group=torch.distributed.group.WORLD)
     found["then"] = str(value.isfinite().item())
     return found

@@ -44,9 +44,9 @@ def scikit_learn(scores: Tensor, targets: Tensor, weight: Tensor) -> list[float]
 
 @pytest.mark.parametrize("zeros", [0.0, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("levels", [0, 1, 2, 5])
+@pytest.mark.parametrize("levels", [0, 1, 5])
 def test_equals_scikit_learn(levels: int, dtype: torch.dtype, zeros: float, precision: Precision) -> None:
-    for seed, items in enumerate([2, 3, 5, 17, 100, 1000]):
+    for seed, items in enumerate([2, 3, 5, 17, 100, 400]):
         scores, targets = random_batch(seed, 8, items, ignored=0.2, levels=levels, dtype=dtype)
         weight = weights(seed, scores, zeros)
         given = precision(scores, targets, weight)
@@ -73,38 +73,12 @@ def test_a_whole_weight_counts_so_many_items(dtype: torch.dtype, precision: Prec
     torch.testing.assert_close(given[0], fastap.average_precision(*repeated), rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("levels", [0, 3])
-def test_equal_weights_are_none(levels: int, precision: Precision) -> None:
-    scores, targets = random_batch(2, 20, 40, ignored=0.1, levels=levels)
-    expected = fastap.average_precision(scores, targets, ignore_index=-1, dim=-1)
-    for size in (1.0, 0.3, 1e-300, 1e300):
-        given = precision(scores, targets, torch.full_like(scores, size))
-        torch.testing.assert_close(given, expected, rtol=0, atol=1e-13)
-
-
 def test_a_perfect_ranking_is_no_better_than_one(precision: Precision) -> None:
     targets = (torch.arange(60) < 30).long().expand(200, -1)
     scores = targets + torch.rand(200, 60, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     given = precision(scores, targets, weights(3, scores))
     assert (given <= 1).all()
     torch.testing.assert_close(given, torch.ones_like(given), rtol=0, atol=1e-14)
-
-
-def test_items_of_weight_zero_change_nothing(precision: Precision) -> None:
-    scores = torch.tensor([[5.0, 4.0, 3.0, 2.0, 1.0]])
-    for first in (0, 1):
-        targets = torch.tensor([[first, 1, 0, 1, 0]])
-        weight = torch.tensor([[0.0, 0.0, 2.0, 1.0, 0.0]])
-        assert float(precision(scores, targets, weight)) == pytest.approx(1 / 3, abs=1e-15)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
-def test_infinities_and_signed_zeros_are_scores(dtype: torch.dtype, precision: Precision) -> None:
-    scores = torch.tensor([[torch.inf, 1.0, torch.inf, 0.0, -0.0, -torch.inf, -torch.inf]], dtype=dtype)
-    targets = torch.tensor([[1, 1, 0, 0, 1, 1, 0]])
-    weight = torch.tensor([[3.0, 1.0, 2.0, 5.0, 0.5, 1.5, 7.0]])
-    finite = torch.tensor([[9.0, 1.0, 9.0, 0.0, 0.0, -9.0, -9.0]])
-    assert float(precision(scores, targets, weight)) == pytest.approx(*scikit_learn(finite, targets, weight), abs=1e-14)
 
 
 def test_scores_that_differ_in_the_last_bit_of_float64_are_two(precision: Precision) -> None:
@@ -114,28 +88,32 @@ def test_scores_that_differ_in_the_last_bit_of_float64_are_two(precision: Precis
     assert precision(scores, torch.tensor([[0, 1]]), weight) == 1
 
 
-@pytest.mark.parametrize("value", [torch.nan, -torch.nan])
+@pytest.mark.parametrize("value", [torch.nan, -torch.nan, torch.inf, -torch.inf, -1e-9])
 @pytest.mark.parametrize("place", range(4))
-def test_a_nan_score_spoils_its_ranking_only(place: int, value: float, precision: Precision) -> None:
+def test_a_nan_score_and_a_wrong_weight_spoil_their_ranking_only(
+    place: int, value: float, precision: Precision
+) -> None:
     scores, targets = random_batch(5, 3, 4)
     weight = weights(5, scores)
     before = precision(scores, targets, weight)
-    scores[1, place] = value
-    after = precision(scores, targets, weight)
-    assert after.isnan().tolist() == [False, True, False]
-    assert (after[[0, 2]] == before[[0, 2]]).all()
+    spoilt = [weight.clone(), scores.clone()] if np.isnan(value) else [weight.clone()]
+    for each in spoilt:
+        each[1, place] = value
+    for after in (
+        precision(scores, targets, spoilt[0]),
+        *(precision(each, targets, weight) for each in spoilt[1:]),
+    ):
+        assert after.isnan().tolist() == [False, True, False]
+        assert (after[[0, 2]] == before[[0, 2]]).all()
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, -1e-9])
-@pytest.mark.parametrize("place", range(4))
-def test_a_wrong_weight_spoils_its_ranking_only(place: int, value: float, precision: Precision) -> None:
-    scores, targets = random_batch(6, 3, 4)
-    weight = weights(6, scores)
-    before = precision(scores, targets, weight)
-    weight[1, place] = value
-    after = precision(scores, targets, weight)
-    assert after.isnan().tolist() == [False, True, False]
-    assert (after[[0, 2]] == before[[0, 2]]).all()
+@pytest.mark.parametrize("levels", [0, 3])
+def test_equal_weights_are_none(levels: int, precision: Precision) -> None:
+    scores, targets = random_batch(2, 20, 40, ignored=0.1, levels=levels)
+    expected = fastap.average_precision(scores, targets, ignore_index=-1, dim=-1)
+    for size in (0.3, 1e-300, 1e300):
+        given = precision(scores, targets, torch.full_like(scores, size))
+        torch.testing.assert_close(given, expected, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -1.0])
@@ -227,7 +205,7 @@ def test_ragged_rankings(ordered: bool, dtype: torch.dtype) -> None:
 def test_no_bit_depends_on_the_threads(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(12)
     before, results = torch.get_num_threads(), []
-    batches = [random_batch(12, *shape, levels=300, dtype=dtype) for shape in ((1, 400_000), (50, 2_000))]
+    batches = [random_batch(12, *shape, levels=300, dtype=dtype) for shape in ((1, 100_000), (50, 2_000))]
     weight = [torch.rand(scores.shape, generator=generator) for scores, _ in batches]
     try:
         for threads in (1, 2, 3, 7):
@@ -242,17 +220,3 @@ def test_no_bit_depends_on_the_threads(dtype: torch.dtype) -> None:
         torch.set_num_threads(before)
     for other in results[1:]:
         assert all(map(torch.equal, other, results[0]))
-
-
-def test_the_averages_weigh_by_the_weights() -> None:
-    scores, targets = random_batch(13, 4, 50, levels=9)
-    targets[2] = 0
-    weight = weights(13, scores)
-    each = fastap.average_precision(scores, targets, sample_weight=weight, dim=-1)
-    support = (weight * targets).sum(1)[[0, 1, 3]]
-    for average, expected in (
-        ("macro", each[[0, 1, 3]].mean()),
-        ("weighted", each[[0, 1, 3]] @ support / support.sum()),
-    ):
-        given = fastap.average_precision(scores, targets, sample_weight=weight, average=average, dim=-1)
-        torch.testing.assert_close(given, expected, rtol=0, atol=1e-14)

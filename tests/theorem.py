@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
 from bench.markdown import table
-from tests.test_theorem import EPSILONS, PREDICTORS, differences, mean_and_error
+from tests.test_theorem import EPSILONS, PREDICTORS, differences, direct_gradient, mean_and_error
 
 
 def row(name: str, update: str) -> list[str]:
@@ -13,9 +11,7 @@ def row(name: str, update: str) -> list[str]:
     predictor, slopes = differences(name)
     cells, opposite = [], 0.0
     for epsilon in EPSILONS:
-        scores = (predictor.inputs @ predictor.weights).requires_grad_()
-        (pull,) = torch.autograd.grad(predictor.direct(scores, epsilon=epsilon, update=update).sum(), scores)
-        gradient = torch.einsum("np,npw->nw", pull, predictor.inputs)
+        gradient = direct_gradient(predictor, epsilon, update)
         bias, error = mean_and_error(gradient - slopes)
         cells.append(f"{bias.norm():.2g} ({figures((bias / error).abs().max().item())})")
         bias, error = mean_and_error(-gradient - slopes)
