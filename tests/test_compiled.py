@@ -16,7 +16,7 @@ from tests.compiled import LONG_TO_COMPILE, TARGETS, Entry, Numbers
 ROOT = Path(__file__).parents[1]
 NVIDIA = tuple(target for target in TARGETS if target.startswith("sm_"))
 
-OFTEN = ("sm_90", "gfx942")  # a target of either maker
+OFTEN = ("sm_90",)
 
 # Seconds of a processor for one kernel. A short row of 4,096 takes 30, and nothing but short rows more than 5. A slow
 # machine takes some times that; loops unrolled by accident and quadratic passes, which this is to catch, still more.

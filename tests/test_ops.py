@@ -111,17 +111,6 @@ def test_second_derivatives(operator: bool) -> None:
     torch.testing.assert_close(mixed, (plain * scores.detach()).sum(1), rtol=1e-13, atol=1e-15)
 
 
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_gradcheck_of_the_operator(objective: str, reduction: str) -> None:
-    scores, targets = tensors(ignored=0.2, rankings=5)
-
-    def value(at: Tensor) -> Tensor:
-        return ops.ap_loss(at, targets, *EVEN, *OBJECTIVES[objective], 1, -1, reduction, "auto", *ALONE)[0]
-
-    assert torch.autograd.gradcheck(value, scores)
-
-
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_operator_is_the_eager_function(objective: str) -> None:
     _, weight, _, method = OBJECTIVES[objective]
@@ -186,24 +175,6 @@ def test_compiled_is_eager_to_the_last_bit(backend: str, loss: Loss) -> None:
     )
 
 
-def test_compiled_metric_ranking_and_module() -> None:
-    scores, targets = tensors(torch.float32, ignored=0.2)
-    options = {"dim": 0, "ignore_index": -1}
-    given = run(fastap.average_precision, scores, targets, compiled=True, **options)
-    torch.testing.assert_close(
-        given, fastap.average_precision(scores, targets, **options), rtol=0, atol=0, equal_nan=True
-    )
-    for given, wanted in zip(
-        run(fastap.loss_augmented_ranking, scores, targets, compiled=True, **options),
-        fastap.loss_augmented_ranking(scores, targets, **options),
-        strict=True,
-    ):
-        torch.testing.assert_close(given, wanted, rtol=0, atol=0, equal_nan=True)
-    for options in ({}, {"method": "dp"}):
-        module = fastap.DirectAPLoss(epsilon=0.3, dim=-1, ignore_index=-1, **options)
-        torch.testing.assert_close(run(module, scores, targets, compiled=True), module(scores, targets), rtol=0, atol=0)
-
-
 def test_compiled_with_dynamic_shapes() -> None:
     torch.compiler.reset()
     with warnings.catch_warnings():
@@ -247,19 +218,6 @@ def test_the_graph_can_be_used_twice(loss: Loss) -> None:
     assert first.abs().max() > 0
     total = loss(scores, targets) + 2 * loss(scores, targets)
     torch.testing.assert_close(torch.autograd.grad(total, scores)[0], 3 * first, rtol=1e-15, atol=0)
-
-
-def test_without_gradients(loss: Loss) -> None:
-    scores, targets = tensors()
-    value = loss(scores, targets)
-    with torch.no_grad():
-        quiet = loss(scores, targets)
-    plain = loss(scores.detach(), targets)
-    assert value.requires_grad
-    assert not quiet.requires_grad
-    assert not plain.requires_grad
-    for each in (quiet, plain):
-        torch.testing.assert_close(each, value.detach(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
