@@ -240,7 +240,7 @@ def check_metric(batch: Batch, device: Device, dtype: torch.dtype) -> None:
 def metric(scores: Tensor, targets: Tensor, **options: Any) -> Tensor:
     """``average_precision`` of the Triton backend, in the interpreter too; on CUDA it is what the function takes."""
     if scores.is_cuda:
-        return fastap.average_precision(scores, targets, **options)
+        return fastap.average_precision(scores, targets, dim=-1, **options)
     from fastap.backends import triton
     from fastap.types import Batch as Tensors
 

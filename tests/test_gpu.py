@@ -357,23 +357,19 @@ def test_no_ragged_loss_waits(name: str, method: str, layout: str) -> None:
             work()
 
 
-def test_neither_ragged_metric_nor_ranking_waits() -> None:
-    scores, targets, offsets = (each.to(CUDA) for each in checks.ragged_batch(7, RAGGED["long"], torch.float32))
-    for work in (fastap.average_precision, fastap.loss_augmented_ranking):
-        work(scores, targets, offsets=offsets, ignore_index=-1)
-        with no_waiting():
-            work(scores, targets, offsets=offsets, ignore_index=-1)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name_of)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_neither_metric_nor_ranking_waits(shape: tuple[int, int], dtype: torch.dtype) -> None:
-    scores, targets = (each.to(CUDA) for each in gaussian(*shape))
-    scores = scores.to(dtype)
+@pytest.mark.parametrize("shape", [*SHAPES, "ragged"])
+def test_neither_metric_nor_ranking_waits(shape: Any, dtype: torch.dtype) -> None:
+    options: dict[str, Any] = {"dim": -1}
+    if shape == "ragged":
+        scores, targets, offsets = (each.to(CUDA) for each in checks.ragged_batch(7, RAGGED["long"], dtype))
+        options = {"offsets": offsets, "ignore_index": -1}
+    else:
+        scores, targets = (each.to(CUDA) for each in gaussian(*shape))
     for work in (fastap.average_precision, fastap.loss_augmented_ranking):
-        work(scores, targets)
+        work(scores.to(dtype), targets, **options)
         with no_waiting():
-            work(scores, targets)
+            work(scores.to(dtype), targets, **options)
 
 
 def captured(work: Callable[[], tuple[Tensor, ...]]) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]:
@@ -436,10 +432,10 @@ def test_a_captured_ragged_loss_replays_on_changed_inputs(name: str, layout: str
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_captured_metric_replays_on_changed_inputs(shape: tuple[int, int]) -> None:
     scores, targets = (each.to(CUDA) for each in gaussian(*shape))
-    graph, (result,) = captured(lambda: (fastap.average_precision(scores, targets),))
+    graph, (result,) = captured(lambda: (fastap.average_precision(scores, targets, dim=-1),))
     scores.copy_(torch.randn_like(scores))
     graph.replay()
-    assert torch.equal(result, fastap.average_precision(scores, targets))
+    assert torch.equal(result, fastap.average_precision(scores, targets, dim=-1))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -516,7 +512,7 @@ def test_compiled_whole(name: str, shape: tuple[int, int]) -> None:
     scores, targets = (each.to(CUDA) for each in gaussian(*shape))
 
     def work(scores: Tensor, targets: Tensor) -> Tensor:
-        return LOSSES[name](scores * 2, targets) + fastap.average_precision(scores, targets).mean().float()
+        return LOSSES[name](scores * 2, targets) + fastap.average_precision(scores, targets, dim=-1).mean().float()
 
     leaf = scores.requires_grad_()
     torch.testing.assert_close(torch.compile(work, fullgraph=True)(leaf, targets), work(leaf, targets))
@@ -583,7 +579,7 @@ def _check_some_rows(name: str | None, rankings: int, items: int) -> None:
     rows = torch.tensor([0, 1, rankings // 2, rankings - 2, rankings - 1])
     few = scores[rows.to(CUDA)].cpu().double(), targets[rows.to(CUDA)].cpu()
     if name is None:
-        value, expected = fastap.average_precision(scores, targets), fastap.average_precision(*few)
+        value, expected = (fastap.average_precision(*given, dim=-1) for given in ((scores, targets), few))
     else:
         value = LOSSES[name](scores, targets, reduction="none", backend="triton")
         expected = LOSSES[name](*few, reduction="none")
