@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import fastap
+from bench import isolated, retrieval_memory
 from fastap import operators as ops
 from fastap.types import Arguments, Reduction
 
@@ -180,3 +181,13 @@ def test_a_loss_that_is_kept_keeps_nothing_once_it_has_gone_backward(
     loss.sum().backward()
     gc.collect()
     assert [each() is None for each in held] == [True] * 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the size of a process")
+def test_retrieval_takes_what_its_docstring_tells() -> None:
+    """12.4 bytes of a similarity and what glibc keeps; a copy of all similarities more would be 4 bytes."""
+    assert retrieval_memory.held(12_000) == 2**24 // 12_000 * 12_000
+    outcome = isolated.run(retrieval_memory.peak_bytes, 2_000, seconds=120.0)
+    assert outcome.status == "ok"
+    assert outcome.value is not None
+    assert 9 < outcome.value / 2_000**2 < 18

@@ -20,9 +20,8 @@ from fastap.backends import native, reference
 from fastap.backends import triton as triton_backend
 from fastap.backends.triton import inputs
 from fastap.types import Batch
-from tests.exactness import check_many
 from tests.kernel_batches import corners, exact_precision, stacked
-from tests.kernels import DEVICE, few_programs, interpreted, often, poisoned, quiet
+from tests.kernels import DEVICE, few_programs, often, poisoned, quiet
 from tests.losses import LOSSES, Loss, random_batch, value_and_gradient
 from tests.paths import TRITON_PATHS, solving
 
@@ -72,19 +71,6 @@ def as_reference(given: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) 
 
 
 # Losses
-
-
-@interpreted
-@pytest.mark.full
-@pytest.mark.parametrize(
-    ("path", "method", "seed", "problems"),
-    [(SHORT, "auto", 11, 10), (LONG, "auto", 12, 10), (SHORT, "dp", 13, 5), (LONG, "dp", 14, 5)],
-)
-def test_random_problems(path: str, method: str, seed: int, problems: int) -> None:
-    with poisoned():
-        counts = check_many(problems, seed, largest=36, paths=(path,), method=method)
-    assert counts["problems"] >= problems
-    assert counts["gradients"] >= problems
 
 
 @pytest.mark.parametrize(
