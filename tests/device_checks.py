@@ -113,15 +113,12 @@ def check_far(
     """Losses and gradients of :func:`far_batch`, as rows or end to end; no tolerance grows with the scores."""
     batch = far_batch(items)
     scores, targets, exact = _tensors(batch, dtype)
-    options = {} if name == "perceptron" else {"method": method}
-    given = scores.to(device), targets.to(device)
+    given, options = (scores.to(device), targets.to(device)), {}
     if ragged:
         given = given[0].flatten(), given[1].flatten()
         options["offsets"] = torch.arange(0, scores.numel() + 1, items, device=device)
     with poisoned():
-        value, gradient = value_and_gradient(
-            LOSSES[name], *given, weight=batch.epsilon, ignore_index=-1, backend="triton", **options
-        )
+        value, gradient = _solve(name, *given, batch.epsilon, method, **options)
     value, gradient = value.cpu().double(), gradient.cpu().double().view(scores.shape)
     unit = 1e-9 if dtype == torch.float64 else 3e-7
     for row, (score, target) in enumerate(zip(exact, batch.targets == 1, strict=True)):
@@ -140,13 +137,9 @@ def check_far_ranking(update: str, device: Device, dtype: torch.dtype, items: in
     """Ranks of :func:`far_batch` put both classes in the order of their scores, and attain what the reference does."""
     batch = far_batch(items)
     scores, targets, exact = _tensors(batch, dtype)
-    with poisoned():
-        ranks, value = fastap.loss_augmented_ranking(
-            scores.to(device), targets.to(device), epsilon=batch.epsilon, update=update, method=method,
-            backend="triton", dim=-1,
-        )  # fmt: skip
+    ranks, value = _rank(update, scores.to(device), targets.to(device), batch.epsilon, method)
     for row, (score, target) in enumerate(zip(exact, batch.targets == 1, strict=True)):
-        rank = ranks[row].cpu().numpy()
+        rank = ranks[row].numpy()
         assert sorted(rank) == list(range(items))
         expected_rank, expected = reference.augmented_ranking(score, target, batch.epsilon, update)
         np.testing.assert_allclose(float(value[row]), expected, rtol=1e-12, atol=1e-12)
@@ -205,18 +198,9 @@ def check_losses(batch: Batch, name: str, device: Device, dtype: torch.dtype, me
 def check_rankings(batch: Batch, update: str, device: Device, dtype: torch.dtype, method: str = "auto") -> None:
     """Ranks are a permutation that attains the value, and the value is the dynamic program's."""
     scores, targets, exact = _tensors(batch, dtype)
-    with poisoned():
-        ranks, value = fastap.loss_augmented_ranking(
-            scores.to(device),
-            targets.to(device),
-            epsilon=batch.epsilon,
-            update=update,
-            method=method,
-            ignore_index=-1,
-            backend="triton",
-            dim=-1,
-        )
-    ranks, value = ranks.cpu().numpy(), value.cpu().numpy()
+    ranks, value = (
+        each.numpy() for each in _rank(update, scores.to(device), targets.to(device), batch.epsilon, method)
+    )
     for row in range(scores.shape[0]):
         taken = batch.targets[row] >= 0
         score, target = exact[row, taken], batch.targets[row, taken] == 1
@@ -240,7 +224,7 @@ def check_metric(batch: Batch, device: Device, dtype: torch.dtype) -> None:
 def metric(scores: Tensor, targets: Tensor, **options: Any) -> Tensor:
     """``average_precision`` of the Triton backend, in the interpreter too; on CUDA it is what the function takes."""
     if scores.is_cuda:
-        return fastap.average_precision(scores, targets, **options)
+        return fastap.average_precision(scores, targets, dim=-1, **options)
     from fastap.backends import triton
     from fastap.types import Batch as Tensors
 
@@ -277,12 +261,8 @@ def _alone(lengths: tuple[int, ...], dtype: torch.dtype) -> tuple[Any, Iterator[
 def check_ragged(name: str, device: Device, dtype: torch.dtype, lengths: tuple[int, ...], method: str = "auto") -> None:
     """Rankings of those lengths together, each against the CPU's engine in float64; ``epsilon`` 1."""
     (scores, targets, offsets), rankings = _alone(lengths, dtype)
-    options = {} if name == "perceptron" else {"method": method}
     with poisoned():
-        value, gradient = value_and_gradient(
-            LOSSES[name], scores.to(device), targets.to(device), offsets=offsets.to(device), ignore_index=-1,
-            backend="triton", **options,
-        )  # fmt: skip
+        value, gradient = _solve(name, scores.to(device), targets.to(device), method=method, offsets=offsets.to(device))
     value, gradient = value.cpu(), gradient.cpu()
     assert gradient.dtype == dtype
     assert (value[torch.tensor(lengths) == 0] == 0).all()
@@ -300,12 +280,7 @@ def check_ragged_ranking(
 ) -> None:
     """The ranks of each ranking are a permutation that attains the value, which is that of the ranking alone."""
     (scores, targets, offsets), rankings = _alone(lengths, dtype)
-    with poisoned():
-        ranks, value = fastap.loss_augmented_ranking(
-            scores.to(device), targets.to(device), offsets=offsets.to(device), update=update, method=method,
-            ignore_index=-1, backend="triton",
-        )  # fmt: skip
-    ranks, value = ranks.cpu(), value.cpu()
+    ranks, value = _rank(update, scores.to(device), targets.to(device), 1.0, method, offsets=offsets.to(device))
     assert value[torch.tensor(lengths) == 0].isnan().all()
     for number, where, score, target in rankings:
         taken = target[0] >= 0
@@ -341,9 +316,7 @@ def check_long(
     expected, expected_gradient = value_and_gradient(LOSSES[update], scores.double(), targets)
     with poisoned():
         given, gradient = _solve(update, scores.to(device), targets.to(device), 1.0, method, ignore_index=None)
-        ranks, value = fastap.loss_augmented_ranking(
-            scores.to(device), targets.to(device), update=update, method=method, backend="triton", dim=-1
-        )
+    ranks, value = _rank(update, scores.to(device), targets.to(device), 1.0, method)
     scale = 1.0 + float((scores.double() - scores.double().median()).abs().max())
     torch.testing.assert_close(given.cpu().double(), expected, rtol=RELATIVE, atol=2.0**-24 + 1e-12 * scale)
     if unique:
@@ -352,9 +325,9 @@ def check_long(
         assert int(differs.sum()) <= 1e-3 * differs.numel()
         assert float(off.sum()) <= 1e-5 * float(expected_gradient.abs().sum())
     best = fastap.loss_augmented_ranking(scores.double(), targets, update=update, dim=-1).value
-    torch.testing.assert_close(value.cpu(), best, rtol=RELATIVE, atol=1e-12 * scale)
+    torch.testing.assert_close(value, best, rtol=RELATIVE, atol=1e-12 * scale)
     for row in range(scores.shape[0]):
-        attained = _attained(scores[row].double().numpy(), targets[row].numpy() == 1, ranks[row].cpu().numpy(), update)
+        attained = _attained(scores[row].double().numpy(), targets[row].numpy() == 1, ranks[row].numpy(), update)
         np.testing.assert_allclose(attained, float(best[row]), rtol=RELATIVE, atol=1e-12 * scale)
 
 
@@ -511,17 +484,22 @@ def _tensors(batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Tensor, Floats]:
 
 
 def _solve(
-    name: str,
-    scores: Tensor,
-    targets: Tensor,
-    weight: float = 1.0,
-    method: str = "auto",
-    ignore_index: int | None = -1,
+    name: str, scores: Tensor, targets: Tensor, weight: float = 1.0, method: str = "auto", **options: Any
 ) -> tuple[Tensor, Tensor]:
-    options = {} if name == "perceptron" else {"method": method}
-    return value_and_gradient(
-        LOSSES[name], scores, targets, weight=weight, ignore_index=ignore_index, backend="triton", **options
-    )
+    options = {"ignore_index": -1, **options, **({} if name == "perceptron" else {"method": method})}
+    return value_and_gradient(LOSSES[name], scores, targets, weight=weight, backend="triton", **options)
+
+
+def _rank(
+    update: str, scores: Tensor, targets: Tensor, epsilon: float, method: str, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """Ranks and value on the CPU, from memory full of NaN."""
+    with poisoned():
+        ranks, value = fastap.loss_augmented_ranking(
+            scores, targets, epsilon=epsilon, update=update, method=method, ignore_index=-1, backend="triton", dim=-1,
+            **options,
+        )  # fmt: skip
+    return ranks.cpu(), value.cpu()
 
 
 def _assert_same(given: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:

@@ -132,6 +132,7 @@ def test_a_call_without_a_gradient_computes_none(name: str) -> None:
         LOSSES[name](scores, targets).backward()
     assert wanted == [True, False, False, True]
     assert value == quiet == plain
+    assert [each.requires_grad for each in (value, quiet, plain)] == [True, False, False]
     assert scores.grad is not None
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.exactness import check_many
+from tests.kernels import often
 from tests.problems import KINDS
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", often(1, full=[2, 3]))
 def test_random_problems_of_every_kind(seed: int) -> None:
     counts = check_many(400, seed)
     assert counts["problems"] >= 400
@@ -17,7 +18,7 @@ def test_random_problems_of_every_kind(seed: int) -> None:
     assert all(counts[kind] > 0 for kind in KINDS)
 
 
-@pytest.mark.parametrize("seed", [5, 6])
+@pytest.mark.parametrize("seed", often(5, full=[6]))
 def test_random_problems_by_the_dynamic_program(seed: int) -> None:
     counts = check_many(250, seed, method="dp")
     assert counts["problems"] >= 250

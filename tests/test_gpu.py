@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import pytest
@@ -31,6 +32,10 @@ pytestmark = [
 
 CUDA = "cuda"
 UPDATES = ("positive", "negative")
+# The perceptron has no method.
+SOLVED = pytest.mark.parametrize(
+    ("name", "method"), [*product(LOSSES, ["auto"]), *product(["positive", "negative", "hinge"], ["dp"])]
+)
 # Types and sizes, and how many batches of them: short rows in each of the four launches, and long ones.
 RANDOM = [
     (torch.float32, 127, 60),
@@ -63,12 +68,9 @@ def options_of(name: str, method: str) -> dict[str, Any]:
     return {"backend": "triton"} if name == "perceptron" else {"backend": "triton", "method": method}
 
 
-@pytest.mark.parametrize("method", ["auto", "dp"])
-@pytest.mark.parametrize("name", LOSSES)
+@SOLVED
 @pytest.mark.parametrize(("dtype", "items", "count"), RANDOM, ids=name_of)
 def test_random_losses(dtype: torch.dtype, items: int, count: int, name: str, method: str) -> None:
-    if name == "perceptron" and method == "dp":
-        pytest.skip("the perceptron has no method")
     gradients = 0
     for batch in checks.padded_batches(items, count, items):
         gradients += checks.check_losses(batch, name, CUDA, dtype, method)["gradients"]
@@ -107,13 +109,10 @@ RAGGED = {
 }
 
 
-@pytest.mark.parametrize("method", ["auto", "dp"])
-@pytest.mark.parametrize("name", LOSSES)
+@SOLVED
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=name_of)
 @pytest.mark.parametrize("lengths", ["short", "long"])
 def test_ragged_losses(lengths: str, dtype: torch.dtype, name: str, method: str) -> None:
-    if name == "perceptron" and method == "dp":
-        pytest.skip("the perceptron has no method")
     checks.check_ragged(name, CUDA, dtype, RAGGED[lengths], method)
 
 
@@ -161,13 +160,10 @@ def test_odd_rankings(items: int, name: str, dtype: torch.dtype) -> None:
         checks.check_rankings(batch, name, CUDA, dtype)
 
 
-@pytest.mark.parametrize("method", ["auto", "dp"])
+@SOLVED
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name_of)
-@pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("items", [7, 100, 1000, 4999])
 def test_scores_far_apart(items: int, name: str, dtype: torch.dtype, method: str) -> None:
-    if name == "perceptron" and method == "dp":
-        pytest.skip("the perceptron has no method")
     for ragged in (False, True):
         checks.check_far(name, CUDA, dtype, items, method, ragged=ragged)
     if name in UPDATES and items <= 1000:
@@ -300,8 +296,7 @@ def test_waiting_would_be_seen() -> None:
         ones.sum().item()
 
 
-@pytest.mark.parametrize("method", ["auto", "dp"])
-@pytest.mark.parametrize("name", LOSSES)
+@SOLVED
 @pytest.mark.parametrize("shape", SHAPES)
 def test_no_loss_waits(shape: tuple[int, int], name: str, method: str) -> None:
     scores, targets = (each.to(CUDA) for each in gaussian(*shape))
@@ -340,8 +335,7 @@ def ragged_loss(name: str, scores: Tensor, **options: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("layout", ["offsets", "groups"])
-@pytest.mark.parametrize("method", ["auto", "dp"])
-@pytest.mark.parametrize("name", LOSSES)
+@SOLVED
 def test_no_ragged_loss_waits(name: str, method: str, layout: str) -> None:
     scores, options = ragged_arguments(name, method, layout)
     leaf = scores.requires_grad_()
@@ -357,23 +351,19 @@ def test_no_ragged_loss_waits(name: str, method: str, layout: str) -> None:
             work()
 
 
-def test_neither_ragged_metric_nor_ranking_waits() -> None:
-    scores, targets, offsets = (each.to(CUDA) for each in checks.ragged_batch(7, RAGGED["long"], torch.float32))
-    for work in (fastap.average_precision, fastap.loss_augmented_ranking):
-        work(scores, targets, offsets=offsets, ignore_index=-1)
-        with no_waiting():
-            work(scores, targets, offsets=offsets, ignore_index=-1)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name_of)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_neither_metric_nor_ranking_waits(shape: tuple[int, int], dtype: torch.dtype) -> None:
-    scores, targets = (each.to(CUDA) for each in gaussian(*shape))
-    scores = scores.to(dtype)
+@pytest.mark.parametrize("shape", [*SHAPES, "ragged"])
+def test_neither_metric_nor_ranking_waits(shape: Any, dtype: torch.dtype) -> None:
+    options: dict[str, Any] = {"dim": -1}
+    if shape == "ragged":
+        scores, targets, offsets = (each.to(CUDA) for each in checks.ragged_batch(7, RAGGED["long"], dtype))
+        options = {"offsets": offsets, "ignore_index": -1}
+    else:
+        scores, targets = (each.to(CUDA) for each in gaussian(*shape))
     for work in (fastap.average_precision, fastap.loss_augmented_ranking):
-        work(scores, targets)
+        work(scores.to(dtype), targets, **options)
         with no_waiting():
-            work(scores, targets)
+            work(scores.to(dtype), targets, **options)
 
 
 def captured(work: Callable[[], tuple[Tensor, ...]]) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]:
@@ -389,8 +379,7 @@ def captured(work: Callable[[], tuple[Tensor, ...]]) -> tuple[torch.cuda.CUDAGra
     return graph, result
 
 
-@pytest.mark.parametrize("method", ["auto", "dp"])
-@pytest.mark.parametrize("name", LOSSES)
+@SOLVED
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_captured_graph_replays_on_changed_inputs(shape: tuple[int, int], name: str, method: str) -> None:
     first, second = ([each.to(CUDA) for each in gaussian(*shape, seed, share)] for seed, share in ((0, 0.05), (1, 0.4)))
@@ -436,10 +425,10 @@ def test_a_captured_ragged_loss_replays_on_changed_inputs(name: str, layout: str
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_captured_metric_replays_on_changed_inputs(shape: tuple[int, int]) -> None:
     scores, targets = (each.to(CUDA) for each in gaussian(*shape))
-    graph, (result,) = captured(lambda: (fastap.average_precision(scores, targets),))
+    graph, (result,) = captured(lambda: (fastap.average_precision(scores, targets, dim=-1),))
     scores.copy_(torch.randn_like(scores))
     graph.replay()
-    assert torch.equal(result, fastap.average_precision(scores, targets))
+    assert torch.equal(result, fastap.average_precision(scores, targets, dim=-1))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -516,7 +505,7 @@ def test_compiled_whole(name: str, shape: tuple[int, int]) -> None:
     scores, targets = (each.to(CUDA) for each in gaussian(*shape))
 
     def work(scores: Tensor, targets: Tensor) -> Tensor:
-        return LOSSES[name](scores * 2, targets) + fastap.average_precision(scores, targets).mean().float()
+        return LOSSES[name](scores * 2, targets) + fastap.average_precision(scores, targets, dim=-1).mean().float()
 
     leaf = scores.requires_grad_()
     torch.testing.assert_close(torch.compile(work, fullgraph=True)(leaf, targets), work(leaf, targets))
@@ -583,7 +572,7 @@ def _check_some_rows(name: str | None, rankings: int, items: int) -> None:
     rows = torch.tensor([0, 1, rankings // 2, rankings - 2, rankings - 1])
     few = scores[rows.to(CUDA)].cpu().double(), targets[rows.to(CUDA)].cpu()
     if name is None:
-        value, expected = fastap.average_precision(scores, targets), fastap.average_precision(*few)
+        value, expected = (fastap.average_precision(*given, dim=-1) for given in ((scores, targets), few))
     else:
         value = LOSSES[name](scores, targets, reduction="none", backend="triton")
         expected = LOSSES[name](*few, reduction="none")

@@ -1,6 +1,7 @@
 """What other libraries get wrong, one test a case: each is something that users of theirs have met.
 
-One more of these cases, shards of different sizes, needs several processes: ``test_distributed.py``.
+More of these cases: ignored items, NaN and classes of any sizes in ``test_robustness*.py``, half precision in
+``test_mixed_precision.py``, and shards of different sizes, which need several processes, in ``test_distributed.py``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
@@ -76,7 +76,7 @@ def test_ties_do_not_depend_on_the_order_of_rows(loss: Loss) -> None:
             assert metric(scores[0, order], targets[0, order]) == precisions[name]
 
 
-@pytest.mark.parametrize("shift", [-1000.0, -3.0, 0.5, 7.0])
+@pytest.mark.parametrize("shift", [-1000.0, 0.5])
 def test_shifted_scores(shift: float, loss: Loss) -> None:
     """AP is that of the order, and the loss that of the differences; a score below 0 is a score."""
     scores, targets = random_batch(2, 1, 64)
@@ -90,54 +90,6 @@ def test_shifted_scores(shift: float, loss: Loss) -> None:
     assert fastap.average_precision(scores + shift, targets, dim=-1).item() == precision
     for _, metric in metric_classes():
         assert metric(scores[0] + shift, targets[0]) == pytest.approx(precision, abs=1e-7)
-
-
-def test_a_nan_score(loss: Loss) -> None:
-    """NaN for that ranking, and for no other."""
-    scores, targets = random_batch(3, 4, 20)
-    expected = value_and_gradient(loss, scores, targets)
-    precision = fastap.average_precision(scores, targets, dim=-1)
-    scores[2, 5] = torch.nan
-    value, gradient = value_and_gradient(loss, scores, targets)
-    assert value.isnan().tolist() == [False, False, True, False]
-    assert gradient[2].isnan().all()
-    others = [0, 1, 3]
-    torch.testing.assert_close(value[others], expected[0][others], rtol=0, atol=0)
-    torch.testing.assert_close(gradient[others], expected[1][others], rtol=0, atol=0)
-    given = fastap.average_precision(scores, targets, dim=-1)
-    assert given.isnan().tolist() == [False, False, True, False]
-    torch.testing.assert_close(given[others], precision[others], rtol=0, atol=0)
-    for _, metric in metric_classes():
-        assert np.isnan(metric(scores[2], targets[2]))
-
-
-def test_ignored_items(loss: Loss) -> None:
-    """As if they were not there, whatever their scores."""
-    scores, targets = random_batch(4, 1, 50, ignored=0.4)
-    kept = targets[0] != -1
-    assert 10 < int(kept.sum()) < 40
-    expected, slope = value_and_gradient(loss, scores[:, kept], targets[:, kept])
-    scores[:, ~kept] = torch.nan
-    value, gradient = value_and_gradient(loss, scores, targets, ignore_index=-1)
-    torch.testing.assert_close(value, expected, rtol=0, atol=0)
-    torch.testing.assert_close(gradient[:, kept], slope, rtol=0, atol=0)
-    assert (gradient[:, ~kept] == 0).all()
-    given = fastap.average_precision(scores, targets, ignore_index=-1, dim=-1)
-    torch.testing.assert_close(
-        given, fastap.average_precision(scores[:, kept], targets[:, kept], dim=-1), rtol=0, atol=0
-    )
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision(dtype: torch.dtype, loss: Loss) -> None:
-    """float64 inside, a gradient in the type of the scores; see also ``test_mixed_precision.py``."""
-    scores, targets = random_batch(5, 3, 200, dtype=dtype)
-    value, gradient = value_and_gradient(loss, scores, targets)
-    expected, slope = value_and_gradient(loss, scores.double(), targets)
-    assert gradient.dtype == dtype
-    assert gradient.isfinite().all()
-    torch.testing.assert_close(value.double(), expected, rtol=2**-22, atol=0)
-    torch.testing.assert_close(gradient.double(), slope, rtol=2**-8, atol=2**-25)
 
 
 def entry_points() -> dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]]:
@@ -199,21 +151,6 @@ def test_compilation_without_a_break(name: str, backend: str) -> None:
         torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("epsilon", [1e-3, 0.1, 1.0, 100.0])
-def test_a_value_to_watch(epsilon: float) -> None:
-    """``0 <= D- <= 1 - AP <= D+ <= 1``."""
-    scores, targets = random_batch(7, 200, 30)
-    loss = 1 - fastap.average_precision(scores, targets, dim=-1)
-    better, worse = (
-        fastap.direct_ap_loss(scores, targets, epsilon=epsilon, update=update, reduction="none", dim=-1)
-        for update in ("negative", "positive")
-    )
-    assert (better >= 0).all()
-    assert (better <= loss + 1e-12).all()
-    assert (loss <= worse + 1e-12).all()
-    assert (worse <= 1).all()
-
-
 @pytest.mark.parametrize("name", [name for name in entry_points() if name[0].isupper()])
 def test_nothing_is_kept_from_one_call_to_the_next(name: str) -> None:
     """No index of a dataset, no special sampler, nothing that a resumed training has lost."""
@@ -224,22 +161,3 @@ def test_nothing_is_kept_from_one_call_to_the_next(name: str) -> None:
     for each in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), module):
         torch.testing.assert_close(each(*inputs), first, rtol=0, atol=0)
         each(inputs[0].flip(0), inputs[1])
-
-
-def test_retrieval_on_any_layout_of_classes() -> None:
-    """Classes of any sizes, rows in any order: the loss of each query by itself."""
-    generator = torch.Generator().manual_seed(8)
-    labels = torch.tensor([0] * 7 + [1] * 2 + [2] * 11 + [3] + [4] * 4)[torch.randperm(25, generator=generator)]
-    embeddings = torch.randn(25, 6, generator=generator, dtype=torch.float64)
-    similarity = torch.nn.functional.cosine_similarity(embeddings[:, None], embeddings, dim=2)
-    expected = torch.stack(
-        [
-            fastap.direct_ap_loss(similarity[q, others], labels[others] == labels[q], epsilon=0.1)
-            for q in range(25)
-            for others in [torch.arange(25) != q]
-        ]
-    )
-    given = fastap.retrieval_ap_loss(embeddings, labels, epsilon=0.1, reduction="none")
-    torch.testing.assert_close(given, expected, rtol=1e-10, atol=1e-12)
-    assert int((expected == 0).sum()) == 1  # the class of one
-    torch.testing.assert_close(fastap.retrieval_ap_loss(embeddings, labels, epsilon=0.1), expected.sum() / 24)

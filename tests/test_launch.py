@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -69,16 +70,10 @@ def test_every_shape_has_a_launch_that_fits(rankings: int, items: int, dtype: to
         assert rankings * launch.search_programs < rankings + 8192
 
 
-@given(st.integers(1, MOST_SHORT_ITEMS))
-def test_short_rows_are_padded_to_the_next_size(items: int) -> None:
-    size = short_items(items)
-    assert size in SHORT_ITEMS
-    assert all(smaller < items for smaller in SHORT_ITEMS if smaller < size)
-
-
-def test_sizes_ascend_to_the_limit() -> None:
-    assert list(SHORT_ITEMS) == sorted(set(SHORT_ITEMS))
-    assert SHORT_ITEMS[-1] == MOST_SHORT_ITEMS
+def test_short_rows_are_padded_to_the_next_size() -> None:
+    assert tuple(sorted(SHORT_ITEMS)) == SHORT_ITEMS
+    for size, smaller in pairwise(SHORT_ITEMS[::-1]):
+        assert (short_items(size), short_items(smaller + 1)) == (size, size)
 
 
 @pytest.mark.parametrize(
@@ -130,27 +125,19 @@ def assert_read_as(scores: Tensor, targets: Tensor, *, copied: bool = False) -> 
         assert own == (not copied or tensor.is_contiguous())
 
 
-SHAPES = [(7,), (1,), (3, 5), (1, 5), (3, 1), (2, 3, 5), (2, 1, 5), (1, 3, 1), (2, 3, 4, 5), (2, 1, 3, 5), (1, 1, 1, 1)]
-
-
-@pytest.mark.parametrize(("shape", "dim"), [(shape, dim) for shape in SHAPES for dim in range(len(shape))])
-def test_any_axis_of_a_contiguous_tensor(shape: tuple[int, ...], dim: int) -> None:
-    scores, targets = numbered(*shape), numbered(*shape, dtype=torch.int64)
-    assert_read_as(scores.movedim(dim, -1), targets.movedim(dim, -1))
+def test_any_axis_of_a_contiguous_tensor() -> None:
+    for shape in ((1,), (3, 5), (3, 1), (2, 1, 5), (1, 3, 1), (2, 3, 4, 5), (2, 1, 3, 5), (1, 1, 1, 1)):
+        for dim in range(len(shape)):
+            assert_read_as(numbered(*shape).movedim(dim, -1), numbered(*shape, dtype=torch.int64).movedim(dim, -1))
 
 
 @pytest.mark.parametrize(
     "view",
     [
-        pytest.param(lambda x: x.transpose(0, 1), id="transpose"),
-        pytest.param(lambda x: x[::2, :, ::3], id="steps"),
-        pytest.param(lambda x: x[1:, 1:, 2:], id="offset"),
+        pytest.param(lambda x: x[1::2, :, 1::3].transpose(0, 1), id="steps"),
         pytest.param(lambda x: x[:, :, :1].expand(-1, -1, 9), id="one item throughout"),
         pytest.param(lambda x: x[:1].expand(5, -1, -1), id="one outer ranking throughout"),
         pytest.param(lambda x: x[:, :1].expand(-1, 4, -1), id="one inner ranking throughout"),
-        pytest.param(lambda x: x[0, 0].expand(3, 2, -1), id="one ranking throughout"),
-        pytest.param(lambda x: x[0], id="fewer axes"),
-        pytest.param(lambda x: x[:, 2], id="a slice between"),
         pytest.param(lambda x: x.diagonal(dim1=0, dim2=1).T, id="diagonal"),
         pytest.param(lambda x: x.unsqueeze(1).unsqueeze(0), id="axes of one"),
     ],
@@ -159,33 +146,23 @@ def test_views_are_read_where_they_are(view: Callable[[Tensor], Tensor]) -> None
     assert_read_as(view(numbered(4, 3, 7)), view(numbered(4, 3, 7, dtype=torch.int64)))
 
 
-@pytest.mark.parametrize("dim", range(3))
-def test_scores_and_targets_lie_differently(dim: int) -> None:
-    shape = (4, 3, 5)
-    scores = numbered(*shape)
-    targets = numbered(*shape[::-1], dtype=torch.int64).permute(2, 1, 0)
-    assert_read_as(scores.movedim(dim, -1), targets.movedim(dim, -1))
-    assert_read_as(scores.movedim(dim, -1), torch.arange(shape[dim]).expand(scores.movedim(dim, -1).shape))
-
-
-def test_one_number_for_all_targets() -> None:
-    assert_read_as(numbered(3, 4, 5), torch.tensor(1).expand(3, 4, 5))
+def test_scores_and_targets_lie_differently() -> None:
+    scores = numbered(4, 3, 5)
+    targets = numbered(5, 3, 4, dtype=torch.int64).permute(2, 1, 0)
+    for dim in range(3):
+        assert_read_as(scores.movedim(dim, -1), targets.movedim(dim, -1))
+        assert_read_as(scores.movedim(dim, -1), torch.arange(scores.shape[dim]).expand(scores.movedim(dim, -1).shape))
+    assert_read_as(scores, torch.tensor(1).expand(4, 3, 5))
 
 
 @pytest.mark.parametrize(
     ("scores", "targets"),
     [
         pytest.param(numbered(2, 3, 4, 5).permute(2, 1, 0, 3), numbered(4, 3, 2, 5), id="three leading axes"),
-        pytest.param(numbered(4, 3, 2, 5).permute(2, 1, 0, 3), numbered(2, 3, 4, 5), id="three, targets contiguous"),
         pytest.param(
             numbered(4, 6, 5)[:, :3].unsqueeze(1).reshape(2, 2, 3, 5),
             numbered(4, 6, 5).reshape(2, 2, 6, 5)[:, :, :3].permute(1, 0, 2, 3),
             id="axes of both cut elsewhere",
-        ),
-        pytest.param(
-            numbered(2, 3, 4, 5).permute(0, 2, 1, 3).flatten(0, 0),
-            numbered(2, 4, 6, 5)[:, :, ::2],
-            id="inner axes of 3 and of 8",
         ),
     ],
 )
@@ -245,9 +222,3 @@ def test_an_ignore_index_that_no_target_can_have(dtype: torch.dtype, ignore_inde
     inputs = inputs_of(Batch(torch.zeros(3), torch.zeros(3, dtype=dtype), ignore_index))
     assert inputs.has_ignore == held
     assert inputs.ignore_index == (ignore_index if held else 0)
-
-
-def test_rows_beyond_the_index_type_are_an_error() -> None:
-    scores = torch.empty(MOST_ITEMS + 1, device="meta")
-    with pytest.raises(ValueError, match=f"at most {MOST_ITEMS} items"):
-        inputs_of(Batch(scores, scores, None))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -200,30 +199,6 @@ def test_a_program_of_more_cells_than_are_held(update: str) -> None:
     assert torch.equal(by_program.ranks.sort().values, torch.arange(7_000))
 
 
-TARGETS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-@pytest.mark.parametrize("dtype", [*TARGETS, *FLOATS, torch.uint16, torch.uint64])
-@pytest.mark.parametrize("ignore_index", [None, -1, 2, 255])
-def test_targets_of_every_type(dtype: torch.dtype, ignore_index: int | None) -> None:
-    scores, _ = random_batch(4, 3, 40, dtype=torch.float32)
-    plain = torch.arange(120).view(3, 40) % 3 % 2
-    expected = value_and_gradient(LOSSES["negative"], scores, plain)
-    given = plain.to(dtype)
-    if ignore_index is not None and dtype != torch.bool and native.can_hold(dtype, ignore_index):
-        plain[:, ::5] = 7
-        keep = plain != 7
-        given = torch.where(keep, plain, ignore_index).to(dtype)
-        expected = value_and_gradient(LOSSES["negative"], scores[keep].view(3, 32), plain[keep].view(3, 32))
-        value, gradient = value_and_gradient(LOSSES["negative"], scores, given, ignore_index=ignore_index)
-        assert (gradient[~keep] == 0).all()
-        gradient = gradient[keep].view(3, 32)
-    else:
-        value, gradient = value_and_gradient(LOSSES["negative"], scores, given, ignore_index=ignore_index)
-    torch.testing.assert_close((value, gradient), expected, rtol=1e-6, atol=1e-9)
-
-
 def test_a_bool_that_is_no_bool_stays_inside_memory() -> None:
     """Bytes other than 0 and 1 are possible in a view; they count as true."""
     targets = torch.tensor([0, 255, 2, 0, 1], dtype=torch.uint8).view(torch.bool)
@@ -251,24 +226,6 @@ def test_sums_that_overflow_are_lost_at_once() -> None:
         value, gradient = value_and_gradient(LOSSES[update], scores, targets)
         assert value.isnan()
         assert gradient.isnan().all()
-
-
-def test_threads_of_the_caller_do_not_meet(loss: Loss) -> None:
-    batches = [random_batch(seed, 20, 500) for seed in range(4)]
-    expected = [value_and_gradient(loss, *batch) for batch in batches]
-    found: dict[int, list[tuple[Tensor, Tensor]]] = {}
-
-    def work(number: int) -> None:
-        found[number] = [value_and_gradient(loss, *batches[number]) for _ in range(20)]
-
-    workers = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    for number, results in found.items():
-        for result in results:
-            assert all(map(torch.equal, result, expected[number]))
 
 
 def test_scores_near_the_largest_are_right_or_lost() -> None:
@@ -318,12 +275,6 @@ def test_one_symbol_is_visible() -> None:
     assert [line.split()[-1] for line in listed.stdout.decode().splitlines()] == ["PyInit__engine"]
 
 
-def test_negative_views_are_read_as_they_are() -> None:
-    scores, targets = random_batch(5, 2, 30)
-    expected = fastap.direct_ap_loss(scores, targets, backend="native", dim=-1)
-    assert fastap.direct_ap_loss(torch._neg_view(-scores), targets, backend="native", dim=-1) == expected
-
-
 def test_long_rankings_on_a_small_stack() -> None:
     found: list[Tensor] = []
     scores = 1 + 0.2 * torch.rand(1_000_000, generator=torch.Generator().manual_seed(0))
@@ -336,31 +287,3 @@ def test_long_rankings_on_a_small_stack() -> None:
     finally:
         threading.stack_size(before)
     assert found[0] == fastap.direct_ap_loss(scores, targets)
-
-
-FORKS = """
-import os, torch, fastap
-torch.set_num_threads(3)
-generator = torch.Generator().manual_seed(0)
-scores, targets = torch.randn(400_000, generator=generator), torch.rand(400_000, generator=generator) < 0.1
-expected = fastap.direct_ap_loss(scores, targets, backend="native")
-child = os.fork()
-if child == 0:  # which has none of the threads of its parent
-    os._exit(0 if torch.equal(fastap.direct_ap_loss(scores, targets, backend="native"), expected) else 3)
-raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_forked_process_has_threads_of_its_own() -> None:
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKS], timeout=120, check=False, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
-
-
-def test_stage_seconds_sum_to_a_call() -> None:
-    scores, targets = one_ranking("gaussian", 1_000, 20_000, torch.float32)
-    seconds = native.stage_seconds(Batch(scores, targets, None), Objective("direct", 0.1, "negative"))
-    assert tuple(seconds) == native.STAGES
-    assert all(taken >= 0 for taken in seconds.values())
-    assert seconds["sort"] > 0
-    assert seconds["search"] > 0

@@ -75,9 +75,9 @@ def test_ranking_score_by_hand() -> None:
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("update", SIGNS)
-@pytest.mark.parametrize("items", [2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize("items", [2, 3, 4, 5, 6, pytest.param(7, marks=pytest.mark.full)])
 def test_dynamic_program_equals_brute_force(items: int, update: str, tied: bool) -> None:
-    for seed in range(3 if items == 7 else 12):
+    for seed in range(4 if items > 5 else 12):
         scores, targets = problem(seed, items, tied)
         epsilon = float(np.random.default_rng(seed).choice([0.01, 0.3, 1.0, 5.0, 100.0]))
         best, orders = reference.brute_force(scores, targets, SIGNS[update] * epsilon)
@@ -87,9 +87,9 @@ def test_dynamic_program_equals_brute_force(items: int, update: str, tied: bool)
 
 
 @pytest.mark.parametrize("update", SIGNS)
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_direct_loss_is_its_definition(seed: int, update: str) -> None:
-    scores, targets = problem(seed, 6, tied=seed % 2 == 1)
+    scores, targets = problem(seed, 5 + seed % 2, tied=seed > 1)
     for epsilon in (0.1, 1.0, 10.0):
         sign = SIGNS[update]
         augmented, _ = reference.brute_force(scores, targets, sign * epsilon)
@@ -98,9 +98,9 @@ def test_direct_loss_is_its_definition(seed: int, update: str) -> None:
         assert loss == pytest.approx(sign / epsilon * (augmented - standard), abs=1e-12 / epsilon)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_hinge_and_perceptron_are_their_definitions(seed: int) -> None:
-    scores, targets = problem(seed, 6, tied=seed % 2 == 1)
+    scores, targets = problem(seed, 5 + seed % 2, tied=seed > 1)
     ideal = reference.ranking_score(scores, targets, np.argsort(-targets, kind="stable"))
     for margin in (0.1, 1.0, 10.0):
         augmented, _ = reference.brute_force(scores, targets, margin)

@@ -178,7 +178,7 @@ def plain(line: Tensor, targets: Tensor, ignore_index: int | None) -> tuple[Tens
     return line[kept], torch.tensor([int(target) for target in targets.tolist()])[kept]
 
 
-@examples(150)
+@examples(100)
 @given(batch=batches(), name=st.sampled_from([*LOSSES]), backend=st.sampled_from(["auto", "native"]))
 def test_a_batch_is_its_rankings(batch: dict[str, Any], name: str, backend: str) -> None:
     loss, dim, ignore_index = LOSSES[name], batch["dim"], batch["ignore_index"]
@@ -341,7 +341,7 @@ def test_a_bad_score_spoils_its_ranking_alone(seed: int, bad: float, name: str, 
 # Classes under a cost
 
 
-@examples(120)
+@examples(60)
 @given(
     classes=st.integers(1, 6),
     dtype=st.sampled_from([torch.float32, torch.float64]),

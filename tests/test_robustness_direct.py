@@ -30,7 +30,7 @@ from tests.strategies import (
 PRICES = (-1.0, 0.0, 0.25, 1.0, 3.0)
 
 
-@examples(150)
+@examples(80)
 @given(
     rows=st.integers(0, 3),
     choices=st.integers(1, 6),
@@ -97,7 +97,7 @@ def test_losses_of_solutions_are_exact(
     nearly(gradient, slope, 4 * torch.finfo(dtype).eps, torch.finfo(dtype).tiny)
 
 
-@examples(150)
+@examples(80)
 @given(
     shape=st.lists(st.sampled_from([0, 1, 2, 3]), max_size=3),
     classes=st.integers(1, 5),

@@ -110,7 +110,7 @@ def computed(metric: Any) -> Tensor:
     return value
 
 
-@examples(250)
+@examples(120)
 @given(
     task=st.sampled_from(["binary", "multiclass", "multilabel"]),
     columns=st.integers(1, 4),
@@ -161,7 +161,7 @@ def test_classes_by_definition(task: Any, columns: int, average: Any, ignore_ind
     np.testing.assert_allclose(value.numpy(), expected, rtol=1e-12, atol=0)
 
 
-@examples(250)
+@examples(120)
 @given(
     action=st.sampled_from(["neg", "pos", "skip", "error"]),
     ignore_index=st.sampled_from(IGNORED),

@@ -53,7 +53,7 @@ def same(given: list[Tensor], expected: list[Tensor], **tolerance: float) -> Non
 # One process
 
 
-@examples(150)
+@examples(60)
 @given(
     batch=batches(),
     name=st.sampled_from(NAMES),
@@ -85,7 +85,7 @@ def test_a_group_of_one_changes_nothing(
     same(*both)
 
 
-@examples(100)
+@examples(50)
 @given(
     layout=st.sampled_from(["groups", "offsets"]),
     share=st.lists(st.integers(0, 9), min_size=1, max_size=1),
@@ -114,7 +114,7 @@ def test_a_group_of_one_changes_nothing_of_ragged_rankings(
     same(*both)
 
 
-@examples(100)
+@examples(50)
 @given(case=cases(similarity="cosine", epsilon=scales()))
 def test_a_group_of_one_changes_nothing_of_retrieval(alone: dist.ProcessGroup, case: Case) -> None:
     if case.pairs is not None or case.labels is None:
@@ -164,9 +164,9 @@ def test_every_bad_argument_of_retrieval_is_named_with_a_group(alone: dist.Proce
 
 @SIZES
 def test_hostile_batches_over_processes(ranks: int, tmp_path: Path) -> None:
-    results(hostile, ranks, tmp_path, ranks, 60 * TIMES)
+    results(hostile, ranks, tmp_path, ranks, 30 * TIMES)
 
 
 @SIZES
 def test_hostile_retrieval_over_processes(ranks: int, tmp_path: Path) -> None:
-    results(hostile_retrieval, ranks, tmp_path, ranks, 40 * TIMES)
+    results(hostile_retrieval, ranks, tmp_path, ranks, 20 * TIMES)

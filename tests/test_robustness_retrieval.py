@@ -235,7 +235,7 @@ def check_values(case: Case, loss: Tensor, expected: Expected, relative: float, 
     return True
 
 
-@examples(300)
+@examples(150)
 @given(case=cases(similarity="dot", epsilon=scales()))
 def test_dot_products_are_ranked_exactly(case: Case) -> None:
     """Any labels, pairs, weights and numbers; of NaN and infinity every query that is ranked among them is NaN."""
@@ -285,7 +285,7 @@ def check_gradients(case: Case, slopes: Sequence[Tensor], by_pair: np.ndarray, s
         assert (error <= slack * bound + floor).all(), (slope, want)
 
 
-@examples(200)
+@examples(100)
 @given(case=cases(similarity="cosine", epsilon=st.sampled_from([0.01, 0.1, 1.0, 30.0])))
 def test_cosines_are_those_of_numpy(case: Case) -> None:
     """Of rows of any length; a loss is as continuous as a similarity."""

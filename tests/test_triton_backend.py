@@ -20,9 +20,8 @@ from fastap.backends import native, reference
 from fastap.backends import triton as triton_backend
 from fastap.backends.triton import inputs
 from fastap.types import Batch
-from tests.exactness import check_many
 from tests.kernel_batches import corners, exact_precision, stacked
-from tests.kernels import DEVICE, few_programs, interpreted, often, poisoned, quiet
+from tests.kernels import DEVICE, few_programs, often, poisoned, quiet
 from tests.losses import LOSSES, Loss, random_batch, value_and_gradient
 from tests.paths import TRITON_PATHS, solving
 
@@ -74,35 +73,15 @@ def as_reference(given: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) 
 # Losses
 
 
-@interpreted
-@pytest.mark.full
-@pytest.mark.parametrize(
-    ("path", "method", "seed", "problems"),
-    [(SHORT, "auto", 11, 10), (LONG, "auto", 12, 10), (SHORT, "dp", 13, 5), (LONG, "dp", 14, 5)],
-)
-def test_random_problems(path: str, method: str, seed: int, problems: int) -> None:
-    with poisoned():
-        counts = check_many(problems, seed, largest=36, paths=(path,), method=method)
-    assert counts["problems"] >= problems
-    assert counts["gradients"] >= problems
-
-
 @pytest.mark.parametrize(
     ("path", "name"),
-    often(
-        (SHORT, "negative"),
-        (LONG, "perceptron"),
-        full=[
-            *product([SHORT], ("positive", "hinge", "perceptron")),
-            *product([LONG], ("positive", "negative", "hinge")),
-        ],
-    ),
+    often((SHORT, "negative"), (LONG, "perceptron"), full=[*product(TRITON_PATHS, ("positive", "hinge"))]),
 )
 def test_ties_and_order_and_again(path: str, name: str) -> None:
     """Equal scores and zeros of both signs; to the bit the same twice, and however the items come in."""
-    scores, targets = random_batch(2, 3, 20, levels=4, dtype=torch.float32)
+    dtype = torch.float16 if path == SHORT else torch.float32
+    scores, targets = random_batch(2, 2, 20, levels=4, dtype=dtype)
     scores[1] = torch.where(scores[1] < 2, -0.0, 0.0)
-    scores[2] += torch.randn(20, generator=torch.Generator().manual_seed(2))
     order = torch.randperm(20, generator=torch.Generator().manual_seed(2))
     with solving(path), poisoned():
         first, again = (on(LOSSES[name], scores, targets) for _ in range(2))
@@ -113,9 +92,18 @@ def test_ties_and_order_and_again(path: str, name: str) -> None:
             identical(one, other)
 
 
-@pytest.mark.parametrize(("path", "dtype"), [(SHORT, torch.float16), (LONG, torch.float64), ("ragged", torch.float32)])
-def test_average_precision(path: str, dtype: torch.dtype) -> None:
-    scores, targets = stacked([*corners(21).values()][path == LONG :: 2], dtype)
+AVERAGED = [(SHORT, torch.float16), (LONG, torch.float64), ("ragged", torch.float32)]
+
+
+@pytest.mark.parametrize(
+    ("path", "dtype", "rows"),
+    often(
+        *((path, dtype, slice(number, None, 3)) for number, (path, dtype) in enumerate(AVERAGED)),
+        full=[(path, dtype, slice(None)) for path, dtype in AVERAGED],
+    ),
+)
+def test_average_precision(path: str, dtype: torch.dtype, rows: slice) -> None:
+    scores, targets = stacked([*corners(21).values()][rows], dtype)
     if path == "ragged":
         offsets = torch.arange(0, scores.numel() + 1, 21, device=DEVICE)
         with few_programs():
@@ -138,18 +126,16 @@ def test_losses_and_reductions(reduction: str, loss: Loss, one_path: str) -> Non
     targets[1], targets[2] = 0, -1  # take no part
     options: dict[str, Any] = {"reduction": reduction, "ignore_index": -1, "weight": 0.4}
     as_reference(on(loss, scores, targets, **options), judge(loss, scores, targets, **options))
-
-
-def test_no_ranking_takes_part(loss: Loss, one_path: str) -> None:
-    value, gradient = on(loss, torch.randn(2, 5), torch.zeros(2, 5), reduction="mean")
-    assert value == 0
+    value, gradient = on(loss, scores[1:3], targets[1:3], **options)
+    assert (value == 0).all()
     assert (gradient == 0).all()
 
 
 # Types, axes, views
 
 
-@pytest.mark.parametrize("dtype", often(torch.float16, full=[torch.bfloat16, torch.float32, torch.float64]))
+@pytest.mark.full
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_score_types(dtype: torch.dtype, one_path: str) -> None:
     scores, targets = random_batch(6, 1, 20, dtype=dtype)
     given = on(LOSSES["negative"], scores, targets)
@@ -157,22 +143,22 @@ def test_score_types(dtype: torch.dtype, one_path: str) -> None:
     as_reference(given, judge(LOSSES["negative"], scores, targets))
 
 
-@pytest.mark.parametrize(
-    ("dtype", "index"),
-    [
-        (torch.bool, None),
-        (torch.bool, -1),
-        (torch.int8, -1),
-        (torch.uint8, 255),
-        (torch.uint8, -1),  # which no uint8 is
-        (torch.int64, -100),
-        (torch.int64, 2**40),
-        (torch.float16, -1),
-        (torch.bfloat16, 2),
-        (torch.float64, -100),
-    ],
-)
-def test_target_types(dtype: torch.dtype, index: int | None, triton_path: str) -> None:
+TARGET_TYPES = [
+    (torch.bool, None),
+    (torch.uint8, 255),
+    (torch.int64, 2**40),
+    (torch.float16, -1),
+    (torch.uint8, -1),  # which no uint8 is
+    (torch.bool, -1),
+    (torch.int8, -1),
+    (torch.int64, -100),
+    (torch.bfloat16, 2),
+    (torch.float64, -100),
+]
+
+
+@pytest.mark.parametrize(("dtype", "index"), often(*TARGET_TYPES[:5], full=TARGET_TYPES[5:]))
+def test_target_types(dtype: torch.dtype, index: int | None, one_path: str) -> None:
     scores, targets = random_batch(7, 1, 18, ignored=0.2, dtype=torch.float32)
     none_ignored = index is None or dtype == torch.bool or (dtype == torch.uint8 and index < 0)
     ignored = (targets < 0) & (not none_ignored)
@@ -185,7 +171,7 @@ def test_target_types(dtype: torch.dtype, index: int | None, triton_path: str) -
 
 @pytest.mark.parametrize("dim", often(0, full=[1, -1]))
 def test_every_axis_without_a_copy(dim: int, one_path: str) -> None:
-    scores, targets = (each[0].view(2, 3, 4).to(DEVICE) for each in random_batch(8, 1, 24, dtype=torch.float32))
+    scores, targets = (each[0].view(3, 2, 2).to(DEVICE) for each in random_batch(8, 1, 12, dtype=torch.float32))
     leaf = scores.clone().requires_grad_()
     with mock.patch.object(triton_backend, "inputs_of", wraps=inputs.inputs_of) as seen:
         value = PLAIN(leaf, targets, dim=dim, reduction="none", backend="triton")
@@ -206,16 +192,13 @@ def test_strides_do_not_matter(one_path: str) -> None:
     scores, targets = (each.to(DEVICE) for each in random_batch(9, 4, 8, dtype=torch.float32))
     expected = on(PLAIN, scores, targets)
     wide, tall = scores.repeat_interleave(2, 1)[:, ::2], targets.repeat_interleave(3, 1)[:, ::3]
-    flipped = scores.t().contiguous().t()
     four = scores.view(2, 2, 8).repeat_interleave(2, 1)[:, ::2].unsqueeze(1), targets.view(2, 1, 2, 8)
-    for given in ((wide, tall), (flipped, targets), (flipped, tall), four):
+    for given in ((wide, tall), four):
         leaf = given[0].detach().requires_grad_()
         value = PLAIN(leaf, given[1], reduction="none", backend="triton")
         (gradient,) = torch.autograd.grad(value.sum(), leaf)
         identical(value.detach().cpu().view(4), expected[0])
         identical(gradient.cpu().reshape(4, 8), expected[1])
-    one_row = targets[:1].expand(4, 8)
-    identical(on(PLAIN, scores, one_row)[0], on(PLAIN, scores, one_row.contiguous())[0])
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 3)])
@@ -236,61 +219,25 @@ def test_empty_tensors(shape: tuple[int, ...], loss: Loss, one_path: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "bad"),
-    often(
-        ("perceptron", torch.nan),
-        full=[
-            *product(("positive", "negative", "hinge"), [torch.nan]),
-            *product(["perceptron"], [torch.inf, -torch.inf]),
-        ],
-    ),
-)
-def test_scores_that_are_not_finite(name: str, bad: float, one_path: str) -> None:
-    loss = LOSSES[name]
-    scores, targets = random_batch(10, 4, 13, ignored=0.3, dtype=torch.float32)
-    taken = targets >= 0
-    clean = on(loss, scores, targets, ignore_index=-1)
-    scores[1, 0] = bad
-    scores[2, taken[2].logical_not()] = bad  # takes no part
-    scores[3], targets[3] = bad, -1
-    value, gradient = on(loss, scores, targets, ignore_index=-1)
-    assert value[1].isnan()
-    assert gradient[1, taken[1]].isnan().all()
-    assert (gradient[1, ~taken[1]] == 0).all()
-    for row in (0, 2):
-        identical(value[row], clean[0][row])
-        identical(gradient[row], clean[1][row])
-    assert value[3] == 0
-    assert (gradient[3] == 0).all()
-    mean, slope = on(loss, scores, targets, ignore_index=-1, reduction="mean")
-    assert mean.isnan()
-    torch.testing.assert_close(slope[0], gradient[0] / 3)
-
-
-@pytest.mark.parametrize(
     ("dtype", "wrong"),
-    often(
-        (torch.uint8, 255), (torch.float32, torch.nan), full=[(torch.int64, 2), (torch.int8, -2), (torch.float32, 0.5)]
-    ),
+    often((torch.uint8, 255), (torch.float32, torch.nan), full=[(torch.int8, -2), (torch.float32, 0.5)]),
 )
 def test_wrong_targets(dtype: torch.dtype, wrong: float, one_path: str) -> None:
-    scores, targets = random_batch(11, 4, 8, dtype=torch.float32)
-    clean = on(PLAIN, scores, targets)
+    scores, targets = random_batch(11, 3, 8, dtype=torch.float32)
+    clean = on(PLAIN, scores[:1], targets[:1])
     given = targets.to(dtype)
     given[1, 5] = wrong
-    given[3], given[3, 4] = 0, wrong  # no positive, but nobody knows what the wrong one is
+    given[2], given[2, 4] = 0, wrong  # no positive, but nobody knows what the wrong one is
     value, gradient = on(PLAIN, scores, given, ignore_index=-1)
-    for row in (0, 2):
-        identical(value[row], clean[0][row])
-        identical(gradient[row], clean[1][row])
-    for row in (1, 3):
-        assert value[row].isnan()
-        assert gradient[row].isnan().all()
+    identical(value[:1], clean[0])
+    identical(gradient[:1], clean[1])
+    assert value[1:].isnan().all()
+    assert gradient[1:].isnan().all()
     mean, slope = on(PLAIN, scores, given, reduction="mean")
     assert mean.isnan()
-    torch.testing.assert_close(slope[0], gradient[0] / 4)
+    torch.testing.assert_close(slope[0], gradient[0] / 3)
     metric = triton_backend.average_precision(Batch(scores.to(DEVICE), given.to(DEVICE), None))
-    assert metric.isnan().tolist() == [False, True, False, True]
+    assert metric.isnan().tolist() == [False, True, True]
 
 
 # Errors, and who serves a call

@@ -18,7 +18,7 @@ pytestmark = quiet
 FAR = 8
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_keys_are_ordered_as_scores_are(dtype: torch.dtype) -> None:
     info = torch.finfo(dtype)
     ends = [0.0, -0.0, torch.inf, -torch.inf, info.max, info.min, info.tiny, -info.tiny, 1.0, 1.0 + info.eps, -1.0]
@@ -38,7 +38,7 @@ def test_keys_are_ordered_as_scores_are(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "ignore_index"),
-    often((torch.bfloat16, None), (torch.float64, -1), full=[(torch.float16, -1), (torch.float32, -1)]),
+    often((torch.float64, -1), full=[(torch.bfloat16, None), (torch.float16, -1), (torch.float32, -1)]),
 )
 def test_sort_and_split(dtype: torch.dtype, ignore_index: int | None) -> None:
     scores, targets = everything(dtype)
