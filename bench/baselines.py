@@ -162,7 +162,7 @@ def binned_ap_loss(scores: Tensor, targets: Tensor, low: float = 0.0, high: floa
     return 1 - (precision * positives).sum() / positives.sum()
 
 
-def fill_table(p: Floats, n: Floats, task_scale: float) -> tuple[Floats, npt.NDArray[np.int64]]:
+def fill_table(p: Floats, n: Floats, task_scale: float) -> tuple[float, npt.NDArray[np.int64]]:
     """The paper's recursion over all ``(P + 1) x (N + 1)`` cells; ``p`` and ``n`` sorted, descending.
 
     ``h(i, j)`` is the best ranking of the first ``i`` positives and ``j`` negatives; its last item is a positive,
@@ -172,8 +172,8 @@ def fill_table(p: Floats, n: Floats, task_scale: float) -> tuple[Floats, npt.NDA
         B(i, j) = -1/(P N) * sum over k <= j of (p_i - n_k)     L(i, j) = task_scale/P * j/(i + j)
         G(i, j) =  1/(P N) * sum over k <= i of (p_k - n_j)
 
-    Returns ``h`` and, for each positive, how many negatives stand above it. The four tables are float64 and held at
-    once, ``32 (P + 1) (N + 1)`` bytes. Plain loops, so that a compiler can take them as they are.
+    Returns ``h(P, N)`` and, for each positive, how many negatives stand above it. The four tables are float64 and held
+    at once, ``32 (P + 1) (N + 1)`` bytes. Plain loops, which Numba compiles.
     """
     P, N = p.size, n.size
     B, G = np.zeros((P + 1, N + 1)), np.zeros((P + 1, N + 1))
@@ -193,11 +193,11 @@ def fill_table(p: Floats, n: Floats, task_scale: float) -> tuple[Floats, npt.NDA
             i -= 1
         else:
             j -= 1
-    return h, above
+    return h[P, N], above
 
 
 @cache
-def compiled_fill_table() -> Callable[[Floats, Floats, float], tuple[Floats, npt.NDArray[np.int64]]]:
+def compiled_fill_table() -> Callable[[Floats, Floats, float], tuple[float, npt.NDArray[np.int64]]]:
     """:func:`fill_table` as machine code, by Numba; kept on disk beside this file."""
     from numba import njit
 
@@ -208,12 +208,12 @@ class FullTableAP(torch.autograd.Function):
     """Value and gradient of :func:`full_table_direct_loss`."""
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, targets: Tensor, epsilon: float, sign: float, compiled: bool) -> Tensor:
+    def forward(ctx: Any, scores: Tensor, targets: Tensor, epsilon: float, sign: float) -> Tensor:
         score, target = scores.detach().cpu().numpy().astype(np.float64), targets.cpu().numpy()
         order = np.argsort(-score, kind="stable")
         positive, negative = order[target[order]], order[~target[order]]
         p, n = score[positive], score[negative]
-        h, above = (compiled_fill_table() if compiled else fill_table)(p, n, sign * epsilon)
+        best, above = compiled_fill_table()(p, n, sign * epsilon)
         standard = np.searchsorted(-n, -p)  # negatives with a higher score
         sums = np.concatenate([[0.0], np.cumsum(n)])
         plain = p.mean() - n.mean() + 2 * (sums[standard] - standard * p).sum() / (p.size * n.size)
@@ -225,16 +225,14 @@ class FullTableAP(torch.autograd.Function):
         )
         gradient[negative] = (over - over_standard) * 2 / (p.size * n.size)
         ctx.save_for_backward(torch.from_numpy(sign / epsilon * gradient).to(scores))
-        return scores.new_tensor(sign / epsilon * (h[-1, -1] - plain))
+        return scores.new_tensor(sign / epsilon * (best - plain))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        return grad * ctx.saved_tensors[0], None, None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return grad * ctx.saved_tensors[0], None, None, None
 
 
-def full_table_direct_loss(
-    scores: Tensor, targets: Tensor, epsilon: float = 1.0, update: str = "positive", compiled: bool = True
-) -> Tensor:
+def full_table_direct_loss(scores: Tensor, targets: Tensor, epsilon: float = 1.0, update: str = "positive") -> Tensor:
     """``s/epsilon * [max(F + s epsilon L) - max F]`` by the paper's own full-table program, :func:`fill_table`.
 
     ``s`` is +1 for the positive and -1 for the negative update; the gradient is the difference of the two rankings.
@@ -244,4 +242,4 @@ def full_table_direct_loss(
     section 4.
     """
     sign = {"positive": 1.0, "negative": -1.0}[update]
-    return FullTableAP.apply(scores, targets, epsilon, sign, compiled)
+    return FullTableAP.apply(scores, targets, epsilon, sign)

@@ -217,12 +217,10 @@ def scikit_learn(targets: Tensor) -> Rank:
 
 # The scores are N(0, 1) and N(1, 1): next to none lies outside.
 _BINNED = partial(baselines.binned_ap_loss, low=-3.0, high=4.0)
-_LOOPS = partial(baselines.full_table_direct_loss, compiled=False)
 _OF_ALL = partial(equals_definition, of_ranking=False)
 _METRIC_LEARNING = "pytorch-metric-learning"
 _N_RANKINGS = "ranks every item against all others, P + N rankings in place of one, and by distance of vectors"
 _TABLE = "a table of P x (P + N); temperature 0.01"
-_DIRECT = "the same loss, in float64; its table of (P + 1) x (N + 1) four times"
 
 PEERS = (
     Peer(
@@ -281,12 +279,11 @@ PEERS = (
         note=f"{_N_RANKINGS}; checked with as many classes as items in each, for with others it mixes them up",
         small=Shape(1, 10, 90),
     ),
-    Peer("paper's DP, NumPy loops", partial(of_scores, _LOOPS), equals_direct_loss, note=_DIRECT),
     Peer(
         "paper's DP, compiled",
         partial(of_scores, baselines.full_table_direct_loss),
         equals_direct_loss,
-        note=f"{_DIRECT}; compiled by Numba, one thread",
+        note="the same loss, in float64; its table of (P + 1) x (N + 1) four times; compiled by Numba, one thread",
     ),
     Peer("torcheval", torcheval, equals_ap, "torcheval", "metric"),
     Peer("TorchMetrics", torchmetrics, equals_ap, "torchmetrics", "metric", note="validate_args=False"),

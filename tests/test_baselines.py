@@ -145,12 +145,14 @@ def test_binned_ap_between_centres_and_beyond_them() -> None:
 @pytest.mark.parametrize("compiled", [False, True], ids=["loops", "compiled"])
 @pytest.mark.parametrize("update", ["positive", "negative"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_full_table(shape: tuple[int, int], update: Update, compiled: bool) -> None:
-    if compiled:
+def test_full_table(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], update: Update, compiled: bool) -> None:
+    if not compiled:
+        monkeypatch.setattr(baselines, "compiled_fill_table", lambda: baselines.fill_table)
+    else:
         pytest.importorskip("numba", reason="compiles the full-table program; comes with the extra `bench`")
     for epsilon in (0.1, 1.0, 10.0):
         scores, targets = problem(*shape)
-        loss = baselines.full_table_direct_loss(scores, targets, epsilon, update, compiled)
+        loss = baselines.full_table_direct_loss(scores, targets, epsilon, update)
         found = gradient(loss, scores)
         expected = reference.direct_ap_loss(scores.detach(), targets, epsilon, update)
         assert loss.item() == pytest.approx(expected.value, abs=1e-12)
@@ -160,8 +162,9 @@ def test_full_table(shape: tuple[int, int], update: Update, compiled: bool) -> N
         torch.testing.assert_close(found, gradient(ours, scores), rtol=0, atol=1e-12)
 
 
-def test_full_table_keeps_the_type_of_the_scores() -> None:
+def test_full_table_keeps_the_type_of_the_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "compiled_fill_table", lambda: baselines.fill_table)
     scores, targets = problem(5, 20)
     scores = scores.detach().float().requires_grad_()
-    loss = baselines.full_table_direct_loss(scores, targets, compiled=False)
+    loss = baselines.full_table_direct_loss(scores, targets)
     assert loss.dtype == gradient(loss, scores).dtype == torch.float32

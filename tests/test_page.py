@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from bench import figures, page, store
 from bench.environment import RESULTS, ROOT
-from bench.figures import Series
 from bench.store import Result
 
 STORED = store.newest(RESULTS)
@@ -67,11 +66,6 @@ def test_an_exponent_is_found_again(exponent: float) -> None:
     np.testing.assert_allclose([found.exponent, found.factor], [exponent, 3e-9], rtol=1e-9)
     assert found[2:5] == (1e5, 1e7, 3)
     np.testing.assert_allclose(found.error, 0, atol=1e-7)
-    line = Series("positive", {int(n): {"seconds": {"median": seconds}} for n, seconds in points})
-    (verdict,) = figures.judge_growth([line])
-    assert verdict.verdict == ("met" if exponent <= 1.1 else "missed")
-    short = Series("positive", {n: line.rows[10 ** (5 + k)] for k, n in enumerate((100_000, 300_000, 1_000_000))})
-    assert figures.judge_growth([short])[0].verdict == "not measured"  # not up to 1e7
     assert figures.fit([(1e5, 1.0), (1e6, 2.0), (1e3, 0.1)]) is None
 
 
@@ -94,19 +88,13 @@ def peer(name: str, positive: float | None, negative: float = 4.0) -> dict[str, 
     return {**row, "status": "ok", "seconds": seconds, "ratio": {"median": 9.0}, "times": times}
 
 
-def test_peers_are_judged_and_named() -> None:
+def test_peers_are_named() -> None:
     rows = [peer("near", 2.0), peer("far", 40.0, 50.0), peer("silent", None)]
-    verdicts = {each.what: each for each in figures.judge_peers(rows)}
-    nearest = verdicts["P = 10, N = 100: positive update"]
-    assert (nearest.verdict, nearest.figure) == ("met", "nearest of 2 is near, 2.00 times as long; 1 gave no time")
-    faster = {each.what: each for each in figures.judge_peers([*rows, peer("fast", 0.8)])}[nearest.what]
-    assert (faster.verdict, faster.figure) == ("missed", "fast takes 0.80 times as long; 1 gave no time")
-    assert verdicts["P = 1,000, N = 10,000: negative update"].verdict == "not measured"
     assert figures.fastest_peer(rows, (10, 100)) == ("near", 2.0)
     made = page.Page(Path())
-    page.add_peers(made, "cpu", Result("peers", Path(), ABOUT, {"cap": {"seconds": 20.0, "bytes": 2**33}}, rows))
-    assert re.search(r"\| near +\| paper +\| 2.00 \(2 calls\) \|", str(made))
-    assert "- silent: out of time: more than 20 s" in str(made)
+    page.add_peers(made, Result("peers", Path(), ABOUT, {"cap": {"seconds": 20.0, "bytes": 2**33}}, rows))
+    assert re.search(r"\| near +\| paper +\| +2.00 \(2 calls\) \|", str(made))
+    assert re.search(r"\| silent +\| paper +\| +out of time \|", str(made))
 
 
 def test_a_page_of_a_gpu_and_its_kernels() -> None:
@@ -140,7 +128,7 @@ def test_the_same_files_give_the_same_pictures_and_old_ones_go(tmp_path: Path) -
     other.touch()
     found = []
     for _ in range(2):
-        page.save(page.write([each for each in STORED if each.kind == "peers"], RESULTS, tmp_path), tmp_path)
+        page.save(page.write(STORED, RESULTS, tmp_path), tmp_path)
         found.append({path.name: path.read_bytes() for path in tmp_path.rglob("*.*")})
     assert found[0] == found[1]
     assert not old.exists()
@@ -156,23 +144,13 @@ def drawn() -> dict[str, Figure]:
     return found
 
 
-def test_axes_have_labels_and_nothing_is_cut_off_or_written_over(drawn: dict[str, Figure]) -> None:
-    """Every axis says what it shows, all text lies inside the figure, and words in axes apart from one another."""
-    seen = 0
+def test_axes_have_labels_and_nothing_is_cut_off(drawn: dict[str, Figure]) -> None:
     for name, figure in drawn.items():
         inches, tight = figure.get_size_inches(), figure.get_tightbbox()
         assert min(tight.x0, tight.y0) >= -0.01, name
         assert tight.x1 <= inches[0] + 0.01, name
         assert tight.y1 <= inches[1] + 0.01, name
-        assert all(axes.get_xlabel() for axes in figure.axes) or figure.get_supxlabel(), name
-        for axes in figure.axes:
-            room = axes.get_window_extent()
-            boxes = [text.get_window_extent() for text in axes.texts]
-            assert all(room.x0 - 1 <= box.x0 and box.x1 <= room.x1 + 1 for box in boxes), name
-            seen += len(boxes)
-            for number, box in enumerate(boxes):
-                assert not any(box.overlaps(other) for other in boxes[number + 1 :]), name
-    assert seen > 30
+        assert all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes), name
 
 
 @pytest.mark.parametrize(
