@@ -113,15 +113,6 @@ def equals_definition(
     return f"{said}; {is_usable(value, scores, targets, gradient)}" if of_ranking else said
 
 
-def equals_direct_loss(value: Any, scores: Tensor, targets: Tensor, gradient: Tensor | None) -> str:
-    assert gradient is not None
-    expected = reference.direct_ap_loss(scores.cpu(), targets.cpu())
-    assert abs(float(value) - expected.value) < 1e-5, f"{float(value)} is not the direct loss, {expected.value}"
-    wrong = np.abs(gradient.cpu().numpy() - expected.gradient).max()
-    assert wrong < 1e-7, f"the gradient is {wrong} away from the direct loss's"
-    return "value and gradient equal the reference's"
-
-
 def equals_ap(value: Any, scores: Tensor, targets: Tensor, gradient: Tensor | None) -> str:
     expected = reference.plain_average_precision(scores.cpu(), targets.cpu())
     assert abs(float(value) - expected) < 1e-5, f"{float(value)} is not AP, {expected}"
@@ -224,12 +215,6 @@ _TABLE = "a table of P x (P + N); temperature 0.01"
 
 PEERS = (
     Peer(
-        "blackbox MapLoss",
-        partial(of_scores, baselines.blackbox_map_loss),
-        partial(near_one_minus_ap, within=0.02),
-        note="as its authors train it: a noisy margin of 0.02, ranks as shares of the items",
-    ),
-    Peer(
         "blackbox AP",
         partial(of_scores, baselines.blackbox_ap_loss),
         near_one_minus_ap,
@@ -278,12 +263,6 @@ PEERS = (
         _METRIC_LEARNING,
         note=f"{_N_RANKINGS}; checked with as many classes as items in each, for with others it mixes them up",
         small=Shape(1, 10, 90),
-    ),
-    Peer(
-        "paper's DP, compiled",
-        partial(of_scores, baselines.full_table_direct_loss),
-        equals_direct_loss,
-        note="the same loss, in float64; its table of (P + 1) x (N + 1) four times; compiled by Numba, one thread",
     ),
     Peer("torcheval", torcheval, equals_ap, "torcheval", "metric"),
     Peer("TorchMetrics", torchmetrics, equals_ap, "torchmetrics", "metric", note="validate_args=False"),

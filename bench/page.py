@@ -78,7 +78,6 @@ def write(results: Sequence[Result], folder: Path, out: Path) -> Page:
         if suites is not None:
             for section in SECTIONS:
                 add_section(page, section, suites.suite(section.suite))
-            add_stages(page, suites.suite("stages"))
         if gate is not None:
             add_gate(page, gate)
     if not any(result.about["type"] == "cuda" for result in results):
@@ -234,24 +233,6 @@ def _shown(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value or "")
 
 
-def add_stages(page: Page, rows: Sequence[Row]) -> None:
-    if not rows:
-        return
-    stages = list(dict.fromkeys(stage for row in rows for stage in row["stages"]))
-    body = []
-    for row in sorted(rows, key=figures.scores):
-        parts = row["stages"]
-        name = f"{_in_shape(row)}, {row['work']}, {row['method']}"
-        times = [timed(parts.get(stage)) for stage in stages]
-        body.append([name, *times, timed(sum(parts.values())), timed(row["seconds"]["median"])])
-    page.add("### Stages")
-    says = (
-        "Each stage of a call by the clock of the engine in C, on one thread (in `repair`, of `dp`, the dynamic "
-        "program), their sum, and the whole call, which also does what lies around the engine: time."
-    )
-    page.table(says, body, ["case", *stages, "sum", "whole"])
-
-
 def add_gate(page: Page, gate: Result) -> None:
     """Tests, targets and times of ``bench.gpu``."""
     facts, tests = gate.facts, gate.facts["tests"]
@@ -260,8 +241,7 @@ def add_gate(page: Page, gate: Result) -> None:
     if "green" in tests:
         skipped = "".join(f"; {number} skipped ({reason})" for reason, number in tests["skipped"].items())
         outcome = f"{tests['passed']} passed, {len(tests['failed'])} failed{skipped}"
-    checks = "".join(f"; {check}: {found}" for check, found in facts["sanitizer"].items())
-    page.add(f"The tests on this GPU before anything was timed: {outcome}{checks}.")
+    page.add(f"The tests on this GPU before anything was timed: {outcome}.")
     if not gate.rows:
         return
     says = "What the kernels were to reach and what they did:"

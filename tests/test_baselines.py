@@ -9,11 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import fastap
 from bench import baselines
 from bench.inputs import Shape, stream
 from fastap.backends import reference
-from fastap.types import Update
 
 SHAPES = [(1, 1), (1, 7), (7, 1), (30, 30), (12, 200)]
 
@@ -55,16 +53,6 @@ def test_blackbox_gradient_scales_what_is_ranked_again() -> None:
     scores, targets = problem(12, 200)
     twice = gradient(2 * baselines.blackbox_ap_loss(scores, targets, strength=7.0), scores)
     torch.testing.assert_close(twice, 2 * gradient(baselines.blackbox_ap_loss(scores, targets, 14.0), scores))
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_blackbox_map_loss(shape: tuple[int, int]) -> None:
-    scores, targets = problem(*shape)
-    loss = baselines.blackbox_map_loss(scores, targets, strength=7.0, margin=0.0)
-    assert loss.item() == pytest.approx(one_minus_ap(scores, targets), abs=2e-5)
-    # Ranks of at most 1 leave the loss as it is, and their lambda reaches as many times further.
-    same = gradient(baselines.blackbox_ap_loss(scores, targets, strength=7.0 * scores.numel()), scores)
-    torch.testing.assert_close(gradient(loss, scores), same, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -140,31 +128,3 @@ def test_binned_ap_between_centres_and_beyond_them() -> None:
     targets = torch.tensor([True, False, False])
     expected = 1 - (0.5 * 0.5 / 1.5 + 0.5 * 1 / 2)
     assert baselines.binned_ap_loss(scores, targets, bins=3).item() == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("compiled", [False, True], ids=["loops", "compiled"])
-@pytest.mark.parametrize("update", ["positive", "negative"])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_full_table(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], update: Update, compiled: bool) -> None:
-    if not compiled:
-        monkeypatch.setattr(baselines, "compiled_fill_table", lambda: baselines.fill_table)
-    else:
-        pytest.importorskip("numba", reason="compiles the full-table program; comes with the extra `bench`")
-    for epsilon in (0.1, 1.0, 10.0):
-        scores, targets = problem(*shape)
-        loss = baselines.full_table_direct_loss(scores, targets, epsilon, update)
-        found = gradient(loss, scores)
-        expected = reference.direct_ap_loss(scores.detach(), targets, epsilon, update)
-        assert loss.item() == pytest.approx(expected.value, abs=1e-12)
-        np.testing.assert_allclose(found, expected.gradient, rtol=0, atol=1e-14)
-        ours = fastap.direct_ap_loss(scores, targets, epsilon=epsilon, update=update)
-        assert loss.item() == pytest.approx(ours.item(), abs=1e-9)
-        torch.testing.assert_close(found, gradient(ours, scores), rtol=0, atol=1e-12)
-
-
-def test_full_table_keeps_the_type_of_the_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baselines, "compiled_fill_table", lambda: baselines.fill_table)
-    scores, targets = problem(5, 20)
-    scores = scores.detach().float().requires_grad_()
-    loss = baselines.full_table_direct_loss(scores, targets)
-    assert loss.dtype == gradient(loss, scores).dtype == torch.float32

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -109,7 +108,7 @@ def test_checks_of_repeated_calls(dtype: torch.dtype) -> None:
 def test_checks_under_a_sanitizer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu.sanitize_case(DEVICE, 5, 1) == 0
     monkeypatch.setattr(checks, "check_losses", mock.Mock(side_effect=AssertionError))
-    assert gpu.sanitize_case(DEVICE, 5, 1) == gpu.WRONG
+    assert gpu.sanitize_case(DEVICE, 5, 1) == 1
 
 
 def tiny(case: gpu_times.Case) -> gpu_times.Case:
@@ -204,10 +203,6 @@ def test_no_figure_after_a_red_test(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (path.name, kept.rows, kept.about["capability"]) == ("gpu-some-gpu-torch-2-abc.csv", [], [9, 0])
 
     monkeypatch.setattr(gpu, "run_tests", lambda deadline, folder: {"green": True})
-    monkeypatch.setattr(gpu, "sanitize", lambda deadline, folder: {"memcheck": "clean", "racecheck": "errors found"})
-    assert gpu.run(tmp_path, skip_tests=False, of_commit="abc") == 1
-
-    monkeypatch.setattr(gpu, "sanitize", lambda deadline, folder: {"memcheck": "could not run, exit 1"})
     monkeypatch.setattr(gpu, "count_launches", lambda device: 1)
     monkeypatch.setattr(gpu, "time_case", lambda case, *_: [{"case": case.name, "work": "positive", "median": 1e-6}])
     assert gpu.run(tmp_path, skip_tests=False, of_commit="abc") == 0
@@ -235,24 +230,6 @@ def test_shares_of_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     outcome = gpu.run_tests(time.monotonic() + 1.0, tmp_path)
     assert outcome["failed"] == ["tests.a::two", "and-0: ran out of time"]
     assert (outcome["passed"], outcome["skipped"], outcome["green"]) == (1, {"no room": 1}, False)
-
-
-@pytest.mark.parametrize(
-    ("status", "outcome", "green"),
-    [(0, "clean", True), (7, "wrong results", False), (9, "errors found", False), (1, "could not run, exit 1", True)],
-)
-def test_outcomes_of_sanitizers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, outcome: str, green: bool
-) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert set(gpu.sanitize(0.0, tmp_path).values()) == {"compute-sanitizer is not here"}
-    tool = tmp_path / "tool"
-    tool.write_text(f"#!/bin/sh\nexit {status}\n")
-    tool.chmod(0o755)
-    monkeypatch.setattr(shutil, "which", lambda name: str(tool))
-    found = gpu.sanitize(time.monotonic() + 20, tmp_path)
-    assert found == {"memcheck": outcome, "racecheck": outcome}
-    assert gpu.is_green({"tests": {"green": True}, "sanitizer": found}) == green
 
 
 # Of what is installed here the gate must not need these; fastap itself among them.

@@ -20,7 +20,7 @@ import torch
 from packaging.version import Version
 from torch import Tensor
 
-from bench import baselines, contenders, isolated, peers, store
+from bench import contenders, isolated, peers, store
 from bench.contenders import PEERS, SMALL, Peer, Rank, is_usable, near_one_minus_ap
 from bench.inputs import Shape, stream
 from fastap.backends import reference
@@ -219,7 +219,7 @@ def test_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 def test_every_peer_is_listed() -> None:
     packages = {"pytorch-metric-learning", "libauc", "proxy-losses", "torchmetrics", "torcheval", "scikit-learn"}
     assert {peer.package for peer in PEERS} == {*packages, None}
-    assert len({peer.name for peer in PEERS}) == len(PEERS) == 13
+    assert len({peer.name for peer in PEERS}) == len(PEERS) == 11
     for peer in PEERS:  # every loss is something else than this library's; of metrics there is one
         assert peer.note or peer.gives == "metric"
         assert ("P + N rankings" in peer.note) == (peer.package == "pytorch-metric-learning")
@@ -236,14 +236,12 @@ def need(peer: Peer) -> None:
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
 def test_peers_are_right(peer: Peer) -> None:
     need(peer)
-    if peer.name == "paper's DP, compiled":
-        pytest.importorskip("numba", reason="compiles the full-table program; comes with the extra `bench`")
     assert peers.check(peer, "cpu")
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
-def test_checks_see_what_is_wrong(monkeypatch: pytest.MonkeyPatch, peer: Peer) -> None:
+def test_checks_see_what_is_wrong(peer: Peer) -> None:
     """Another value where it means something, a longer gradient where it is known, the opposite one."""
     scores, targets = next(stream(peer.small, seed=1))
     ap = reference.plain_average_precision(scores, targets)
@@ -254,8 +252,6 @@ def test_checks_see_what_is_wrong(monkeypatch: pytest.MonkeyPatch, peer: Peer) -
     need(peer)
     torch.manual_seed(0)
     leaf = scores.clone().requires_grad_()
-    # Compiled or not it is the same program, and Numba may not be there.
-    monkeypatch.setattr(baselines, "compiled_fill_table", lambda: baselines.fill_table)
     value = peer.build(targets)(leaf)
     value.backward()
     assert leaf.grad is not None

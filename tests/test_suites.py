@@ -33,7 +33,7 @@ def run_suites(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProce
 
 
 def test_what_a_run_keeps(tmp_path: Path) -> None:
-    chosen = "(growth and 1e3) or (stages and auto and negative) or (batches and multi-label and metric)"
+    chosen = "(growth and 1e3) or (batches and multi-label and metric)"
     done, (stored,) = run_suites(tmp_path, "bench", "-k", chosen)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {"device", "type", "cpu", "threads", "versions", "commit", "date"} <= stored.about.keys()
@@ -50,9 +50,6 @@ def test_what_a_run_keeps(tmp_path: Path) -> None:
     expected |= {"backend": "auto", "method": "auto", "direction": "both"}
     assert expected.items() <= growth["positive"].items()
     assert {row["dim"] for row in stored.suite("batches")} == {0}
-    for row in stored.suite("stages"):
-        assert set(row["stages"]) == set(native.STAGES)
-    assert len(stored.suite("stages")) == (3 if native.IS_BUILT else 0)
 
 
 def test_a_wrong_result_gives_no_time(tmp_path: Path) -> None:
