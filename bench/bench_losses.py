@@ -15,9 +15,9 @@ from bench.conftest import Suite
 from bench.inputs import Shape, with_ratio
 from fastap import backends
 from fastap.backends import native
+from fastap.types import UPDATES
 from tests.problems import KINDS
 
-UPDATES = ("positive", "negative")
 LONG = Shape(1, 1_000, 100_000)
 MANY_POSITIVES = Shape(1, 10_000, 100_000)
 

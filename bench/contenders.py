@@ -163,13 +163,6 @@ def libauc(targets: Tensor) -> Rank:
     return lambda scores: loss(scores.sigmoid()[:, None], labels, index)
 
 
-def proxy_losses(targets: Tensor) -> Rank:
-    from proxy_losses import SmoothAPLoss
-
-    loss, labels = SmoothAPLoss(num_classes=1, queue_size=0, temperature=0.01), targets.long()
-    return lambda scores: loss(scores[:, None], labels)
-
-
 def embed(scores: Tensor) -> Tensor:
     angle = torch.pi * scores.sigmoid()
     return torch.stack([angle.cos(), angle.sin()], 1)
@@ -241,13 +234,6 @@ PEERS = (
     ),
     Peer(
         "SmoothAP", partial(of_scores, baselines.smooth_ap_loss), partial(near_one_minus_ap, within=0.01), note=_TABLE
-    ),
-    Peer(
-        "proxy-losses SmoothAP",
-        proxy_losses,
-        partial(equals_definition, name="SmoothAP", definition=baselines.smooth_ap_loss),
-        "proxy-losses",
-        note=f"{_TABLE}; one class and no queue",
     ),
     Peer(
         f"{_METRIC_LEARNING} FastAP",

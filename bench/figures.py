@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.store import Row
+from fastap.types import UPDATES
 
-UPDATES = ("positive", "negative")
 WORKS = ("fastap positive", "fastap negative", "fastap metric")  # timed beside every peer
 FIT_RANGE = (1e5, 1e7)  # scores
 FEW = 5  # calls; fewer are named beside the time

@@ -23,6 +23,7 @@ from bench.inputs import Shape, stream
 from bench.isolated import peak_bytes
 from bench.store import Row
 from fastap.backends.triton.sort import choose_algorithm, sort_rows
+from fastap.types import UPDATES
 
 SECONDS = 0.4  # of calls for one figure
 REPEATS = (5, 100)
@@ -66,7 +67,7 @@ WORKS = {
     "average_precision": Work(average_precision, 4 + 1),
     **{
         f"{prefix}{update}": Work(partial(call, update=update, **options), 4 + 1 + 4, solves)
-        for update in ("positive", "negative")
+        for update in UPDATES
         for prefix, call, options, solves in (
             ("", losses, {}, (update, "auto")),
             ("forward ", forward, {}, (update, "auto")),
@@ -74,7 +75,6 @@ WORKS = {
         )
     },
 }
-UPDATES = ("positive", "negative")
 SORTS = ("sort_rows torch", "sort_rows triton")
 
 

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from bench import figures, plots, store
 from bench.environment import RESULTS, ROOT
-from bench.figures import UPDATES, memory, of, timed, times_of
+from bench.figures import memory, of, timed, times_of
 from bench.markdown import Page, machine, table, versions_of
 from bench.store import Result, Row
+from fastap.types import UPDATES
 
 DOCS = ROOT / "docs"
 PAGE = "benchmarks.md"
@@ -287,7 +288,9 @@ def short_table(suites: Result, peers: Result) -> str:
         ours, nearest = figures.ours_at(peers.rows, size), figures.fastest_peer(peers.rows, size)
         times = [timed(ours[f"fastap {update}"], ours[f"{update} to sort"]) for update in UPDATES]
         words = "" if nearest is None else f"{nearest[0]} ({times_of(nearest[1])})"
-        body.append([*_numbers(*size), timed(ours["sort"]), *times, _a_score(ours["bytes"], sum(size)), words])
+        body.append(
+            [f"{size[0]:,}", f"{size[1]:,}", timed(ours["sort"]), *times, _a_score(ours["bytes"], sum(size)), words]
+        )
     lines = {line.name: line.rows for line in figures.growth(suites.suite("growth"))}
     largest = max(lines["torch.sort"])
     if largest > 3 * sum(sizes[-1]):
@@ -295,12 +298,8 @@ def short_table(suites: Result, peers: Result) -> str:
         times = [timed(row["seconds"]["median"], row["ratio"]["median"]) for row in rows]
         peak = max((row["peak_bytes"] for row in rows if "peak_bytes" in row), default=None)
         sort = timed(lines["torch.sort"][largest]["seconds"]["median"])
-        body.append([*_numbers(rows[0]["P"], rows[0]["N"]), sort, *times, _a_score(peak, largest), ""])
+        body.append([f"{rows[0]['P']:,}", f"{rows[0]['N']:,}", sort, *times, _a_score(peak, largest), ""])
     return table(body, ["P", "N", "`torch.sort`", *UPDATES, "bytes a score", "nearest other loss"], 0)
-
-
-def _numbers(*values: int) -> list[str]:
-    return [f"{each:,}" for each in values]
 
 
 def _a_score(size: float | None, scores: int) -> str:

@@ -7,7 +7,7 @@ axis last is made inside, where compilers do not look.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
 import torch
@@ -32,8 +32,6 @@ def on_the_cpu_elsewhere(run: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(run)
     def wrapped(*inputs: Any) -> Any:
         call: Any = inputs[0] if isinstance(inputs[0], Arguments) else inputs
-        if call[0].is_cpu:
-            return anything(*inputs)
         backend = call[-1] if call is inputs else call.backend
         where = call[0].device
         if not backends.goes_through_the_cpu(backend if isinstance(backend, str) else "auto", where):
@@ -62,9 +60,11 @@ def batch_of(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None
     return Batch(scores, targets, ignore_index)
 
 
-def moved_shape(scores: Tensor, dim: int) -> list[int]:
+def moved_shape(scores: Tensor, dim: int) -> Sequence[int]:
     """The shape of the scores with the ranked axis last."""
-    return [*scores.shape[:dim], *scores.shape[dim + 1 :], scores.shape[dim]]
+    return (
+        scores.shape if dim == scores.dim() - 1 else [*scores.shape[:dim], *scores.shape[dim + 1 :], scores.shape[dim]]
+    )
 
 
 def rankings_shape(scores: Tensor, dim: int) -> list[int]:

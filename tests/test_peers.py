@@ -217,9 +217,9 @@ def test_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_every_peer_is_listed() -> None:
-    packages = {"pytorch-metric-learning", "libauc", "proxy-losses", "torchmetrics", "torcheval", "scikit-learn"}
+    packages = {"pytorch-metric-learning", "libauc", "torchmetrics", "torcheval", "scikit-learn"}
     assert {peer.package for peer in PEERS} == {*packages, None}
-    assert len({peer.name for peer in PEERS}) == len(PEERS) == 11
+    assert len({peer.name for peer in PEERS}) == len(PEERS) == 10
     for peer in PEERS:  # every loss is something else than this library's; of metrics there is one
         assert peer.note or peer.gives == "metric"
         assert ("P + N rankings" in peer.note) == (peer.package == "pytorch-metric-learning")
