@@ -1,4 +1,4 @@
-"""What others published for average precision, each from the formula of its paper, in plain PyTorch or NumPy.
+"""What others published for average precision, each from the formula of its paper, in plain PyTorch.
 
 ``scores`` is one ranking, shape ``(items,)``; ``targets`` is bool of the same shape. Losses are scalars to be minimised
 and differentiable in ``scores``. They are written to be compared with, the way their authors state them; nobody should
@@ -7,17 +7,11 @@ train with them from here. Every ranking needs a positive and a negative.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-Floats = npt.NDArray[np.float64]
 
 
 def ranks(scores: Tensor) -> Tensor:
@@ -55,23 +49,6 @@ def blackbox_ap_loss(scores: Tensor, targets: Tensor, strength: float = 4.0) -> 
     """
     ranked = BlackboxRanks.apply(scores, strength)[targets]
     return 1 - (ranks(scores.detach()[targets]) / ranked).mean()
-
-
-def blackbox_map_loss(scores: Tensor, targets: Tensor, strength: float = 4.0, margin: float = 0.02) -> Tensor:
-    """:func:`blackbox_ap_loss` as its authors train with it: ranks divided by the number of items, and a noisy margin.
-
-    Positives are lowered and negatives raised by ``margin/2 * |N(0, 1)|``; the ranks among the positives come from one
-    more ranking of all items, in which every positive stands above every negative. Theirs also averages over a memory
-    of past batches and over all classes as one ranking; with one ranking and no memory both are this.
-
-    Source: Rolinek et al., CVPR 2020, section 4.
-    """
-    items = scores.numel()
-    label = targets.to(scores.dtype)
-    shifted = scores - margin * torch.randn_like(scores).abs() * (label - 0.5)
-    ranked = BlackboxRanks.apply(shifted, strength * items) / items
-    among_positives = ranks(2 * label - ranked.detach()) / items
-    return 1 - (among_positives / ranked * label).sum() / (label.sum() + 1e-5)
 
 
 class ErrorDrivenAP(torch.autograd.Function):
@@ -160,88 +137,3 @@ def binned_ap_loss(scores: Tensor, targets: Tensor, low: float = 0.0, high: floa
     everything, positives = shares.sum(1), shares @ targets.to(scores.dtype)
     precision = positives.cumsum(0) / everything.cumsum(0).clamp(min=1e-16)
     return 1 - (precision * positives).sum() / positives.sum()
-
-
-def fill_table(p: Floats, n: Floats, task_scale: float) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """The paper's recursion over all ``(P + 1) x (N + 1)`` cells; ``p`` and ``n`` sorted, descending.
-
-    ``h(i, j)`` is the best ranking of the first ``i`` positives and ``j`` negatives; its last item is a positive,
-    with ``j`` negatives above it, or a negative, with ``i`` positives above it::
-
-        h(i, j) = max( h(i-1, j) + B(i, j) + L(i, j),  h(i, j-1) + G(i, j) )
-        B(i, j) = -1/(P N) * sum over k <= j of (p_i - n_k)     L(i, j) = task_scale/P * j/(i + j)
-        G(i, j) =  1/(P N) * sum over k <= i of (p_k - n_j)
-
-    Returns ``h`` and, for each positive, how many negatives stand above it. The four tables are float64 and held at
-    once, ``32 (P + 1) (N + 1)`` bytes. Plain loops, so that a compiler can take them as they are.
-    """
-    P, N = p.size, n.size
-    B, G = np.zeros((P + 1, N + 1)), np.zeros((P + 1, N + 1))
-    L, h = np.zeros((P + 1, N + 1)), np.zeros((P + 1, N + 1))
-    for i in range(1, P + 1):
-        for j in range(1, N + 1):
-            gap = (p[i - 1] - n[j - 1]) / (P * N)
-            B[i, j] = b = B[i, j - 1] - gap
-            G[i, j] = g = G[i - 1, j] + gap
-            L[i, j] = task = task_scale / P * j / (i + j)
-            h[i, j] = max(h[i - 1, j] + b + task, h[i, j - 1] + g)
-    above = np.zeros(P, dtype=np.int64)
-    i, j = P, N
-    while i > 0:
-        if j == 0 or h[i - 1, j] + B[i, j] + L[i, j] >= h[i, j - 1] + G[i, j]:
-            above[i - 1] = j
-            i -= 1
-        else:
-            j -= 1
-    return h, above
-
-
-@cache
-def compiled_fill_table() -> Callable[[Floats, Floats, float], tuple[Floats, npt.NDArray[np.int64]]]:
-    """:func:`fill_table` as machine code, by Numba; kept on disk beside this file."""
-    from numba import njit
-
-    return njit(cache=True)(fill_table)
-
-
-class FullTableAP(torch.autograd.Function):
-    """Value and gradient of :func:`full_table_direct_loss`."""
-
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor, targets: Tensor, epsilon: float, sign: float, compiled: bool) -> Tensor:
-        score, target = scores.detach().cpu().numpy().astype(np.float64), targets.cpu().numpy()
-        order = np.argsort(-score, kind="stable")
-        positive, negative = order[target[order]], order[~target[order]]
-        p, n = score[positive], score[negative]
-        h, above = (compiled_fill_table() if compiled else fill_table)(p, n, sign * epsilon)
-        standard = np.searchsorted(-n, -p)  # negatives with a higher score
-        sums = np.concatenate([[0.0], np.cumsum(n)])
-        plain = p.mean() - n.mean() + 2 * (sums[standard] - standard * p).sum() / (p.size * n.size)
-        gradient = np.empty_like(score)
-        gradient[positive] = (standard - above) * 2 / (p.size * n.size)
-        # How many positives have their j-th negative, and so all before it, above them.
-        over, over_standard = (
-            p.size - np.searchsorted(each, np.arange(n.size), side="right") for each in (above, standard)
-        )
-        gradient[negative] = (over - over_standard) * 2 / (p.size * n.size)
-        ctx.save_for_backward(torch.from_numpy(sign / epsilon * gradient).to(scores))
-        return scores.new_tensor(sign / epsilon * (h[-1, -1] - plain))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        return grad * ctx.saved_tensors[0], None, None, None, None
-
-
-def full_table_direct_loss(
-    scores: Tensor, targets: Tensor, epsilon: float = 1.0, update: str = "positive", compiled: bool = True
-) -> Tensor:
-    """``s/epsilon * [max(F + s epsilon L) - max F]`` by the paper's own full-table program, :func:`fill_table`.
-
-    ``s`` is +1 for the positive and -1 for the negative update; the gradient is the difference of the two rankings.
-    Runs on the CPU in float64, whatever the scores. Of equal scores it takes any order.
-
-    Source: Song, Schwing, Zemel, Urtasun, Training Deep Neural Networks via Direct Loss Minimization, ICML 2016,
-    section 4.
-    """
-    sign = {"positive": 1.0, "negative": -1.0}[update]
-    return FullTableAP.apply(scores, targets, epsilon, sign, compiled)

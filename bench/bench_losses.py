@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from bench import truth
-from bench.cases import DIRECTIONS, LOSSES, WORKS, Case, Job, stage_seconds
+from bench.cases import DIRECTIONS, LOSSES, WORKS, Case, Job
 from bench.conftest import Suite
 from bench.inputs import Shape, with_ratio
 from fastap import backends
 from fastap.backends import native
+from fastap.types import UPDATES
 from tests.problems import KINDS
 
-UPDATES = ("positive", "negative")
 LONG = Shape(1, 1_000, 100_000)
 MANY_POSITIVES = Shape(1, 10_000, 100_000)
 
@@ -151,17 +151,3 @@ def test_threads(timed: Suite, shape: Shape, work: str, threads: int) -> None:
 def test_directions(timed: Suite, work: str, direction: str) -> None:
     """The forward computes the gradient too, where the order of the scores is at hand; the backward only scales it."""
     timed("directions", timed.case(LONG, work=work, direction=direction))
-
-
-# The dynamic program's tables of the others have ten times the cells and more.
-SOLVED = [(Shape(1, 1_000, 10_000), "dp"), (Shape(1, 1_000, 10_000), "auto"), (LONG, "auto")]
-SOLVED += [(Shape(1, 10_000, 1_000_000), "auto")]
-
-
-@pytest.mark.parametrize("work", UPDATES)
-@pytest.mark.parametrize(("shape", "method"), SOLVED, ids=str)
-def test_stages(timed: Suite, shape: Shape, method: str, work: str) -> None:
-    """What the engine in C says of its stages, and the whole call, on one thread."""
-    needs_engine(timed)
-    case = timed.case(shape, work=work, backend="native", method=method, threads=1)
-    timed("stages", case, stages=stage_seconds(case))

@@ -113,15 +113,6 @@ def equals_definition(
     return f"{said}; {is_usable(value, scores, targets, gradient)}" if of_ranking else said
 
 
-def equals_direct_loss(value: Any, scores: Tensor, targets: Tensor, gradient: Tensor | None) -> str:
-    assert gradient is not None
-    expected = reference.direct_ap_loss(scores.cpu(), targets.cpu())
-    assert abs(float(value) - expected.value) < 1e-5, f"{float(value)} is not the direct loss, {expected.value}"
-    wrong = np.abs(gradient.cpu().numpy() - expected.gradient).max()
-    assert wrong < 1e-7, f"the gradient is {wrong} away from the direct loss's"
-    return "value and gradient equal the reference's"
-
-
 def equals_ap(value: Any, scores: Tensor, targets: Tensor, gradient: Tensor | None) -> str:
     expected = reference.plain_average_precision(scores.cpu(), targets.cpu())
     assert abs(float(value) - expected) < 1e-5, f"{float(value)} is not AP, {expected}"
@@ -172,13 +163,6 @@ def libauc(targets: Tensor) -> Rank:
     return lambda scores: loss(scores.sigmoid()[:, None], labels, index)
 
 
-def proxy_losses(targets: Tensor) -> Rank:
-    from proxy_losses import SmoothAPLoss
-
-    loss, labels = SmoothAPLoss(num_classes=1, queue_size=0, temperature=0.01), targets.long()
-    return lambda scores: loss(scores[:, None], labels)
-
-
 def embed(scores: Tensor) -> Tensor:
     angle = torch.pi * scores.sigmoid()
     return torch.stack([angle.cos(), angle.sin()], 1)
@@ -217,20 +201,12 @@ def scikit_learn(targets: Tensor) -> Rank:
 
 # The scores are N(0, 1) and N(1, 1): next to none lies outside.
 _BINNED = partial(baselines.binned_ap_loss, low=-3.0, high=4.0)
-_LOOPS = partial(baselines.full_table_direct_loss, compiled=False)
 _OF_ALL = partial(equals_definition, of_ranking=False)
 _METRIC_LEARNING = "pytorch-metric-learning"
 _N_RANKINGS = "ranks every item against all others, P + N rankings in place of one, and by distance of vectors"
 _TABLE = "a table of P x (P + N); temperature 0.01"
-_DIRECT = "the same loss, in float64; its table of (P + 1) x (N + 1) four times"
 
 PEERS = (
-    Peer(
-        "blackbox MapLoss",
-        partial(of_scores, baselines.blackbox_map_loss),
-        partial(near_one_minus_ap, within=0.02),
-        note="as its authors train it: a noisy margin of 0.02, ranks as shares of the items",
-    ),
     Peer(
         "blackbox AP",
         partial(of_scores, baselines.blackbox_ap_loss),
@@ -260,13 +236,6 @@ PEERS = (
         "SmoothAP", partial(of_scores, baselines.smooth_ap_loss), partial(near_one_minus_ap, within=0.01), note=_TABLE
     ),
     Peer(
-        "proxy-losses SmoothAP",
-        proxy_losses,
-        partial(equals_definition, name="SmoothAP", definition=baselines.smooth_ap_loss),
-        "proxy-losses",
-        note=f"{_TABLE}; one class and no queue",
-    ),
-    Peer(
         f"{_METRIC_LEARNING} FastAP",
         partial(metric_learning, "FastAPLoss", num_bins=10),
         partial(_OF_ALL, name="FastAP", definition=partial(every_item_asks, loss=fast_ap_of_one)),
@@ -280,13 +249,6 @@ PEERS = (
         _METRIC_LEARNING,
         note=f"{_N_RANKINGS}; checked with as many classes as items in each, for with others it mixes them up",
         small=Shape(1, 10, 90),
-    ),
-    Peer("paper's DP, NumPy loops", partial(of_scores, _LOOPS), equals_direct_loss, note=_DIRECT),
-    Peer(
-        "paper's DP, compiled",
-        partial(of_scores, baselines.full_table_direct_loss),
-        equals_direct_loss,
-        note=f"{_DIRECT}; compiled by Numba, one thread",
     ),
     Peer("torcheval", torcheval, equals_ap, "torcheval", "metric"),
     Peer("TorchMetrics", torchmetrics, equals_ap, "torchmetrics", "metric", note="validate_args=False"),

@@ -1,4 +1,4 @@
-"""The numbers drawn from stored results, what was to be reached among them, and how a number is written."""
+"""The numbers drawn from stored results, and how a number is written."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.inputs import PEER_SHAPES
 from bench.store import Row
+from fastap.types import UPDATES
 
-UPDATES = ("positive", "negative")
 WORKS = ("fastap positive", "fastap negative", "fastap metric")  # timed beside every peer
 FIT_RANGE = (1e5, 1e7)  # scores
 FEW = 5  # calls; fewer are named beside the time
-LARGEST_EXPONENT = 1.1  # from the first to the last of that range
 
 Size = tuple[int, int]  # P and N
 
@@ -52,12 +50,6 @@ class Fit(NamedTuple):
     high: float
     points: int
     error: float  # standard error of the exponent
-
-    @property
-    def words(self) -> str:
-        """``1.04 ± 0.02``, with a third decimal where an exponent is that near to the largest."""
-        near = round(self.exponent, 2) == LARGEST_EXPONENT
-        return f"{self.exponent:.{3 if near else 2}f} ± {self.error:.2f}"
 
 
 def fit(points: Iterable[tuple[float, float]]) -> Fit | None:
@@ -96,18 +88,11 @@ def growth(rows: Sequence[Row]) -> list[Series]:
     return [Series(name, line) for name, line in {**({"torch.sort": sort} if sort else {}), **lines}.items()]
 
 
-def ratio(row: Row, other: str) -> float | None:
-    """How many times as long as ``other`` (``"sort"``, ``"fastap positive"``) a peer took: the median over rounds."""
-    if row["status"] != "ok":
-        return None
-    return of(row, "ratio", "median") if other == "sort" else of(row, "times", other)
-
-
 def ratio_to_ours(row: Row) -> float | None:
-    """To the slower of the two updates, or to the metric where the peer is one."""
+    """How many times as long as the slower of the two updates a peer took, or as the metric where the peer is one."""
     works = WORKS[2:] if row["gives"] == "metric" else WORKS[:2]
-    found = [each for work in works if (each := ratio(row, work)) is not None]
-    return min(found) if len(found) == len(works) else None
+    found = [times for work in works if (times := of(row, "times", work)) is not None]
+    return min(found) if row["status"] == "ok" and len(found) == len(works) else None
 
 
 def few_calls(row: Row) -> str:
@@ -122,11 +107,6 @@ def sizes(rows: Iterable[Row]) -> list[Size]:
 
 def of_size(rows: Iterable[Row], size: Size) -> list[Row]:
     return [row for row in rows if (row["P"], row["N"]) == size]
-
-
-def names(rows: Iterable[Row], gives: str) -> list[str]:
-    """The peers that give a gradient (or a metric), in the order of the file."""
-    return list(dict.fromkeys(row["peer"] for row in rows if row["gives"] == gives))
 
 
 def ours_at(rows: Sequence[Row], size: Size) -> dict[str, float | None]:
@@ -149,49 +129,6 @@ def fastest_peer(rows: Iterable[Row], size: Size) -> tuple[str, float] | None:
     losses = [row for row in of_size(rows, size) if row["gives"] == "gradient"]
     known = [(found, row["peer"]) for row in losses if (found := ratio_to_ours(row)) is not None]
     return min(known)[::-1] if known else None
-
-
-class Verdict(NamedTuple):
-    """What was to be reached, and what was."""
-
-    what: str
-    target: str
-    figure: str
-    verdict: str  # "met", "missed", "not measured"
-
-
-def judge_growth(lines: Iterable[Series]) -> list[Verdict]:
-    verdicts = []
-    low, high = FIT_RANGE
-    for line in lines:
-        what = f"growth of {line.name} from {low:.0e} to {high:.0e} scores".replace("e+0", "e")
-        found = line.fit
-        if found is not None and (found.low > 1.1 * low or found.high < 0.9 * high):
-            found = None
-        figure = "" if found is None else found.words
-        verdict = "not measured" if found is None else "met" if found.exponent <= LARGEST_EXPONENT else "missed"
-        verdicts.append(Verdict(what, f"exponent at most {LARGEST_EXPONENT:g}", figure, verdict))
-    return verdicts
-
-
-def judge_peers(rows: Sequence[Row]) -> list[Verdict]:
-    """At every size and for both updates: is each peer that has a gradient slower?"""
-    verdicts = []
-    target = "faster than every peer that has a gradient"
-    asked = [{"P": shape.positives, "N": shape.negatives} for shape in PEER_SHAPES]
-    for size, update in ((size, update) for size in sizes([*rows, *asked]) for update in UPDATES):
-        what = f"P = {size[0]:,}, N = {size[1]:,}: {update} update"
-        peers = [row for row in of_size(rows, size) if row["gives"] == "gradient"]
-        found = sorted((times, row["peer"]) for row in peers if (times := ratio(row, f"fastap {update}")) is not None)
-        if not found:
-            verdicts.append(Verdict(what, target, "", "not measured"))
-            continue
-        faster = [f"{name} takes {times:.2f} times as long" for times, name in found if times <= 1]
-        nearest = f"nearest of {len(found)} is {found[0][1]}, {times_of(found[0][0])} times as long"
-        silent = len(peers) - len(found)
-        rest = f"; {silent} gave no time" if silent else ""
-        verdicts.append(Verdict(what, target, ("; ".join(faster) or nearest) + rest, "missed" if faster else "met"))
-    return verdicts
 
 
 def duration(seconds: float) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,12 +25,9 @@ from bench import store
 from bench.environment import ROOT, about
 from bench.gpu_times import CASES, count_launches, judge, time_case
 
-# Seconds of the whole, and of its parts at most; what is left is for the times.
-TOTAL, TESTING, SANITIZING = 470.0, 280.0, 60.0
+# Seconds of the whole, and of its tests at most; what is left is for the times.
+TOTAL, TESTING = 470.0, 280.0
 SHARES = max(1, min(14, (os.cpu_count() or 1) - 1))  # processes of tests, which mostly compile
-# Exit statuses of a process under a sanitizer.
-WRONG, FOUND = 7, 9
-OUTCOMES = {None: "ran out of time", 0: "clean", WRONG: "wrong results", FOUND: "errors found"}
 
 
 def run_share(number: int, of: int, expression: str, report: str) -> int:
@@ -112,33 +108,8 @@ def read_report(report: Path, outcome: dict[str, Any]) -> None:
             outcome["passed"] += 1
 
 
-def sanitize(deadline: float, folder: Path) -> dict[str, str]:
-    """memcheck and racecheck on small cases, side by side, where NVIDIA's tool is."""
-    checks = ("memcheck", "racecheck")
-    tool = shutil.which("compute-sanitizer")
-    if tool is None:
-        return dict.fromkeys(checks, "compute-sanitizer is not here")
-    this = [sys.executable, "-m", "bench.gpu", "--sanitize-case"]
-    started = {
-        # Out of bounds is beyond an allocation, not beyond what PyTorch keeps for later.
-        check: start_process(
-            [tool, "--tool", check, "--error-exitcode", str(FOUND), *this],
-            folder / f"{check}.log",
-            PYTORCH_NO_CUDA_MEMORY_CACHING="1",
-        )
-        for check in checks
-    }
-    outcomes = {}
-    for check, process in started.items():
-        status = finish(process, deadline)
-        outcomes[check] = OUTCOMES.get(status, f"could not run, exit {status}")
-        if status != 0:
-            print(f"{check}:\n{(folder / f'{check}.log').read_text(errors='replace')[-3000:]}", flush=True)
-    return outcomes
-
-
 def sanitize_case(device: str = "cuda", items: int = 40, rankings: int = 2) -> int:
-    """Every path of the kernels once, on a few items."""
+    """Every path of the kernels once, on a few items; 1 where a result is wrong."""
     from tests import device_checks as checks
 
     batch = checks.full_batch(0, rankings, items, "conflicting", share=0.4)
@@ -151,13 +122,8 @@ def sanitize_case(device: str = "cuda", items: int = 40, rankings: int = 2) -> i
         checks.check_sort(device, torch.int32, rankings, items, 31)
     except AssertionError as error:
         print(error)
-        return WRONG
+        return 1
     return 0
-
-
-def is_green(facts: dict[str, Any]) -> bool:
-    found = {"wrong results", "errors found"} & set(facts["sanitizer"].values())
-    return bool(facts["tests"].get("green", True)) and not found
 
 
 def run(out: Path, *, skip_tests: bool, of_commit: str | None) -> int:
@@ -166,15 +132,13 @@ def run(out: Path, *, skip_tests: bool, of_commit: str | None) -> int:
     where = about(device)
     where["versions"]["triton"] = triton.__version__
     where |= {"commit": of_commit or where["commit"], "capability": list(torch.cuda.get_device_capability(device))}
-    facts: dict[str, Any] = {"tests": {"skipped": "by --skip-tests"}, "sanitizer": {}}
+    facts: dict[str, Any] = {"tests": {"skipped": "by --skip-tests"}}
     print(where, flush=True)
     if not skip_tests:
         with tempfile.TemporaryDirectory() as folder:
             facts["tests"] = run_tests(start + TESTING, Path(folder))
-            if is_green(facts):
-                facts["sanitizer"] = sanitize(time.monotonic() + SANITIZING, Path(folder))
     print(facts, flush=True)
-    if not is_green(facts):
+    if not facts["tests"].get("green", True):
         print(f"red: no times were taken. {store.write(out, 'gpu', where, [], **facts)}")
         return 1
     rows: list[store.Row] = []
@@ -195,7 +159,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder of the CSV")
     parser.add_argument("--skip-tests", action="store_true", help="take times at once")
     parser.add_argument("--commit", help="what the CSV says where this is a copy without its history")
-    parser.add_argument("--sanitize-case", action="store_true", help="run every kernel once, for compute-sanitizer")
+    parser.add_argument("--sanitize-case", action="store_true", help="run every kernel once, under compute-sanitizer")
     parser.add_argument("--share", nargs=3, metavar=("I/N", "MARKS", "XML"), help="run one share of the GPU tests")
     options = parser.parse_args()
     if options.share:

@@ -23,6 +23,7 @@ from bench.inputs import Shape, stream
 from bench.isolated import peak_bytes
 from bench.store import Row
 from fastap.backends.triton.sort import choose_algorithm, sort_rows
+from fastap.types import UPDATES
 
 SECONDS = 0.4  # of calls for one figure
 REPEATS = (5, 100)
@@ -66,7 +67,7 @@ WORKS = {
     "average_precision": Work(average_precision, 4 + 1),
     **{
         f"{prefix}{update}": Work(partial(call, update=update, **options), 4 + 1 + 4, solves)
-        for update in ("positive", "negative")
+        for update in UPDATES
         for prefix, call, options, solves in (
             ("", losses, {}, (update, "auto")),
             ("forward ", forward, {}, (update, "auto")),
@@ -74,7 +75,6 @@ WORKS = {
         )
     },
 }
-UPDATES = ("positive", "negative")
 SORTS = ("sort_rows torch", "sort_rows triton")
 
 
@@ -208,21 +208,16 @@ def judge(rows: Sequence[Row], launches: int | str) -> list[tuple[str, str, str,
     def to_sort(case: Case, work: str) -> float | None:
         return figure(case, work, unit=figure(case, "torch.sort"))
 
-    for update in UPDATES:
-        what = f"{ONE_LONG.name}, forward + backward, {update}"
-        add(what, "<= 1.5 x torch.sort", to_sort(ONE_LONG, update), lambda x: x <= 1.5, "{:.2f} x")
     count = float(launches) if isinstance(launches, int) else None
     add("80 x 1,024, launches in forward", "1", count, lambda x: x == 1, "{:.0f}")
     for update in UPDATES:
-        value = figure(MULTI_LABEL, f"forward {update}", unit=1e-6)
-        add(f"80 x 1,024, forward, {update}", "<= 40 us", value, lambda x: x <= 40, "{:.1f} us")
-    for update in UPDATES:
-        value = figure(RETRIEVAL, update, unit=1e-3)
-        add(f"{RETRIEVAL.name}, {update}", "<= 0.6 ms", value, lambda x: x <= 0.6, "{:.3f} ms")
-    for update in UPDATES:
-        what = f'{FULL_BANDS.name}, method="dp", {update}'
-        value = figure(FULL_BANDS, f"dp {update}", "cells a second")
-        add(what, ">= 1e11 cells/s", value, lambda x: x >= 1e11, "{:.2e}")
+        long, short = to_sort(ONE_LONG, update), figure(MULTI_LABEL, f"forward {update}", unit=1e-6)
+        many, cells = figure(RETRIEVAL, update, unit=1e-3), figure(FULL_BANDS, f"dp {update}", "cells a second")
+        what = f"{ONE_LONG.name}, forward + backward, {update}"
+        add(what, "<= 1.5 x torch.sort", long, lambda x: x <= 1.5, "{:.2f} x")
+        add(f"80 x 1,024, forward, {update}", "<= 40 us", short, lambda x: x <= 40, "{:.1f} us")
+        add(f"{RETRIEVAL.name}, {update}", "<= 0.6 ms", many, lambda x: x <= 0.6, "{:.3f} ms")
+        add(f'{FULL_BANDS.name}, method="dp", {update}', ">= 1e11 cells/s", cells, lambda x: x >= 1e11, "{:.2e}")
     for case in (ONE_LONG, MANY_LONG):
         what, target = f"Triton's sort, {case.rankings:,} x {case.items:,}", "<= 1.3 x torch.sort, or auto takes torch"
         chosen = choose_algorithm(case.rankings, case.items, torch.int32)

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from bench import figures, plots, store
 from bench.environment import RESULTS, ROOT
-from bench.figures import UPDATES, WORKS, Series, Size, memory, of, timed, times_of
-from bench.markdown import Page, machine, one_line, table, versions_of
+from bench.figures import memory, of, timed, times_of
+from bench.markdown import Page, machine, table, versions_of
 from bench.store import Result, Row
+from fastap.types import UPDATES
 
 DOCS = ROOT / "docs"
 PAGE = "benchmarks.md"
@@ -71,14 +72,13 @@ def write(results: Sequence[Result], folder: Path, out: Path) -> Page:
         suites, peers, gate = (_first(here, kind) for kind in ("suites", "peers", "gpu"))
         page.add(f"## {device}")
         add_sources(page, here)
-        add_targets(page, suites, peers)
-        add_growth(page, device, suites, peers)
+        if suites is not None:
+            add_growth(page, device, suites.suite("growth"))
         if peers is not None:
-            add_peers(page, device, peers)
+            add_peers(page, peers)
         if suites is not None:
             for section in SECTIONS:
                 add_section(page, section, suites.suite(section.suite))
-            add_stages(page, suites.suite("stages"))
         if gate is not None:
             add_gate(page, gate)
     if not any(result.about["type"] == "cuda" for result in results):
@@ -102,41 +102,19 @@ def add_sources(page: Page, results: Sequence[Result]) -> None:
     page.table(says, rows, ["file", "date", "commit", "CPU threads", "versions", "command"], 6)
 
 
-def add_targets(page: Page, suites: Result | None, peers: Result | None) -> None:
-    found = figures.judge_growth(figures.growth(suites.suite("growth"))[1:]) if suites is not None else []
-    found += figures.judge_peers(peers.rows) if peers is not None else []
-    if not found:
-        return
-    met = sum(each.verdict == "met" for each in found)
-    page.add("### Targets")
-    says = (
-        f"What this library was to reach and what it did reach, by the tables below ({met} of {len(found)} met; of an "
-        "exponent the estimate decides, beside which stands its standard error):"
-    )
-    page.table(says, found, ["what", "target", "measured", "verdict"], 4)
-
-
-def add_growth(page: Page, device: str, suites: Result | None, peers: Result | None) -> None:
-    lines = figures.growth(suites.suite("growth")) if suites is not None else []
-    rows, cap = ([], None) if peers is None else (peers.rows, peers.facts["cap"]["bytes"])
-    if lines or rows:
-        page.add("### Growth")
-    if lines:
-        title = f"One ranking of n scores on {device}"
-        page.picture("time", device, "Time against n", lambda: plots.time_against_n(lines, title))
-        page.picture("ratio", device, "Ratio to torch.sort against n", lambda: plots.ratio_against_n(lines, title))
-    if any("peak_bytes" in row for line in lines for row in line.rows.values()) or any("bytes" in row for row in rows):
-        about_memory = f"Peak memory on {device}"
-        draw = lambda: plots.memory_against_n(lines, rows, cap, about_memory)  # noqa: E731
-        page.picture("memory", device, "Peak memory against n", draw)
+def add_growth(page: Page, device: str, rows: Sequence[Row]) -> None:
+    lines = figures.growth(rows)
     if not lines:
         return
+    page.add("### Growth")
+    title = f"One ranking of n scores on {device}"
+    page.picture("time", device, "Time against n", lambda: plots.time_against_n(lines, title))
     body = []
     for n in dict.fromkeys(n for line in lines for n in line.rows):
-        here = [line.rows.get(n, {}) for line in lines]
-        peak = max((row["peak_bytes"] / n for row in here if "peak_bytes" in row), default=None)
-        times = [timed(of(row, "seconds", "median"), _ratio(row, line)) for row, line in zip(here, lines, strict=True)]
-        body.append([f"{n:,}", f"{here[0]['P']:,}", *times, "" if peak is None else f"{peak:.0f}"])
+        sort, *here = [line.rows.get(n, {}) for line in lines]
+        peak = max((row["peak_bytes"] for row in here if "peak_bytes" in row), default=None)
+        times = [timed(of(row, "seconds", "median"), of(row, "ratio", "median")) for row in here]
+        body.append([f"{n:,}", f"{sort['P']:,}", timed(of(sort, "seconds", "median")), *times, _a_score(peak, n)])
     heads = ["scores", "P", "`torch.sort`", *(line.name for line in lines[1:]), "bytes a score, at most"]
     page.table("One ranking that grows, the share of its positives kept: time (ratio to `torch.sort`).", body, heads, 0)
     reach = "{0.low:,.0f} to {0.high:,.0f}"
@@ -149,57 +127,64 @@ def add_growth(page: Page, device: str, suites: Result | None, peers: Result | N
     says = (
         "How time grows: the exponent of `time = c * scores^exponent` by least squares on logarithms, over the sizes "
         f"from {low:,.0f} to {high:,.0f} scores, and the standard error of it that the scatter about the line gives: "
-        "on few sizes a rough figure, and exponents that differ by less than two of these errors are not told apart."
+        "on few sizes a rough figure, and exponents that differ by less than two of these errors are not told apart. "
+        "At most 1.1 was to be reached."
     )
     if fits:
         page.table(says, fits, ["work", "exponent", "standard error", "scores", "sizes"])
 
 
-def _ratio(row: Row, line: Series) -> float | None:
-    return None if line.name == "torch.sort" else of(row, "ratio", "median")
-
-
-def add_peers(page: Page, device: str, peers: Result) -> None:
+def add_peers(page: Page, peers: Result) -> None:
     """Other libraries and the methods of papers."""
     rows, cap = peers.rows, peers.facts["cap"]
     sizes = figures.sizes(rows)
+    heads = [f"{p:,} + {n:,}" for p, n in sizes]
     page.add("### Other libraries and papers")
     page.add(
         "Each peer at each size ran in a process of its own, which could take "
         f"{cap['seconds']:g} s and {memory(cap['bytes'])} and also timed `torch.sort` and this library on the same "
         "scores. Losses are timed forward and backward and compared with both updates of `direct_ap_loss`, metrics "
-        "with `average_precision`."
+        "with `average_precision`; every loss was to take longer."
     )
     page.add(
         "A ratio is the median, over rounds in which both were timed on the same scores, of the peer's time divided by "
         "the other's. *The slower update* is the one to which a peer's ratio is the smaller. The number of calls "
-        f"stands beside a ratio that rests on fewer than {figures.FEW}: it is a rough one."
+        f"stands beside a ratio that rests on fewer than {figures.FEW}: it is a rough one. Why one gave no time stands "
+        "in the file, with the times themselves."
     )
-    title = f"How many times as long as fastap others take on {device}"
-    page.picture("peers", device, "Time of peers against this library's", lambda: plots.peers(rows, title))
+    of_peers: dict[str, dict[figures.Size, Row]] = {}
+    for row in rows:
+        of_peers.setdefault(row["peer"], {})[row["P"], row["N"]] = row
     for gives, says in (
         ("gradient", "Losses: how many times as long as the slower of this library's two updates they take."),
         ("metric", "Metrics without a gradient: how many times as long as `average_precision` they take."),
     ):
         body = []
-        for name in figures.names(rows, gives):
-            by_size = {(row["P"], row["N"]): row for row in rows if row["peer"] == name}
-            source = next(iter(by_size.values()))["source"]
-            body.append([name, source, *(_times_or_status(by_size.get(size)) for size in sizes)])
+        for name, its in of_peers.items():
+            one = next(iter(its.values()))
+            if one["gives"] == gives:
+                body.append([name, one["source"], *(_times_or_status(its.get(size)) for size in sizes)])
         if body:
-            page.table(says, body, ["peer", "source", *(f"{p:,} + {n:,}" for p, n in sizes)], 2)
+            page.table(says, body, ["peer", "source", *heads], 2)
+    ours = {size: {"bytes": figures.ours_at(rows, size)["bytes"]} for size in sizes}
+    body = [
+        [name, *(_memory(its.get(size, {}).get("bytes")) for size in sizes)]
+        for name, its in {"fastap, the update that takes more": ours, **of_peers}.items()
+    ]
+    page.table("Peak memory of a call.", body, ["peer", *heads])
     body = []
-    for name in dict.fromkeys(row["peer"] for row in rows):
-        of_peer = [row for row in rows if row["peer"] == name]
-        said = ["; ".join(dict.fromkeys(row[key] for row in of_peer if key in row)) for key in ("checked", "note")]
+    for name, its in of_peers.items():
+        said = ["; ".join(dict.fromkeys(row[key] for row in its.values() if key in row)) for key in ("checked", "note")]
         body.append([name, said[0] or "nothing: it never got so far", said[1]])
     says = (
         "What was asserted of each peer on a small problem, in the process that timed it, and what about its work is "
         "not the same; there this library's updates were compared with the reference."
     )
     page.table(says, body, ["peer", "asserted", "what is different"], 3)
-    for size in sizes:
-        _add_size(page, figures.of_size(rows, size), size)
+
+
+def _memory(size: float | None) -> str:
+    return memory(size) if size else ""
 
 
 def _times_or_status(row: Row | None) -> str:
@@ -209,36 +194,6 @@ def _times_or_status(row: Row | None) -> str:
     if found is None:
         return str(row["status"])
     return times_of(found) + (f" ({calls})" if calls else "")
-
-
-def _add_size(page: Page, rows: Sequence[Row], size: Size) -> None:
-    ours = figures.ours_at(rows, size)
-    body = []
-    ordered = sorted(rows, key=lambda row: (row["gives"] != "gradient", of(row, "seconds", "median") or 1e9))
-    for row in ordered:
-        ratios = [figures.ratio(row, other) for other in ("sort", *WORKS)]
-        body.append(
-            [
-                row["peer"],
-                row["gives"],
-                timed(row["seconds"]["median"]) if row["status"] == "ok" else row["status"],
-                str(row["seconds"]["calls"]) if row["status"] == "ok" else "",
-                *("" if each is None else times_of(each) for each in ratios),
-                memory(row["bytes"]) if row.get("bytes") else "",
-            ]
-        )
-    mine = [f"`{name}` {timed(ours[name])}" for name in ("sort", *WORKS) if ours[name] is not None]
-    says = (
-        f"P = {size[0]:,}, N = {size[1]:,}: each peer's time, the calls that it is the median of, how many times as "
-        "long as `torch.sort`, the positive and the negative update, and the metric it takes, and its peak memory "
-        f"(medians over the processes: {', '.join(mine)})."
-    )
-    heads = ["peer", "gives", "time", "calls", "to sort", "to positive", "to negative", "to metric", "memory"]
-    page.table(says, body, heads, 2)
-    silent = [row for row in ordered if row["status"] != "ok"]
-    lines = [f"- {row['peer']}: {row['status']}: {one_line(str(row.get('reason', '')))}" for row in silent]
-    if lines:
-        page.add("Those without a time:", "\n".join(lines))
 
 
 def add_section(page: Page, section: Section, rows: Sequence[Row]) -> None:
@@ -279,24 +234,6 @@ def _shown(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value or "")
 
 
-def add_stages(page: Page, rows: Sequence[Row]) -> None:
-    if not rows:
-        return
-    stages = list(dict.fromkeys(stage for row in rows for stage in row["stages"]))
-    body = []
-    for row in sorted(rows, key=figures.scores):
-        parts = row["stages"]
-        name = f"{_in_shape(row)}, {row['work']}, {row['method']}"
-        times = [timed(parts.get(stage)) for stage in stages]
-        body.append([name, *times, timed(sum(parts.values())), timed(row["seconds"]["median"])])
-    page.add("### Stages")
-    says = (
-        "Each stage of a call by the clock of the engine in C, on one thread (in `repair`, of `dp`, the dynamic "
-        "program), their sum, and the whole call, which also does what lies around the engine: time."
-    )
-    page.table(says, body, ["case", *stages, "sum", "whole"])
-
-
 def add_gate(page: Page, gate: Result) -> None:
     """Tests, targets and times of ``bench.gpu``."""
     facts, tests = gate.facts, gate.facts["tests"]
@@ -305,8 +242,7 @@ def add_gate(page: Page, gate: Result) -> None:
     if "green" in tests:
         skipped = "".join(f"; {number} skipped ({reason})" for reason, number in tests["skipped"].items())
         outcome = f"{tests['passed']} passed, {len(tests['failed'])} failed{skipped}"
-    checks = "".join(f"; {check}: {found}" for check, found in facts["sanitizer"].items())
-    page.add(f"The tests on this GPU before anything was timed: {outcome}{checks}.")
+    page.add(f"The tests on this GPU before anything was timed: {outcome}.")
     if not gate.rows:
         return
     says = "What the kernels were to reach and what they did:"
@@ -352,7 +288,9 @@ def short_table(suites: Result, peers: Result) -> str:
         ours, nearest = figures.ours_at(peers.rows, size), figures.fastest_peer(peers.rows, size)
         times = [timed(ours[f"fastap {update}"], ours[f"{update} to sort"]) for update in UPDATES]
         words = "" if nearest is None else f"{nearest[0]} ({times_of(nearest[1])})"
-        body.append([*_numbers(*size), timed(ours["sort"]), *times, _a_score(ours["bytes"], sum(size)), words])
+        body.append(
+            [f"{size[0]:,}", f"{size[1]:,}", timed(ours["sort"]), *times, _a_score(ours["bytes"], sum(size)), words]
+        )
     lines = {line.name: line.rows for line in figures.growth(suites.suite("growth"))}
     largest = max(lines["torch.sort"])
     if largest > 3 * sum(sizes[-1]):
@@ -360,12 +298,8 @@ def short_table(suites: Result, peers: Result) -> str:
         times = [timed(row["seconds"]["median"], row["ratio"]["median"]) for row in rows]
         peak = max((row["peak_bytes"] for row in rows if "peak_bytes" in row), default=None)
         sort = timed(lines["torch.sort"][largest]["seconds"]["median"])
-        body.append([*_numbers(rows[0]["P"], rows[0]["N"]), sort, *times, _a_score(peak, largest), ""])
+        body.append([f"{rows[0]['P']:,}", f"{rows[0]['N']:,}", sort, *times, _a_score(peak, largest), ""])
     return table(body, ["P", "N", "`torch.sort`", *UPDATES, "bytes a score", "nearest other loss"], 0)
-
-
-def _numbers(*values: int) -> list[str]:
-    return [f"{each:,}" for each in values]
 
 
 def _a_score(size: float | None, scores: int) -> str:

@@ -158,6 +158,7 @@ WHAT = {
     "fastap.modules": "the losses, options held",
     "fastap.functional": "losses, measures: what a user calls",
     "fastap.structured": "any task loss, class costs",
+    "fastap.measures": "the operators without a gradient",
     "fastap.operators": "torch.library, autograd, vmap",
     "fastap.distributed": "rankings spread over ranks",
     "fastap.backends": "reference, native (C), triton",

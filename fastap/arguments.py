@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.masked import MaskedTensor
 
-from fastap.targets import FLOATING, INTEGER, NUMBERS, REAL, are_weights, can_look, right_weights
+from fastap.targets import FLOATING, INTEGER, NUMBERS, PLAIN, REAL, are_weights, can_look, have_values, right_weights
 from fastap.types import METHODS, REDUCTIONS, SHARDED, UPDATES, Dim, Method, Update
 
 # Below lie the subnormal numbers, whose inverse is infinite.
@@ -27,8 +27,12 @@ def check_tensor(
     *,
     optional: bool = False,
     returned: bool = False,
+    looks: bool = True,
 ) -> None:
-    """A dense tensor of one of these types, ``wanted`` in words; of ``returned`` ones the name is the function's."""
+    """A dense tensor of one of these types, ``wanted`` in words; of ``returned`` ones the name is the function's.
+
+    ``looks`` says whether to make sure, where that can be, that it has memory.
+    """
     be, have = ("return", "return") if returned else ("be", "have")
     if not isinstance(given, Tensor):
         instead = " or None" if optional else ""
@@ -37,7 +41,7 @@ def check_tensor(
     if given.dtype not in dtypes:
         raise TypeError(f"{name} must {have} {wanted}, got {given.dtype}")
     check_dense(name, given, returned=returned)
-    if can_look(given):
+    if looks and can_look(given):
         check_memory(name, given)
 
 
@@ -82,6 +86,8 @@ def check_memory(name: str, given: Tensor) -> None:
 
 def check_dense(name: str, given: Tensor, *, returned: bool = False) -> None:
     """All values in one piece, and here."""
+    if type(given) in PLAIN and given.layout == torch.strided and not given.is_nested:
+        return
     be = "return" if returned else "be"
     if hasattr(given, "full_tensor"):  # a DTensor, whose values lie on several ranks
         part = "its" if returned else f"{name}."
@@ -98,10 +104,10 @@ def check_dense(name: str, given: Tensor, *, returned: bool = False) -> None:
 
 def check_tensors(scores: Tensor, targets: Tensor, dim: Dim) -> tuple[int, ...]:
     """Types, shapes and ``dim``; returns the axes, ascending from the front. Reads no values, so it can be traced."""
-    check_tensor("scores", scores, FLOATING, "a floating dtype of 16 to 64 bits")
+    check_tensor("scores", scores, FLOATING, "a floating dtype of 16 to 64 bits", looks=False)
     if isinstance(targets, Tensor) and targets.is_nested:
         raise TypeError("targets must be a dense tensor, as scores is, got a nested one")
-    check_tensor("targets", targets, NUMBERS, "a bool, integer or floating (of 16 to 64 bits) dtype")
+    check_tensor("targets", targets, NUMBERS, "a bool, integer or floating (of 16 to 64 bits) dtype", looks=False)
     if scores.dim() == 0:
         raise ValueError("scores must have at least one dimension, got a 0-dimensional tensor")
     if scores.shape != targets.shape:
@@ -111,6 +117,9 @@ def check_tensors(scores: Tensor, targets: Tensor, dim: Dim) -> tuple[int, ...]:
         )
     if scores.device != targets.device:
         raise ValueError(f"targets must be on the device of scores, {scores.device}, got {targets.device}")
+    if scores.is_cpu and have_values((scores, targets)):
+        check_memory("scores", scores)
+        check_memory("targets", targets)
     return axes_of(dim, scores)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from fastap import operators, ragged
+from fastap import measures, operators, ragged
 from fastap.arguments import (
     check_choice,
     check_class_to_ignore,
@@ -27,7 +27,8 @@ from fastap.arguments import (
     check_weight,
 )
 from fastap.backends import check_backend
-from fastap.targets import can_look, wrong_targets
+from fastap.reduce import mean_precision
+from fastap.targets import can_look, without_ignored_class
 from fastap.types import Arguments, AugmentedRanking, Dim, Method, Objective, Reduction, Sharded, Update
 
 Average = Literal["none", "macro", "micro", "weighted", "samples"]
@@ -118,20 +119,9 @@ def direct_ap_loss(
 
     Source: Song, Schwing, Zemel, Urtasun, Training Deep Neural Networks via Direct Loss Minimization, ICML 2016.
     """
-    objective = Objective("direct", check_scale("epsilon", epsilon), check_update(update), check_method(method))
+    loss = Objective("direct", check_scale("epsilon", epsilon), check_update(update), check_method(method))
     return _ap_loss(
-        scores,
-        targets,
-        objective,
-        dim=dim,
-        groups=groups,
-        offsets=offsets,
-        weight=weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        backend=backend,
-        process_group=process_group,
-        sharded=sharded,
+        scores, targets, loss, dim, groups, offsets, weight, ignore_index, reduction, backend, process_group, sharded
     )
 
 
@@ -158,20 +148,9 @@ def ap_hinge_loss(
 
     Source: Yue, Finley, Radlinski, Joachims, A Support Vector Method for Optimizing Average Precision, SIGIR 2007.
     """
-    objective = Objective("hinge", check_scale("margin", margin), method=check_method(method))
+    loss = Objective("hinge", check_scale("margin", margin), method=check_method(method))
     return _ap_loss(
-        scores,
-        targets,
-        objective,
-        dim=dim,
-        groups=groups,
-        offsets=offsets,
-        weight=weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        backend=backend,
-        process_group=process_group,
-        sharded=sharded,
+        scores, targets, loss, dim, groups, offsets, weight, ignore_index, reduction, backend, process_group, sharded
     )
 
 
@@ -194,20 +173,9 @@ def ap_perceptron_loss(
     The subgradient at equal scores is half of either side. All arguments, results and errors are those of
     :func:`direct_ap_loss`.
     """
-    objective = Objective("perceptron")
+    loss = Objective("perceptron")
     return _ap_loss(
-        scores,
-        targets,
-        objective,
-        dim=dim,
-        groups=groups,
-        offsets=offsets,
-        weight=weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        backend=backend,
-        process_group=process_group,
-        sharded=sharded,
+        scores, targets, loss, dim, groups, offsets, weight, ignore_index, reduction, backend, process_group, sharded
     )
 
 
@@ -249,7 +217,7 @@ def average_precision(
     average = "none" if average is None else average
     check_choice("average", average, AVERAGES)
     items = _ranked(scores, targets, dim, groups, offsets, sample_weight)
-    targets, ignore_index = _not_ignoring_a_class(items.targets, check_class_to_ignore(ignore_index))
+    targets, ignore_index = without_ignored_class(items.targets, check_class_to_ignore(ignore_index))
     scores, dim, offsets, sample_weight = items.scores.detach(), items.dim, items.offsets, items.sample_weight
     if average == "samples":
         if scores.dim() != 2:
@@ -263,28 +231,9 @@ def average_precision(
         dim, sample_weight = 0, None if sample_weight is None else sample_weight.reshape(-1)
     counts = average in ("macro", "weighted", "samples")
     call = (scores, targets, groups, offsets, sample_weight, dim, ignore_index, counts)
-    precisions, support = operators.called(operators.average_precision, operators.precision, *call)
-    result: Tensor = _averaged(precisions, support, average == "weighted") if counts else precisions
+    precisions, support = operators.called(measures.average_precision, measures.precision, *call)
+    result: Tensor = mean_precision(precisions, support, weighted=average == "weighted") if counts else precisions
     return result
-
-
-def _not_ignoring_a_class(targets: Tensor, ignore_index: int | None) -> tuple[Tensor, int | None]:
-    """The same with another number in place of an ``ignore_index`` of 0 or 1: what is left is of one class."""
-    if ignore_index not in (0, 1):
-        return targets, ignore_index
-    taken = (targets == 0) | (targets == 1)
-    if can_look(targets):
-        wrong_targets(targets, taken, ignore_index)
-    classes = torch.where(targets == ignore_index, -1, 1 - ignore_index)
-    return torch.where(taken, classes, 2).to(torch.int8), -1  # 2 is wrong
-
-
-def _averaged(precisions: Tensor, support: Tensor, weighted: bool) -> Tensor:
-    """Over the rankings with positives: a NaN among these, of a NaN score, is none to leave out."""
-    counts = support > 0
-    share = support if weighted else counts.to(torch.float64)
-    share = torch.where(share.sum().isinf(), share * 2.0**-64, share)
-    return torch.where(counts, precisions * share, 0.0).sum() / share.sum()
 
 
 def loss_augmented_ranking(
@@ -315,8 +264,8 @@ def loss_augmented_ranking(
     if items.scores.shape[items.dim] == 1 and groups is None and items.offsets is None:
         check_lengths(items.scores.numel(), items.scores.numel())
     ranks, value = operators.called(
-        operators.loss_augmented_ranking,
-        operators.ranking,
+        measures.loss_augmented_ranking,
+        measures.ranking,
         items.scores.detach(),
         items.targets,
         groups,
@@ -335,7 +284,6 @@ def _ap_loss(
     scores: Tensor,
     targets: Tensor,
     objective: Objective,
-    *,
     dim: Dim,
     groups: Tensor | None,
     offsets: Tensor | None,

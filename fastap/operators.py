@@ -7,7 +7,7 @@ axis last is made inside, where compilers do not look.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
 import torch
@@ -15,19 +15,18 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastap import backends, ragged
-from fastap.backends.measure import measure
 from fastap.distributed import loss as exchange
-from fastap.ragged import Ragged, taken
+from fastap.ragged import Ragged
 from fastap.reduce import reduce
 from fastap.targets import have_values
-from fastap.types import Arguments, Batch, Losses, Objective, own, weight_dtype
+from fastap.types import Arguments, Batch, Losses, own, weight_dtype
 from fastap.warning import warn_of_nothing
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _on_the_cpu_elsewhere(run: Callable[P, T]) -> Callable[P, T]:
+def on_the_cpu_elsewhere(run: Callable[P, T]) -> Callable[P, T]:
     """The function, of copies on the CPU where no backend serves the device, and its results back there."""
 
     @functools.wraps(run)
@@ -51,7 +50,8 @@ def _back(values: Tensor, where: torch.device) -> Tensor:
     return values.to(where, widest if values.dtype == torch.float64 else values.dtype)
 
 
-def _batch(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None, rankings: Ragged | None) -> Batch:
+def batch_of(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None, rankings: Ragged | None) -> Batch:
+    """The rankings as a backend takes them: the ranked axis last, or end to end."""
     scores = scores.detach()
     if rankings is not None:
         return rankings.batch(scores, targets, ignore_index)
@@ -60,22 +60,26 @@ def _batch(scores: Tensor, targets: Tensor, dim: int, ignore_index: int | None, 
     return Batch(scores, targets, ignore_index)
 
 
-def _moved_shape(scores: Tensor, dim: int) -> list[int]:
-    return [*scores.shape[:dim], *scores.shape[dim + 1 :], scores.shape[dim]]
+def moved_shape(scores: Tensor, dim: int) -> Sequence[int]:
+    """The shape of the scores with the ranked axis last."""
+    return (
+        scores.shape if dim == scores.dim() - 1 else [*scores.shape[:dim], *scores.shape[dim + 1 :], scores.shape[dim]]
+    )
 
 
-def _rankings_shape(scores: Tensor, dim: int) -> list[int]:
+def rankings_shape(scores: Tensor, dim: int) -> list[int]:
+    """The shape of the scores without the ranked axis."""
     return [*scores.shape[:dim], *scores.shape[dim + 1 :]]
 
 
-def _fake_rankings_shape(scores: Tensor, groups: Tensor | None, offsets: Tensor | None, dim: int) -> list[Any]:
+def fake_rankings_shape(scores: Tensor, groups: Tensor | None, offsets: Tensor | None, dim: int) -> list[Any]:
     """As far as shapes tell; how many groups there are only their values do."""
     if groups is not None:
         return [torch.library.get_ctx().new_dynamic_size()]
-    return _rankings_shape(scores, dim) if offsets is None else [offsets.shape[0] - 1]
+    return rankings_shape(scores, dim) if offsets is None else [offsets.shape[0] - 1]
 
 
-@_on_the_cpu_elsewhere
+@on_the_cpu_elsewhere
 def _solve(call: Arguments) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The reduced loss, its gradient, with the ranked axis last, and which of the losses each item counts in.
 
@@ -84,14 +88,15 @@ def _solve(call: Arguments) -> tuple[Tensor, Tensor | None, Tensor | None]:
     if call.process_group is not None:
         return exchange.losses_across(call)
     scores, weight, dim, reduction = call.scores, call.weight, call.dim, call.reduction
-    shape, dtype = _moved_shape(scores, dim), call.dtype
-    rankings = ragged.of(scores, call.groups, call.offsets)
+    shape, dtype = moved_shape(scores, dim), call.dtype
+    flat = call.groups is not None or call.offsets is not None
+    rankings = ragged.of(scores, call.groups, call.offsets) if flat else None
     number = rankings.rankings_of_items() if rankings is not None and reduction == "none" else None
-    batch = _batch(scores, call.targets, dim, call.ignore_index, rankings)
+    batch = batch_of(scores, call.targets, dim, call.ignore_index, rankings)
     if weight is not None:
         weight = _weight(weight, scores, dim, batch.rankings, rankings, weight_dtype(reduction, dtype))
     if scores.numel() == 0:
-        none = _rankings_shape(scores, dim) if rankings is None else [batch.rankings]
+        none = rankings_shape(scores, dim) if rankings is None else [batch.rankings]
         value = scores.new_zeros(none if reduction == "none" else [], dtype=dtype)
         return value, scores.new_zeros(shape, dtype=dtype), number
     engine = backends.get(call.backend, scores.device)
@@ -109,7 +114,7 @@ def _solve(call: Arguments) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if reduction != "none":
             value = own(value).resize_([])
         elif rankings is None:
-            value = own(value).resize_(_rankings_shape(scores, dim))
+            value = own(value).resize_(rankings_shape(scores, dim))
         else:
             value = rankings.without_padding(value)
     if gradient is None:
@@ -125,7 +130,7 @@ def _weight(
     weight: Tensor, scores: Tensor, dim: int, rankings: int, layout: Ragged | None, held: torch.dtype
 ) -> Tensor:
     if layout is None:
-        weight = weight.expand(_rankings_shape(scores, dim)).reshape(-1)
+        weight = weight.expand(rankings_shape(scores, dim)).reshape(-1)
     return ragged.weight_of_rankings(weight, rankings, layout, held)
 
 
@@ -166,11 +171,11 @@ def _(*inputs: Any) -> tuple[Tensor, ...]:
     scores, dtype = call.scores, call.dtype
     shape, gradient, number = [], None, None
     if call.reduction == "none":
-        shape = _fake_rankings_shape(scores, call.groups, call.offsets, call.dim)
+        shape = fake_rankings_shape(scores, call.groups, call.offsets, call.dim)
         if call.groups is not None or call.offsets is not None:
             number = scores.new_empty(scores.shape[0], dtype=torch.int64)
     if call.needs_gradient:
-        gradient = scores.new_empty(_moved_shape(scores, call.dim), dtype=dtype)
+        gradient = scores.new_empty(moved_shape(scores, call.dim), dtype=dtype)
     return _three(call, scores.new_empty(shape, dtype=dtype), gradient, number)
 
 
@@ -243,16 +248,15 @@ def called(operator: Any, function: Any, *inputs: Any) -> Any:
 def loss_of(call: Arguments) -> Tensor:
     """The loss of checked arguments: by the operator, or by what stands for it outside compilers."""
     value: Tensor
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if have_values(call[:5]) and forward_ad._current_level < 0:
+        apply: Any = EagerAPLoss.apply
+        value = apply(call.scores, call) if call.needs_gradient else _solve(call)[0]
+    elif torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         value = TransformedAPLoss.apply(*call._replace(needs_gradient=True))[0]  # type: ignore[no-untyped-call]
-    elif not have_values(call[:5]):
+    else:
         if torch._C._get_tracing_state() is not None:  # with gradients or without, a trace is to be the same
             call = call._replace(needs_gradient=True)
         value = ap_loss(*call)[0]
-    elif call.needs_gradient:
-        value = EagerAPLoss.apply(call.scores, call)  # type: ignore[no-untyped-call]
-    else:
-        value = _solve(call)[0]
     return value
 
 
@@ -274,7 +278,7 @@ class EagerAPLoss(torch.autograd.Function):
         return _scaled(ctx, incoming), None
 
 
-def _mapped_first(operator: Any, info: Any, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...]) -> list[Any]:
+def mapped_first(operator: Any, info: Any, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...]) -> list[Any]:
     """The arguments of an operator, the mapped axis of its tensors in front, and ``dim`` counted with it."""
     mapped = list(inputs)
     names = [argument.name for argument in operator._opoverload._schema.arguments]
@@ -297,10 +301,10 @@ def _map_ap_loss(
         raise NotImplementedError(
             "torch.func.vmap does not map a loss with a process_group; leave the axis in the scores"
         )
-    call = Arguments(*_mapped_first(ap_loss, info, in_dims, inputs))
+    call = Arguments(*mapped_first(ap_loss, info, in_dims, inputs))
     reduction, weight = call.reduction, call.weight
     if weight is not None:  # has the shape of a sample's rankings, or a shorter one
-        shape = _rankings_shape(call.scores, call.dim)
+        shape = rankings_shape(call.scores, call.dim)
         weight = weight.view(weight.shape[0], *[1] * (len(shape) - weight.dim()), *weight.shape[1:]).expand(shape)
     loss, gradient, number = ap_loss(*call._replace(reduction="none", weight=weight if reduction == "none" else None))
     number = number.expand(info.batch_size, 0)
@@ -353,119 +357,3 @@ class TransformedAPLoss(torch.autograd.Function):
         return result.to(gradient.dtype), None, None
 
     vmap = staticmethod(_map_ap_loss)
-
-
-@_on_the_cpu_elsewhere
-def precision(
-    scores: Tensor,
-    targets: Tensor,
-    groups: Tensor | None,
-    offsets: Tensor | None,
-    sample_weight: Tensor | None,
-    dim: int,
-    ignore_index: int | None,
-    counts: bool,
-) -> tuple[Tensor, Tensor]:
-    """AP of every ranking, float64; and if ``counts`` what its positives weigh, else nothing."""
-    rankings = ragged.of(scores, groups, offsets)
-    batch = _batch(scores, targets, dim, ignore_index, rankings)
-    if scores.numel() == 0:
-        result = scores.new_full((batch.rankings,), torch.nan, dtype=torch.float64)
-        support = torch.zeros_like(result)
-    else:
-        weight = None if sample_weight is None else _weight_of_items(sample_weight, dim, rankings)
-        result, positives, _ = measure(batch, weight, counts=counts)
-        support = result.new_empty(0) if positives is None else positives
-    if rankings is None:
-        shape = _rankings_shape(scores, dim)
-        return own(result).resize_(shape), own(support).resize_(shape) if counts else support
-    if rankings.wrong is not None:
-        result = result.masked_fill(rankings.wrong, torch.nan)
-    return rankings.without_padding(result), rankings.without_padding(support) if counts else support
-
-
-def _weight_of_items(weight: Tensor, dim: int, rankings: Ragged | None) -> Tensor:
-    """Laid out as the scores of the batch."""
-    if rankings is None:
-        return weight.movedim(dim, -1)
-    return weight if rankings.order is None else taken(weight, rankings.order)
-
-
-average_precision = torch.library.custom_op("fastap::average_precision", precision, mutates_args=())
-
-
-@average_precision.register_fake
-def _(
-    scores: Tensor,
-    targets: Tensor,
-    groups: Tensor | None,
-    offsets: Tensor | None,
-    sample_weight: Tensor | None,
-    dim: int,
-    ignore_index: int | None,
-    counts: bool,
-) -> tuple[Tensor, Tensor]:
-    shape = _fake_rankings_shape(scores, groups, offsets, dim)
-    result = scores.new_empty(shape, dtype=backends.widest_float(scores.device))
-    return result, torch.empty_like(result) if counts else result.new_empty(0)
-
-
-@average_precision.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int | None]]:
-    precisions, support = average_precision(*_mapped_first(average_precision, info, in_dims, inputs))
-    return (precisions, support), (0, 0 if support.dim() == precisions.dim() else None)
-
-
-@_on_the_cpu_elsewhere
-def ranking(
-    scores: Tensor,
-    targets: Tensor,
-    groups: Tensor | None,
-    offsets: Tensor | None,
-    epsilon: float,
-    update: str,
-    method: str,
-    dim: int,
-    ignore_index: int | None,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    """Ranks, with the ranked axis last, and ``max F + s epsilon L``."""
-    rankings = ragged.of(scores, groups, offsets)
-    batch = _batch(scores, targets, dim, ignore_index, rankings)
-    if scores.numel() == 0:
-        ranks = scores.new_empty(0, dtype=torch.int64)
-        value = scores.new_full((batch.rankings,), torch.nan, dtype=torch.float64)
-    else:
-        objective = Objective("direct", epsilon, cast(Any, update), cast(Any, method))
-        ranks, value = backends.get(backend, scores.device).ranking(batch, objective)
-    if rankings is None:
-        return own(ranks).resize_(_moved_shape(scores, dim)), own(value).resize_(_rankings_shape(scores, dim))
-    if rankings.wrong is not None:
-        value = value.masked_fill(rankings.wrong, torch.nan)
-    return rankings.to_items(ranks), rankings.without_padding(value)
-
-
-loss_augmented_ranking = torch.library.custom_op("fastap::loss_augmented_ranking", ranking, mutates_args=())
-
-
-@loss_augmented_ranking.register_fake
-def _(
-    scores: Tensor,
-    targets: Tensor,
-    groups: Tensor | None,
-    offsets: Tensor | None,
-    epsilon: float,
-    update: str,
-    method: str,
-    dim: int,
-    ignore_index: int | None,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    ranks = scores.new_empty(_moved_shape(scores, dim), dtype=torch.int64)
-    shape = _fake_rankings_shape(scores, groups, offsets, dim)
-    return ranks, scores.new_empty(shape, dtype=backends.widest_float(scores.device))
-
-
-@loss_augmented_ranking.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-    return loss_augmented_ranking(*_mapped_first(loss_augmented_ranking, info, in_dims, inputs)), (0, 0)

@@ -28,3 +28,11 @@ def reduce(
         whole = share.sum(-1, keepdim=True)
         share = share / torch.where(whole == 0.0, 1.0, whole)
     return (losses.loss * share).sum(-1).to(dtype), share.to(dtype)
+
+
+def mean_precision(precisions: Tensor, support: Tensor, *, weighted: bool) -> Tensor:
+    """Over the rankings with positives: a NaN among these, of a NaN score, is none to leave out."""
+    counts = support > 0
+    share = support if weighted else counts.to(torch.float64)
+    share = torch.where(share.sum().isinf(), share * 2.0**-64, share)
+    return torch.where(counts, precisions * share, 0.0).sum() / share.sum()

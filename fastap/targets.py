@@ -21,6 +21,7 @@ INTEGER = (
 UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # of which PyTorch has few operations
 REAL = (*INTEGER, *FLOATING)
 NUMBERS = (torch.bool, *REAL)
+PLAIN = (Tensor, nn.Parameter)  # what has values; subclasses may hold something else
 
 
 def have_values(tensors: Iterable[object]) -> bool:
@@ -35,9 +36,7 @@ def have_values(tensors: Iterable[object]) -> bool:
         or torch._C._are_functorch_transforms_active()
     ):
         return False
-    return all(
-        type(each) in (Tensor, nn.Parameter) and not each.is_meta for each in tensors if isinstance(each, Tensor)
-    )
+    return not any(isinstance(each, Tensor) and (type(each) not in PLAIN or each.is_meta) for each in tensors)
 
 
 def can_look(tensor: Tensor) -> bool:
@@ -86,6 +85,17 @@ def wrong_target(name: str, wanted: str, ignore_index: int | None, given: float)
     elif given == -1 and ignore_index is None and wanted == "0 or 1":
         instead = f"; of +1 and -1 give {variable} > 0, and for items that are to be ignored ignore_index=-1"
     return ValueError(f"{name} must be {wanted}, got {given}{instead}")
+
+
+def without_ignored_class(targets: Tensor, ignore_index: int | None) -> tuple[Tensor, int | None]:
+    """The same with another number in place of an ``ignore_index`` of 0 or 1: what is left is of one class."""
+    if ignore_index not in (0, 1):
+        return targets, ignore_index
+    taken = (targets == 0) | (targets == 1)
+    if can_look(targets):
+        wrong_targets(targets, taken, ignore_index)
+    classes = torch.where(targets == ignore_index, -1, 1 - ignore_index)
+    return torch.where(taken, classes, 2).to(torch.int8), -1  # 2 is wrong
 
 
 def wrong_classes(targets: Tensor, ignored: Tensor | None, classes: int) -> Tensor | None:

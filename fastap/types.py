@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import inf
 from typing import Any, Literal, NamedTuple, cast
 
@@ -23,8 +22,7 @@ REDUCTIONS = ("mean", "sum", "none")
 SHARDED = ("items", "rankings")
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """A batch of rankings as the user gave it, the ranked axis moved last; views, of any strides, never empty.
 
     A target is 1, 0 or ``ignore_index``. Ragged, with ``offsets``, scores and targets are (items,) and contiguous, and
@@ -36,7 +34,7 @@ class Batch:
     ignore_index: int | None
     offsets: Tensor | None = None  # (rankings + 1,) int64, from 0 to the number of items, never falling
 
-    @cached_property
+    @property
     def rankings(self) -> int:
         return self.scores.shape[:-1].numel() if self.offsets is None else self.offsets.shape[0] - 1
 
@@ -86,8 +84,7 @@ def own(values: Tensor) -> Tensor:
     return values.new_empty(0).set_(cast(Any, values)) if values._is_view() else values
 
 
-@dataclass(frozen=True)
-class Objective:
+class Objective(NamedTuple):
     """A loss as a difference of two rankings: ``gain * (F(y_first) - F(y_second)) + task_weight * L(y_first)``.
 
     ============  ==========================  ========  ========  ===========

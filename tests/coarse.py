@@ -5,8 +5,8 @@ negatives above positive ``i``, both updates look for non-decreasing ``a`` with 
 
     g_i(a) = S[a] - a p_i + s epsilon N / 2 * a / (i + a),        S[a] the sum of the best ``a`` negatives.
 
-Every row ``i`` keeps disjoint intervals of columns, and a bound of ``g_i`` in each. A path takes one interval a row, none
-wholly left of the one before. The best path bounds the optimum from above, and a candidate from below; intervals that
+Every row ``i`` keeps disjoint intervals of columns, and a bound of ``g_i`` in each. A path takes one interval a row,
+none wholly left of the one before. The best path bounds the optimum from above, and a candidate from below; intervals that
 no path needs to reach the candidate are dropped, loose ones cut in four. So a ranking of a million items has a proof of
 its optimum that takes no program over all its cells.
 """
@@ -14,6 +14,7 @@ its optimum that takes no program over all its cells.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -132,7 +133,9 @@ def _first(terms: Terms, base: Floats) -> Intervals:
     """16 a row, cut at the same columns for all rows, evenly on ``log(i + a)``."""
     rows, columns = terms.positives.size, terms.negatives.size
     middle = rows / 2 + 1
-    ends = np.unique(np.append((middle * (1 + columns / middle) ** (np.arange(1, 16) / 16) - middle).astype(int), columns))
+    ends = np.unique(
+        np.append((middle * (1 + columns / middle) ** (np.arange(1, 16) / 16) - middle).astype(int), columns)
+    )
     starts = np.append(0, ends[:-1] + 1)
     row = np.repeat(np.arange(rows), ends.size)
     left, right = np.tile(starts, rows), np.tile(ends, rows)
@@ -142,7 +145,7 @@ def _first(terms: Terms, base: Floats) -> Intervals:
 def _sums(intervals: Intervals, parts: list[slice], *, backward: bool = False) -> Floats:
     """Of the bounds on the best path from the first row to each interval, or from each to the last row."""
     total = intervals.bound.copy()
-    for before, part in zip(parts[::-1], parts[-2::-1], strict=False) if backward else zip(parts, parts[1:], strict=False):
+    for before, part in pairwise(parts[::-1] if backward else parts):
         if backward:  # the best of those that end no further left
             best = np.append(np.maximum.accumulate(total[before][::-1])[::-1], -np.inf)
             total[part] += best[np.searchsorted(intervals.right[before], intervals.left[part])]

@@ -9,11 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import fastap
 from bench import baselines
 from bench.inputs import Shape, stream
 from fastap.backends import reference
-from fastap.types import Update
 
 SHAPES = [(1, 1), (1, 7), (7, 1), (30, 30), (12, 200)]
 
@@ -48,16 +46,6 @@ def test_blackbox_ap(shape: tuple[int, int]) -> None:
     torch.testing.assert_close(gradient(loss, scores), expected, rtol=0, atol=1e-12)
     if shape == (12, 200):
         assert expected.any()
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_blackbox_map_loss(shape: tuple[int, int]) -> None:
-    scores, targets = problem(*shape)
-    loss = baselines.blackbox_map_loss(scores, targets, strength=7.0, margin=0.0)
-    assert loss.item() == pytest.approx(one_minus_ap(scores, targets), abs=2e-5)
-    # Ranks of at most 1 leave the loss as it is, and their lambda reaches as many times further.
-    same = gradient(baselines.blackbox_ap_loss(scores, targets, strength=7.0 * scores.numel()), scores)
-    torch.testing.assert_close(gradient(loss, scores), same, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -114,21 +102,3 @@ def test_binned_ap_on_bin_centres() -> None:
     targets = torch.tensor(rng.random(60) < 0.3)
     value = baselines.binned_ap_loss(scores, targets).item()
     assert value == pytest.approx(one_minus_ap(scores, targets), abs=1e-6)
-
-
-@pytest.mark.parametrize("compiled", [False, True], ids=["loops", "compiled"])
-@pytest.mark.parametrize("update", ["positive", "negative"])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_full_table(shape: tuple[int, int], update: Update, compiled: bool) -> None:
-    if compiled:
-        pytest.importorskip("numba", reason="compiles the full-table program; comes with the extra `bench`")
-    for epsilon in (0.1, 1.0, 10.0):
-        scores, targets = problem(*shape)
-        loss = baselines.full_table_direct_loss(scores, targets, epsilon, update, compiled)
-        found = gradient(loss, scores)
-        expected = reference.direct_ap_loss(scores.detach(), targets, epsilon, update)
-        assert loss.item() == pytest.approx(expected.value, abs=1e-12)
-        np.testing.assert_allclose(found, expected.gradient, rtol=0, atol=1e-14)
-        ours = fastap.direct_ap_loss(scores, targets, epsilon=epsilon, update=update)
-        assert loss.item() == pytest.approx(ours.item(), abs=1e-9)
-        torch.testing.assert_close(found, gradient(ours, scores), rtol=0, atol=1e-12)

@@ -29,7 +29,13 @@ def test_the_proof_finds_the_optimum_by_itself(seed: int) -> None:
         assert best - start <= top + rounding  # a bound from above
 
 
-LONG = [("gaussian", 0.1), *((kind, 0.1) for kind in ORDINARY), ("exp(3x)", 100.0), ("cauchy", 1.0), ("conflicting", 5.0)]
+LONG = [
+    ("gaussian", 0.1),
+    *((kind, 0.1) for kind in ORDINARY),
+    ("exp(3x)", 100.0),
+    ("cauchy", 1.0),
+    ("conflicting", 5.0),
+]
 
 
 def certify(kind: str, epsilon: float, update: str, positives: int, negatives: int) -> None:

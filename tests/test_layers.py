@@ -18,6 +18,7 @@ LAYERS = (
     ("fastap.retrieval", "fastap.metrics"),
     ("fastap.modules",),
     ("fastap.functional", "fastap.structured"),
+    ("fastap.measures",),
     ("fastap.operators",),
     ("fastap.distributed",),
     ("fastap.backends",),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import fastap
+from fastap import measures
 from fastap import operators as ops
 from tests.losses import LOSSES, Loss, random_batch
 
@@ -75,9 +76,9 @@ def test_opcheck_of_the_others(dtype: torch.dtype, dim: int) -> None:
     # Both classes along either axis: opcheck takes NaN for a difference.
     targets = torch.tensor([1, 0, 0, -1])[(torch.arange(5)[:, None] + torch.arange(9)) % 4]
     for counts in (False, True):
-        torch.library.opcheck(ops.average_precision, (scores, targets, *EVEN, dim, -1, counts))
+        torch.library.opcheck(measures.average_precision, (scores, targets, *EVEN, dim, -1, counts))
     for options in ((0.7, "negative", "auto", dim, -1, "auto"), (0.7, "positive", "dp", dim, -1, "reference")):
-        torch.library.opcheck(ops.loss_augmented_ranking, (scores, targets, None, None, *options))
+        torch.library.opcheck(measures.loss_augmented_ranking, (scores, targets, None, None, *options))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

@@ -60,9 +60,9 @@ def test_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_every_peer_is_listed() -> None:
-    packages = {"pytorch-metric-learning", "libauc", "proxy-losses", "torchmetrics", "torcheval", "scikit-learn"}
+    packages = {"pytorch-metric-learning", "libauc", "torchmetrics", "torcheval", "scikit-learn"}
     assert {peer.package for peer in PEERS} == {*packages, None}
-    assert len({peer.name for peer in PEERS}) == len(PEERS) == 14
+    assert len({peer.name for peer in PEERS}) == len(PEERS) == 10
     for peer in PEERS:  # every loss is something else than this library's; of metrics there is one
         assert peer.note or peer.gives == "metric"
         assert ("P + N rankings" in peer.note) == (peer.package == "pytorch-metric-learning")
@@ -79,8 +79,6 @@ def need(peer: Peer) -> None:
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
 def test_peers_are_right(peer: Peer) -> None:
     need(peer)
-    if peer.name == "paper's DP, compiled":
-        pytest.importorskip("numba", reason="compiles the full-table program; comes with the extra `bench`")
     assert peers.check(peer, "cpu")
 
 
@@ -97,10 +95,7 @@ def test_checks_see_what_is_wrong(peer: Peer) -> None:
     need(peer)
     torch.manual_seed(0)
     leaf = scores.clone().requires_grad_()
-    # Compiled or not it is the same program, and Numba may not be there.
-    loops = next(each for each in PEERS if each.name == "paper's DP, NumPy loops")
-    build = loops.build if "DP" in peer.name else peer.build
-    value = build(targets)(leaf)
+    value = peer.build(targets)(leaf)
     value.backward()
     assert leaf.grad is not None
     right = value.item()

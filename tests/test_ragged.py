@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import fastap
+from fastap import measures, ragged
 from fastap import operators as ops
-from fastap import ragged
 from tests.losses import LOSSES, Loss, value_and_gradient
 from tests.test_ops import ALONE, DIRECT
 
@@ -333,10 +333,12 @@ def test_opcheck(by: str, reduction: str) -> None:
     weights = torch.rand(len(scores), generator=torch.Generator().manual_seed(0))
     for counts in (False, True):
         torch.library.opcheck(
-            ops.average_precision, (scores.detach(), targets, *layout, weights, 0, -1, counts), test_utils=utilities
+            measures.average_precision,
+            (scores.detach(), targets, *layout, weights, 0, -1, counts),
+            test_utils=utilities,
         )
     torch.library.opcheck(
-        ops.loss_augmented_ranking,
+        measures.loss_augmented_ranking,
         (scores.detach(), targets, *layout, 0.7, "negative", "auto", 0, -1, "auto"),
         test_utils=utilities,
     )

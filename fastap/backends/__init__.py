@@ -53,10 +53,12 @@ def get(name: str, where: device) -> Backend:
         from fastap.backends import triton  # imports Triton, which takes half a second
 
         return cast(Backend, triton)
-    from fastap.backends import native, reference
+    from fastap.backends import native
 
     if name == "native" or (name == "auto" and native.IS_BUILT):
         return cast(Backend, native)
+    from fastap.backends import reference
+
     if name == "auto":
         warn_once(f"the slow reference in NumPy ranks on the CPU, for {_NOT_BUILT}")
     return cast(Backend, reference)

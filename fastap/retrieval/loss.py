@@ -116,9 +116,9 @@ def retrieval_ap_loss(
         a NaN embedding makes NaN the loss of every query that it is ranked for.
 
     Memory, at its peak and beyond the embeddings and their gradients: 12 bytes a similarity in one chunk; in several 21
-    a similarity held at a time, 0.35 GB with the default ``max_pairs`` (``python -m bench.retrieval_memory 4000 12000``
-    on the CPU, cosines of 128 numbers: 12.4 in one chunk and 21.4 in nine; 14.3 and 35.4 where glibc keeps what is
-    free, as it does unless ``MALLOC_MMAP_THRESHOLD_`` is set). On CUDA the work space of the kernels, up to 64 bytes a
+    a similarity held at a time, 0.35 GB with the default ``max_pairs`` (measured on the CPU, cosines of 128 numbers of
+    4,000 and 12,000 items: 12.4 in one chunk and 21.4 in nine; 14.3 and 35.4 where glibc keeps what is free, as it does
+    unless ``MALLOC_MMAP_THRESHOLD_`` is set). On CUDA the work space of the kernels, up to 64 bytes a
     similarity, comes on top. Cosines need normalised copies of the embeddings, and ``indices_tuple`` a byte for each of
     the N x M pairs.
 

@@ -100,8 +100,9 @@ def precision(
 def _losses(batch: Batch, objective: Objective, dtype: torch.dtype, gradient: bool, seconds: int) -> Losses:
     _check_length(batch)
     filled = torch.empty(batch.shape, dtype=loss_dtype(batch.scores), device="cpu") if gradient else None
-    loss = torch.empty(batch.rankings, dtype=dtype, device="cpu")
-    takes_part = torch.empty(batch.rankings, dtype=torch.bool, device="cpu")
+    rankings = batch.rankings
+    loss = torch.empty(rankings, dtype=dtype, device="cpu")
+    takes_part = torch.empty(rankings, dtype=torch.bool, device="cpu")
     address = 0 if filled is None else filled.data_ptr()
     outputs = (loss.data_ptr(), dtype == torch.float64, address, takes_part.data_ptr(), 0, 0, seconds)
     _solve(batch, objective, outputs)
