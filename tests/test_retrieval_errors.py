@@ -51,6 +51,7 @@ MISTAKES: dict[str, tuple[type[Exception], tuple[Any, ...], dict[str, Any], tupl
         ("ignore_index", "0 and 1", "got 1"),
     ),
     "a name": (ValueError, (LEAF, LABELS), {"similarity": "euclid"}, ("similarity", "'cosine', 'dot'", "'euclid'")),
+    "a distance": (ValueError, (LEAF, LABELS), {"similarity": torch.cdist}, ("higher for more alike", "'euclidean'")),
     "a number": (ValueError, (LEAF, LABELS), {"similarity": 3}, ("similarity", "function", "3")),
     "similarities of a list": (
         TypeError,
