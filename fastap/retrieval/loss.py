@@ -80,8 +80,8 @@ def retrieval_ap_loss(
             ...)`` queries and ``(M, ...)`` references to ``(n, M)`` numbers, **higher for more alike**, called with
             some of the queries at a time, in float32 at least and without autocast. A distance such as ``torch.cdist``
             would train the wrong way round: give ``"euclidean"`` or minus it. Where a few queries, on the CPU, show
-            that a function is a distance, a :class:`FastapWarning` says so. A row of zeros, or of nothing but subnormal
-            numbers, has cosine 0 to all others and no gradient; of distance 0 there is no gradient either.
+            that a function is a distance, a :class:`fastap.FastapWarning` says so. A row of zeros, or of nothing but
+            subnormal numbers, has cosine 0 to all others and no gradient; of distance 0 there is no gradient either.
         epsilon: weight of AP against the similarities, in their units. Cosines cannot grow to suit it, as scores can:
             it should be of the size of the differences that ought to matter, and 1.0 is half of what there is. On
             scikit-learn's digits 0.05 to 1.0 were level with right labels (held-out mAP 0.954 to 0.959, five seeds);

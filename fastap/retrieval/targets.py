@@ -102,9 +102,9 @@ def without_unused(labels: Tensor, ref_labels: Tensor) -> tuple[Tensor, Tensor]:
     """
     if labels.dim() != 2 or not (can_look(labels) and can_look(ref_labels)):
         return labels, ref_labels
-    used = labels.any(0)
+    used = labels.any(0).bool()  # of uint8 any() is uint8
     if ref_labels is not labels:
-        used |= ref_labels.any(0)
+        used |= ref_labels.any(0).bool()
     if bool(used.all()):
         return labels, ref_labels
     some = labels[:, used]
