@@ -39,7 +39,7 @@ def check_tensor(
         how = _as_tensor(name, given, dtypes)
         raise TypeError(f"{name} must {be} a torch.Tensor{instead}, got {type(given).__name__}{how}")
     if given.dtype not in dtypes:
-        raise TypeError(f"{name} must {have} {wanted}, got {given.dtype}")
+        raise TypeError(f"{name} must {have} {wanted}, got {given.dtype}{_as_scores(name, given.dtype)}")
     check_dense(name, given, returned=returned)
     if looks and can_look(given):
         check_memory(name, given)
@@ -63,6 +63,27 @@ def _as_tensor(name: str, given: Any, dtypes: Sequence[torch.dtype] = ()) -> str
             return f'; of words, of which "yes" is the positive one, give torch.as_tensor({array} == "yes")'
         return f"; of words give torch.as_tensor(numpy.unique({name}, return_inverse=True)[1])"
     return f"; give torch.as_tensor({name})" if name.isidentifier() else "; give torch.as_tensor of it"
+
+
+def _as_scores(name: str, given: torch.dtype) -> str:
+    """What is wanted where decisions, classes or targets were given in place of scores."""
+    if name not in ("scores", "preds", "logits") or given not in (torch.bool, *INTEGER):
+        return ""
+    return (
+        "; scores are wanted, as a model gives them, not decisions such as scores > 0 or classes of argmax, nor the "
+        f"targets, which come second; of integers that are scores give {name}.double()"
+    )
+
+
+def _as_labels(scores: Tensor, targets: Tensor) -> str:
+    """How class labels become targets, one an item and a class, where they were given in place of them."""
+    if scores.dim() < 2 or targets.shape != scores.shape[:1] + scores.shape[2:] or targets.dtype not in INTEGER:
+        return ""
+    moved = "" if scores.dim() == 2 else ".movedim(-1, 1)"
+    return (
+        f"; of class labels give torch.nn.functional.one_hot(targets.long(), {scores.shape[1]}){moved}, which ranks "
+        "the batch for each class with dim=0"
+    )
 
 
 def _length(given: object) -> int:
@@ -113,7 +134,7 @@ def check_tensors(scores: Tensor, targets: Tensor, dim: Dim) -> tuple[int, ...]:
     if scores.shape != targets.shape:
         raise ValueError(
             f"targets must have the shape of scores, {tuple(scores.shape)}, got {tuple(targets.shape)}; "
-            "broadcasting is not done"
+            f"broadcasting is not done{_as_labels(scores, targets)}"
         )
     if scores.device != targets.device:
         raise ValueError(f"targets must be on the device of scores, {scores.device}, got {targets.device}")

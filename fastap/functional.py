@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from fastap.arguments import (
 )
 from fastap.backends import check_backend
 from fastap.reduce import mean_precision
-from fastap.targets import can_look, without_ignored_class
+from fastap.targets import can_look, have_values, without_ignored_class
 from fastap.types import Arguments, AugmentedRanking, Dim, Method, Objective, Reduction, Sharded, Update
 
 Average = Literal["none", "macro", "micro", "weighted", "samples"]
@@ -192,6 +192,10 @@ def average_precision(
 ) -> Tensor:
     """``sum over thresholds of (recall_k - recall_{k-1}) * precision_k``, exact, for every ranking; no gradient.
 
+    Of class labels, ``(N,)`` integers, and the scores of C classes, ``(N, C)``, mean AP is one call::
+
+        average_precision(scores, torch.nn.functional.one_hot(labels, C), dim=0, average="macro")
+
     Equal scores form one threshold, as in ``sklearn.metrics.average_precision_score``; only the order of the scores
     matters, so any real score and infinities are welcome.
 
@@ -213,6 +217,11 @@ def average_precision(
     Returns:
         float64, 0-dimensional if averaged, else the shape of ``scores`` without ``dim``, ragged (rankings,); NaN where
         a ranking has no positive (of any weight) or a NaN score, and where no ranking has one to average.
+
+    Raises:
+        TypeError, ValueError: as :func:`direct_ap_loss`.
+        RuntimeError: from ``backward`` through AP of scores that require a gradient: AP has none, and what trains is
+            :func:`direct_ap_loss`. ``detach()`` takes the value out, as ``numpy()`` asks for.
     """
     average = "none" if average is None else average
     check_choice("average", average, AVERAGES)
@@ -233,7 +242,30 @@ def average_precision(
     call = (scores, targets, groups, offsets, sample_weight, dim, ignore_index, counts)
     precisions, support = operators.called(measures.average_precision, measures.precision, *call)
     result: Tensor = mean_precision(precisions, support, weighted=average == "weighted") if counts else precisions
+    return _constant(result, items.scores, "average_precision")
+
+
+def _constant(values: Tensor, scores: Tensor, name: str) -> Tensor:
+    """The same, with an error that helps for who calls ``backward`` on it. It keeps nothing of the scores' graph."""
+    if not (torch.is_grad_enabled() and have_values((scores, values)) and scores.requires_grad):
+        return values
+    apply: Any = _Constant.apply
+    result: Tensor = apply(torch.empty(0, requires_grad=True), values, name)
     return result
+
+
+class _Constant(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, leaf: Tensor, values: Tensor, name: str) -> Tensor:
+        ctx.name = name
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(
+            f"{ctx.name} has no gradient; the loss that trains is fastap.direct_ap_loss(scores, targets), near 1 - AP; "
+            "where a mere number is wanted, give its .detach()"
+        )
 
 
 def loss_augmented_ranking(
@@ -277,7 +309,7 @@ def loss_augmented_ranking(
         check_ignore_index(ignore_index),
         check_backend(backend, items.scores.device),
     )
-    return AugmentedRanking(items.as_given(ranks), value)
+    return AugmentedRanking(items.as_given(ranks), _constant(value, items.scores, "loss_augmented_ranking"))
 
 
 def _ap_loss(

@@ -6,7 +6,7 @@ negatives above positive ``i``, both updates look for non-decreasing ``a`` with 
     g_i(a) = S[a] - a p_i + s epsilon N / 2 * a / (i + a),        S[a] the sum of the best ``a`` negatives.
 
 Every row ``i`` keeps disjoint intervals of columns, and a bound of ``g_i`` in each. A path takes one interval a row,
-none wholly left of the one before. The best path bounds the optimum from above, and a candidate from below; intervals that
+none wholly left of the one before. The best path bounds the optimum from above, a candidate from below; intervals that
 no path needs to reach the candidate are dropped, loose ones cut in four. So a ranking of a million items has a proof of
 its optimum that takes no program over all its cells.
 """

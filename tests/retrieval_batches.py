@@ -27,11 +27,13 @@ LAYOUTS = {
 SIMILARITIES: dict[str, Any] = {
     "cosine": "cosine",
     "dot": "dot",
+    "euclidean": "euclidean",
     "a function": lambda queries, references: -torch.cdist(queries, references),
 }
 ONE_QUERY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cosine": lambda query, references: F.cosine_similarity(query[None], references),
     "dot": lambda query, references: (query * references).sum(1),
+    "euclidean": lambda query, references: -(query - references).square().sum(1).sqrt(),
     "a function": lambda query, references: -(query - references).square().sum(1).sqrt(),
 }
 

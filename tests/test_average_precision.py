@@ -79,4 +79,8 @@ def test_empty() -> None:
 
 def test_has_no_gradient() -> None:
     scores, targets = random_batch(6, 2, 9)
-    assert not fastap.average_precision(scores.requires_grad_(), targets, dim=-1).requires_grad
+    assert not fastap.average_precision(scores, targets, dim=-1).requires_grad
+    with pytest.raises(RuntimeError, match=r"no gradient.*fastap\.direct_ap_loss\(scores, targets\)"):
+        (1 - fastap.average_precision(scores.requires_grad_(), targets, dim=-1)).sum().backward()
+    with torch.no_grad():
+        assert not fastap.average_precision(scores, targets, dim=-1).requires_grad

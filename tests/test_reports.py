@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 
 import fastap
 from fastap import metrics, warning
+from fastap.retrieval.targets import without_unused
 from tests.losses import LOSSES
 from tests.processes import results
 
@@ -232,6 +233,128 @@ def test_the_ways_that_errors_show_are_right() -> None:
     flat = [torch.cat(each) for each in lists]
     nested = [torch.nested.nested_tensor(each, layout=torch.jagged) for each in lists]
     assert fastap.direct_ap_loss(*nested) == fastap.direct_ap_loss(*flat, offsets=torch.tensor([0, 3, 5]))
+
+
+# What was given in place of scores, targets or a loss
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (
+            (1 - fastap.average_precision(scores(1).requires_grad_(), TARGETS)).backward,
+            RuntimeError,
+            "average_precision has no gradient.*direct_ap_loss",
+        ),
+        (
+            fastap.loss_augmented_ranking(scores(1).requires_grad_(), TARGETS).value.backward,
+            RuntimeError,
+            "loss_augmented_ranking has no gradient.*direct_ap_loss",
+        ),
+        (lambda: metrics.AveragePrecision("multilabel", num_classes=5), ValueError, "give num_labels=5"),
+        (lambda: metrics.AveragePrecision("multiclass", num_labels=5), ValueError, "give num_classes=5"),
+        (
+            lambda: fastap.direct_ap_loss(scores(1, 30, 4), torch.arange(30) % 4),
+            ValueError,
+            r"torch\.nn\.functional\.one_hot\(targets\.long\(\), 4\), which.*dim=0",
+        ),
+        (
+            lambda: fastap.average_precision(scores(1, 2, 3, 5, 5), torch.ones(2, 5, 5, dtype=torch.uint8), dim=0),
+            ValueError,
+            r"one_hot\(targets\.long\(\), 3\)\.movedim\(-1, 1\)",
+        ),
+        (
+            lambda: metrics.AveragePrecision("multilabel", num_labels=4)(scores(1, 30, 4), torch.arange(30) % 4),
+            ValueError,
+            r'AveragePrecision\("multiclass", num_classes=4\)',
+        ),
+        (
+            lambda: fastap.DirectAPLoss()([scores(1, 3), scores(1, 4)], [TARGETS[:3], TARGETS[:4]]),
+            TypeError,
+            r"scores must be a torch.Tensor, got list;.*offsets=.*torch\.nested\.nested_tensor\(scores",
+        ),
+        (
+            lambda: fastap.direct_ap_loss(scores(1) > 0, TARGETS),
+            TypeError,
+            "got torch.bool; scores are wanted.*not dec",
+        ),
+        (lambda: fastap.average_precision(TARGETS.long(), scores(1)), TypeError, "int64.*targets, which come second"),
+        (lambda: metrics.RetrievalMAP()(TARGETS, TARGETS, TARGETS.long()), TypeError, r"give preds\.double\(\)"),
+        (lambda: fastap.direct_cost_loss(TARGETS.int()[:, None], TARGETS.int()), TypeError, "not decisions"),
+    ],
+)
+def test_errors_name_what_was_meant(call: Callable[[], Any], error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        call()
+
+
+def test_average_precision_keeps_no_graph_and_is_a_number_after_detach() -> None:
+    leaf = scores(1).requires_grad_()
+    kept = fastap.average_precision(leaf * 2, TARGETS)
+    assert kept.grad_fn is not None
+    assert [edge.variable.shape for edge, _ in kept.grad_fn.next_functions if edge] == [(0,)]
+    assert kept.item() == kept.detach().numpy() == fastap.average_precision(leaf.detach(), TARGETS).numpy()
+
+
+def test_average_precision_of_class_labels_is_one_call() -> None:
+    labels, table = torch.arange(60) % 4, scores(2, 60, 4)
+    value = fastap.average_precision(table, torch.nn.functional.one_hot(labels, 4), dim=0, average="macro")
+    assert value == metrics.AveragePrecision("multiclass", num_classes=4).set_dtype(torch.float64)(table, labels)
+
+
+# Retrieval
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("bank", [False, True])
+def test_a_distance_as_similarity_is_warned_of(bank: bool) -> None:
+    embeddings, labels = scores(3, 30, 8), torch.arange(30) % 5
+    others = (scores(4, 200, 8), torch.arange(200) % 5) if bank else ()
+    for similarity in ("cosine", "dot", "euclidean", lambda q, r: q @ r.T, lambda q, r: -torch.cdist(q, r)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fastap.retrieval_ap_loss(embeddings, labels, *others, similarity=similarity)
+    distances: list[Any] = [lambda q, r: 1 + torch.cdist(q, r), lambda q, r: torch.cdist(q, r, p=1).square()]
+    for distance in distances:
+        warning._WARNED.clear()
+        with pytest.warns(fastap.FastapWarning, match="wrong way round.*similarity='euclidean'") as told:
+            fastap.RetrievalAPLoss(distance)(embeddings, labels, *others)
+        assert told[0].filename == __file__
+
+
+def test_a_known_distance_as_similarity_is_an_error() -> None:
+    distances = pytest.importorskip("pytorch_metric_learning.distances")
+    from fastap.metric_learning import RetrievalAPLoss
+
+    for distance in (torch.cdist, distances.LpDistance()):
+        for module in (fastap.RetrievalAPLoss, RetrievalAPLoss):
+            with pytest.raises(ValueError, match=r"higher for more alike, got a distance.*'euclidean'"):
+                module(distance)
+    RetrievalAPLoss(distances.CosineSimilarity())
+
+
+def test_euclidean_is_minus_the_distance_wherever_the_embeddings_lie() -> None:
+    """Far from 0 too, in float32, where products of the numbers as they are lose all digits."""
+    labels = torch.arange(60) % 5
+    leaf = scores(5, 60, 8).requires_grad_()
+    apart = -(leaf[:, None] - leaf).square().sum(2).add(torch.eye(60)).sqrt()
+    targets = (labels[:, None] == labels).to(torch.int8).fill_diagonal_(-1)
+    right = fastap.direct_ap_loss(apart, targets, dim=-1, ignore_index=-1, epsilon=0.1)
+    (expected,) = torch.autograd.grad(right, leaf)
+    for far in (0.0, 1000.0):
+        moved = (leaf + far).float()
+        loss = fastap.RetrievalAPLoss("euclidean")(moved, labels)
+        torch.testing.assert_close(loss.double(), right, rtol=0, atol=1e-3 if far else 1e-6)
+        torch.testing.assert_close(torch.autograd.grad(loss, leaf)[0], expected, rtol=0, atol=1e-2 if far else 1e-5)
+
+
+def test_labels_of_which_few_occur_cost_what_these_cost() -> None:
+    """512 items, 100,000 labels and 5 of them there: nearly all the time was for columns of zeros."""
+    classes, embeddings = torch.arange(512) % 5, scores(6, 512, 8)
+    labels = torch.zeros(512, 100_000, dtype=torch.bool)
+    labels[torch.arange(512), torch.tensor([3, 777, 12, 99_998, 50_000])[classes]] = True
+    assert [each.shape for each in without_unused(labels.to(torch.uint8), labels[:9])] == [(512, 5), (9, 5)]
+    assert fastap.retrieval_ap_loss(embeddings, labels) == fastap.retrieval_ap_loss(embeddings, classes)
 
 
 # Padding

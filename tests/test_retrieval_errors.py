@@ -53,6 +53,7 @@ MISTAKES: dict[str, tuple[type[Exception], dict[str, Any], str]] = {
     ),
     "an ignored entry": (ValueError, {"labels": F.one_hot(LABELS), "ignore_index": 1}, "ignore_index; 0 and 1; got 1"),
     "a name": (ValueError, {"similarity": "euclid"}, "similarity; 'cosine', 'dot'; 'euclid'"),
+    "a distance": (ValueError, {"similarity": torch.cdist}, "higher for more alike; 'euclidean'"),
     "similarities of another shape": (
         ValueError,
         {"similarity": lambda q, r: q @ r[1:].T},

@@ -72,8 +72,11 @@ class AveragePrecision(Items):
         check_choice("task", task, ("binary", "multiclass", "multilabel"))
         columns = 1
         if task != "binary":
-            name, given = ("num_classes", num_classes) if task == "multiclass" else ("num_labels", num_labels)
-            columns = check_count(name, given)  # type: ignore[arg-type]
+            options = {"num_classes": num_classes, "num_labels": num_labels}
+            name, other = options if task == "multiclass" else reversed(options)
+            if options[name] is None and options[other] is not None:
+                raise ValueError(f"{name} must be given for {task!r}, got {other}; give {name}={options[other]}")
+            columns = check_count(name, options[name])  # type: ignore[arg-type]
         ignore_index = check_class_to_ignore(ignore_index)
         super().__init__(
             {
@@ -97,6 +100,8 @@ class AveragePrecision(Items):
             if preds.dim() < 2 or preds.shape[1] != self.columns:
                 raise ValueError(f"preds must have the shape (N, {self.columns}, ...), got {tuple(preds.shape)}")
             items = preds.shape[:1] + preds.shape[2:]
+        if self.task != "multiclass":
+            _check_no_classes(self.task, preds, target)
         target = checked_target(target, items if self.task == "multiclass" else preds.shape, preds.device)
         target = target.reshape(-1) if self.task == "multiclass" else self._rows(target)
         if sample_weight is not None:
@@ -159,3 +164,14 @@ class AveragePrecision(Items):
             allowed &= target == target.trunc()
         allowed |= is_number(target, self.ignore_index)
         check_all(target, allowed, f"a class from 0 to {self.columns - 1}", self.ignore_index)
+
+
+def _check_no_classes(task: Task, preds: Tensor, target: Tensor) -> None:
+    """Not one class an item, where 0 or 1 is wanted for each score of it."""
+    if not isinstance(target, Tensor) or target.is_floating_point() or preds.dim() < 2 or preds.shape[1] < 2:
+        return
+    if target.shape == preds.shape[:1] + preds.shape[2:]:
+        raise ValueError(
+            f"target must have the shape of preds for {task!r}, {tuple(preds.shape)}, got {tuple(target.shape)}; of "
+            f'class labels it is AveragePrecision("multiclass", num_classes={preds.shape[1]})'
+        )

@@ -32,9 +32,10 @@ from fastap.retrieval import targets as relevance
 from fastap.retrieval.targets import Classes, Relevance
 from fastap.targets import FLOATING, can_look, right_weights
 from fastap.types import Arguments, Losses, Method, Reduction, Update, weight_dtype
-from fastap.warning import warn_of_nothing
+from fastap.warning import warn_of_nothing, warn_once
 
-Similarity = Literal["cosine", "dot"] | Callable[[Tensor, Tensor], Tensor]
+Similarity = Literal["cosine", "dot", "euclidean"] | Callable[[Tensor, Tensor], Tensor]
+SIMILARITIES = ("cosine", "dot", "euclidean")
 
 
 def retrieval_ap_loss(
@@ -75,10 +76,12 @@ def retrieval_ap_loss(
             or ``embeddings`` itself is the batch, and then no query retrieves itself. Of other references nothing is
             left out: if they hold copies of the queries, name the pairs in ``indices_tuple``.
         ref_labels: ``(M,)`` or ``(M, K)``, as ``labels``.
-        similarity: ``"cosine"``, ``"dot"``, or a function from ``(n, ...)`` queries and ``(M, ...)`` references to
-            ``(n, M)`` numbers, higher for more alike, called with some of the queries at a time, in float32 at least
-            and without autocast. A row of zeros, or of nothing but subnormal numbers, has cosine 0 to all others and no
-            gradient.
+        similarity: ``"cosine"``, ``"dot"``, ``"euclidean"``, which is minus the distance, or a function from ``(n,
+            ...)`` queries and ``(M, ...)`` references to ``(n, M)`` numbers, **higher for more alike**, called with
+            some of the queries at a time, in float32 at least and without autocast. A distance such as ``torch.cdist``
+            would train the wrong way round: give ``"euclidean"`` or minus it. Where a few queries, on the CPU, show
+            that a function is a distance, a :class:`fastap.FastapWarning` says so. A row of zeros, or of nothing but
+            subnormal numbers, has cosine 0 to all others and no gradient; of distance 0 there is no gradient either.
         epsilon: weight of AP against the similarities, in their units. Cosines cannot grow to suit it, as scores can:
             it should be of the size of the differences that ought to matter, and 1.0 is half of what there is. On
             scikit-learn's digits 0.05 to 1.0 were level with right labels (held-out mAP 0.954 to 0.959, five seeds);
@@ -154,6 +157,8 @@ def retrieval_ap_loss(
         "method": check_method(method),
         "backend": check_backend(backend, embeddings.device),
     }
+    if link is None and labels is not None and ref_labels is not None:
+        labels, ref_labels = relevance.without_unused(labels, ref_labels)
     n, device = embeddings.shape[0], embeddings.device
     dtype = torch.promote_types(torch.promote_types(embeddings.dtype, references.dtype), torch.float32)
 
@@ -196,7 +201,10 @@ def retrieval_ap_loss(
             assert ref_classes is not None
             first = sum(length[0] for length in lengths[: link.rank])
             items = gather(items, process_group=process_group)
-            ref_classes = ref_classes.of(gather(ref_classes.values, process_group=process_group))
+            assert classes is not None
+            gathered = gather(ref_classes.values, process_group=process_group)
+            own_values, ref_values = relevance.without_unused(classes.values, gathered)
+            classes, ref_classes = classes.of(own_values), ref_classes.of(ref_values)
             if seen is not None:
                 seen = seen[0], gather(seen[1], process_group=process_group)
         relevant = Relevance(classes, ref_classes, seen, named, first)
@@ -231,6 +239,11 @@ def _of_chunk(
     takes_part = (targets == relevance.RELEVANT).any(1) & (targets == relevance.IRRELEVANT).any(1)
     if callable(similarity):
         scores = _check_similarities(similarity(queries, items), queries, items)
+        _warn_of_distance(scores, queries, items)
+    elif similarity == "euclidean":
+        # Products of numbers around 0 round least; where 0 is changes no distance.
+        middle = items.detach().nan_to_num(0.0, 0.0, 0.0).mean(0)
+        scores = -torch.cdist(queries - middle, items - middle, compute_mode="use_mm_for_euclid_dist")
     else:
         scores = queries @ items.T
     call = Arguments(
@@ -314,9 +327,12 @@ def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def _check_similarity(similarity: Similarity) -> None:
-    """A known word or a function."""
-    if not callable(similarity) and not (isinstance(similarity, str) and similarity in ("cosine", "dot")):
-        raise ValueError(f"similarity must be 'cosine', 'dot' or a function, got {similarity!r}")
+    """A known word or a function, and no distance that is known as one."""
+    if not callable(similarity) and not (isinstance(similarity, str) and similarity in SIMILARITIES):
+        raise ValueError(f"similarity must be 'cosine', 'dot', 'euclidean' or a function, got {similarity!r}")
+    # Distances of pytorch-metric-learning say by `is_inverted` that they are higher for more alike.
+    if similarity is torch.cdist or getattr(similarity, "is_inverted", None) is False:
+        raise ValueError(f"similarity must be higher for more alike, got a distance, {similarity!r}; {_NO_DISTANCE}")
 
 
 def _check_embeddings(embeddings: Tensor, references: Tensor, similarity: Similarity) -> None:
@@ -342,6 +358,28 @@ def _check_weight(weight: Tensor, embeddings: Tensor) -> None:
     check_weights("weight", weight, "embeddings", embeddings)
     if weight.shape != embeddings.shape[:1]:
         raise ValueError(f"weight must have the shape ({embeddings.shape[0]},), got {tuple(weight.shape)}")
+
+
+_NO_DISTANCE = "give similarity='euclidean', or lambda queries, references: -distance(queries, references)"
+
+
+@torch.no_grad()
+def _warn_of_distance(similarities: Tensor, queries: Tensor, items: Tensor) -> None:
+    """A warning, once, where to each of the first queries the nearest item, itself if it is there, is hardly alike.
+
+    That is among the least tenth: the distance by which it is nearest need not be the one that was given.
+    """
+    if min(similarities.shape) < 4 or queries.shape[1:] != items.shape[1:] or not can_look(similarities):
+        return
+    some = similarities[:8]
+    distances = torch.cdist(queries[:8].flatten(1), items.flatten(1))
+    nearest = some.gather(1, distances.argmin(1, keepdim=True))
+    below = (some < nearest).sum(1) * 10 < some.shape[1]
+    if bool((below & (some > nearest).any(1)).all()):
+        warn_once(
+            "similarity gives the nearest references the least number, as a distance does, so that this loss trains "
+            f"the wrong way round: higher has to mean more alike; {_NO_DISTANCE}"
+        )
 
 
 def _check_similarities(similarities: Tensor, queries: Tensor, items: Tensor) -> Tensor:

@@ -95,6 +95,22 @@ def _in_common(chosen: Tensor, ref_chosen: Tensor) -> Tensor:
     return (counts > 0).to(torch.int8)
 
 
+def without_unused(labels: Tensor, ref_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Of ``(N, K)`` and ``(M, K)`` labels the columns in which any has anything but 0, where one may look.
+
+    Others make no pair relevant. Of 100,000 labels few occur in a batch, and work and memory are those of all columns.
+    """
+    if labels.dim() != 2 or not (can_look(labels) and can_look(ref_labels)):
+        return labels, ref_labels
+    used = labels.any(0).bool()  # of uint8 any() is uint8
+    if ref_labels is not labels:
+        used |= ref_labels.any(0).bool()
+    if bool(used.all()):
+        return labels, ref_labels
+    some = labels[:, used]
+    return some, some if ref_labels is labels else ref_labels[:, used]
+
+
 def of_labels(
     name: str, labels: Tensor | None, ignore_index: int | None, distractor_label: int | None, device: torch.device
 ) -> Classes | None:
