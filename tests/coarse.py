@@ -126,7 +126,7 @@ def solve(terms: Terms, candidate: Ints, within: float = 0.0) -> tuple[Ints, flo
             return best, value + rounding
         if ordered and (intervals.left == intervals.right).all():
             return best, max(top, value) + rounding
-        intervals = _cut(terms, intervals, base, 4 * (top - value) / rows)
+        intervals = _cut(terms, intervals, base, 0.25 * (top - value) / rows)
 
 
 def _first(terms: Terms, base: Floats) -> Intervals:

@@ -26,20 +26,16 @@ def test_the_proof_finds_the_optimum_by_itself(seed: int) -> None:
         best, start = (float(terms(rows, a).sum()) for a in (expected, np.zeros_like(rows)))
         rounding = 10 * float(terms.rounding(rows, expected).sum())
         assert float(terms(rows, found).sum()) >= best - rounding
-        assert best - start <= top + rounding  # a bound from above
+        assert abs(best - start - top) <= rounding
 
 
 LONG = [
-    ("gaussian", 0.1),
-    *((kind, 0.1) for kind in ORDINARY),
-    ("exp(3x)", 100.0),
-    ("cauchy", 1.0),
-    ("conflicting", 5.0),
-]
+    ("gaussian", 0.1), *((kind, 0.1) for kind in ORDINARY), ("exp(3x)", 100.0), ("cauchy", 1.0), ("conflicting", 5.0),
+]  # fmt: skip
 
 
 def certify(kind: str, epsilon: float, update: str, positives: int, negatives: int) -> None:
-    """The ranking attains the value, and nothing exceeds the value by more than rounding."""
+    """The ranking is one of those with the largest value, to 1e-9 of what the task loss can be."""
     scores, targets = draw(np.random.default_rng(0), kind, positives, negatives)
     ranks, _ = fastap.loss_augmented_ranking(
         torch.from_numpy(scores), torch.from_numpy(targets), epsilon=epsilon, update=update
@@ -48,8 +44,9 @@ def certify(kind: str, epsilon: float, update: str, positives: int, negatives: i
     sign = 1 if update == "positive" else -1
     terms = Terms.of(scores, targets == 1, sign * epsilon)
     rows = np.arange(positives)
-    _, better = solve(terms, places - rows)
-    assert better <= 4 * terms.rounding(rows, places - rows).sum()
+    small = 1e-9 * abs(terms.task) * positives
+    _, better = solve(terms, places - rows, small / 2)
+    assert better <= small
 
 
 @pytest.mark.parametrize("update", ["positive", "negative"])
@@ -60,6 +57,13 @@ def test_long_rankings_are_optimal(kind: str, epsilon: float, update: str) -> No
 
 @pytest.mark.full
 @pytest.mark.parametrize("update", ["positive", "negative"])
-@pytest.mark.parametrize("kind", ["gaussian", "relu(x - 1)", "cauchy"])
+@pytest.mark.parametrize("kind", ["gaussian", "cauchy", "sigmoid(8x)"])
 def test_a_hundred_thousand_positives(kind: str, update: str) -> None:
     certify(kind, 0.1, update, 100_000, 900_000)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("update", ["positive", "negative"])
+@pytest.mark.parametrize("kind", ["relu(x - 1)", "exp(3x)"])
+def test_ten_thousand_positives(kind: str, update: str) -> None:
+    certify(kind, 0.1, update, 10_000, 990_000)

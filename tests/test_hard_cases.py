@@ -146,7 +146,7 @@ def test_compilation_without_a_break(name: str, backend: str) -> None:
         given = torch.compile(function, fullgraph=True, backend=backend)(*inputs)
     expected = function(*inputs)
     torch.testing.assert_close(given, expected, rtol=1e-6, atol=1e-7)
-    if isinstance(expected, Tensor) and expected.requires_grad:
+    if isinstance(expected, Tensor) and name != "average_precision":
         gradients = [torch.autograd.grad(each.sum(), inputs[0])[0] for each in (given, expected)]
         torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-7)
 

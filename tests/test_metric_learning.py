@@ -18,7 +18,7 @@ from tests.processes import results
 
 pytest.importorskip("pytorch_metric_learning")
 
-from pytorch_metric_learning import losses, miners, reducers, trainers
+from pytorch_metric_learning import distances, losses, miners, reducers, trainers
 from pytorch_metric_learning.utils import distributed
 from pytorch_metric_learning.utils import loss_and_miner_utils as pml
 
@@ -76,6 +76,12 @@ def test_classes_that_smooth_ap_does_not_take() -> None:
     assert abs(smooth(leaf[order], labels[order]) - smooth(leaf, labels)) > 0.01
     torch.testing.assert_close(ours(leaf[order], labels[order]), ours(leaf, labels), **EXACT)
     torch.testing.assert_close(ours(leaf, labels), loop(leaf, *masks(labels), leaf), **EXACT)
+
+
+def test_its_similarities() -> None:
+    leaf = rows(2)
+    loss = RetrievalAPLoss(distances.CosineSimilarity())
+    torch.testing.assert_close(loss(leaf, CLASSES), RetrievalAPLoss()(leaf, CLASSES), **EXACT)
 
 
 # Memory

@@ -65,6 +65,14 @@ def test_a_change_of_type_keeps_what_is_there(change: Callable[[Any], Any], name
     assert metric.compute().dtype == torch.float64
 
 
+@pytest.mark.parametrize("name", METRICS)
+def test_states_can_rest_on_the_cpu(name: str) -> None:
+    metric = METRICS[name][0](compute_on_cpu=True)
+    expected = METRICS[name][0]()(*batch(name, 1))
+    torch.testing.assert_close(metric(*batch(name, 1)), expected, rtol=0, atol=0)
+    torch.testing.assert_close(metric.compute(), expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("window", [1, 2, 3])
 @pytest.mark.parametrize("name", METRICS)
 def test_running_gives_the_value_of_its_window(name: str, window: int) -> None:

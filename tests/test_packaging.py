@@ -55,6 +55,11 @@ def test_every_package_is_listed() -> None:
     assert all((folder / "__init__.py").exists() for folder in with_modules)
 
 
+def test_types_are_shipped() -> None:
+    assert (ROOT / "fastap" / "py.typed").exists()
+    assert "py.typed" in PROJECT["tool"]["setuptools"]["package-data"]["fastap"]
+
+
 def test_public_names() -> None:
     assert set(fastap.__all__) >= PUBLIC
     assert fastap.__all__ == sorted(fastap.__all__)

@@ -7,7 +7,6 @@ of NaN, and with so few programs that each has several rankings.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 from unittest import mock
@@ -121,7 +120,7 @@ def test_losses(name: str, dtype: torch.dtype, method: str) -> None:
     """Each of a type of scores of its own."""
     if name == "perceptron" and method == "dp":
         pytest.skip("the perceptron has no method")
-    result = check_losses(draw(1, dtype=dtype), replace(OBJECTIVES[name], method=method))
+    result = check_losses(draw(1, dtype=dtype), OBJECTIVES[name]._replace(method=method))
     assert result.takes_part.sum() >= 3
     assert (result.loss > 0).sum() >= 3
 

@@ -16,8 +16,8 @@
 #define AN_ITEM 2   /* intervals an item of the ranking at most, and LEAST more: 48 bytes */
 #define LEAST 65536
 #define PIECES 4
-/* Intervals are cut whose own bound is loose by more than so many times what a row falls short on average. */
-#define LOOSE 4.0
+/* Intervals are cut whose own bound is loose by more than this part of what a row falls short on average. */
+#define LOOSE 0.25
 
 typedef struct {
     int32_t left, right; /* columns */
