@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,12 +13,13 @@ from torch import Tensor
 
 from bench import truth
 from bench.cases import DIRECTIONS, LOSSES, WORKS, Case, Job
+from bench.clock import seconds_on
 from bench.conftest import Suite
 from bench.inputs import Shape, with_ratio
 from fastap import backends
 from fastap.backends import native
 from fastap.types import UPDATES
-from tests.problems import KINDS
+from tests.problems import ORDINARY
 
 LONG = Shape(1, 1_000, 100_000)
 MANY_POSITIVES = Shape(1, 10_000, 100_000)
@@ -29,6 +32,7 @@ def needs_engine(timed: Suite) -> None:
         pytest.skip("installed without a C compiler: there is no engine")
 
 
+KIND_SIZES = {4: 10_000, 5: 100_000, 6: 1_000_000}
 # Twice as dense where the exponent is fitted.
 SIZES = (100, 1_000, 10_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
 
@@ -99,11 +103,39 @@ def test_ragged(timed: Suite, layout: str, work: str) -> None:
     timed("ragged", case, prepare=prepare, check=check, layout=layout)
 
 
-@pytest.mark.parametrize("work", UPDATES)
+# As scores come, and as they are hard: in conflict with the order that is wanted.
+KINDS = ("gaussian", *ORDINARY, "cauchy", "two-valued", "conflicting")
+EPSILONS = (0.01, 0.1, 1.0, 10.0, 100.0)
+CONFLICTS = tuple(0.3 * 10 ** (step / 4) for step in range(14))  # to 533: where rows are in conflict
+
+
+def at_its_slowest(case: Case) -> tuple[Case, float]:
+    """The case at the epsilon that takes longest, and the longest single call; conflicts are tried on eight inputs."""
+    epsilons, draws = (CONFLICTS, 8) if case.kind == "conflicting" else (EPSILONS, 1)
+    seconds = dict.fromkeys(epsilons, 0.0)
+    for scores, targets in itertools.islice(case.inputs(seed=3), draws):
+        for epsilon in epsilons:
+            job = replace(case, epsilon=epsilon).prepare(scores.detach(), targets)
+            seconds[epsilon] = max(seconds[epsilon], min(seconds_on(torch.device(case.device), job) for _ in range(2)))
+    slowest = max(seconds, key=seconds.__getitem__)
+    return replace(case, epsilon=slowest), seconds[slowest]
+
+
+@pytest.mark.parametrize("work", ["positive", "negative", "hinge"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_distributions(timed: Suite, kind: str, work: str) -> None:
-    """Scores that have been hard: tied, clustered, saturated, with long tails, in conflict with the order wanted."""
-    timed("distributions", timed.case(MANY_POSITIVES, work=work, kind=kind))
+@pytest.mark.parametrize("scores", [pytest.param(size, id=f"1e{power}") for power, size in KIND_SIZES.items()])
+def test_kinds(timed: Suite, scores: int, kind: str, work: str) -> None:
+    """How every kind of scores grows, one positive in a hundred, at the epsilon that takes longest."""
+    case, longest = at_its_slowest(timed.case(with_ratio(scores, 1, 99), work=work, kind=kind))
+    timed("kinds", case, longest=longest)
+
+
+@pytest.mark.parametrize("work", ["positive", "negative", "hinge"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_positives(timed: Suite, kind: str, work: str) -> None:
+    """Nine positives to a negative."""
+    case, longest = at_its_slowest(timed.case(with_ratio(100_000, 9, 1), work=work, kind=kind))
+    timed("many positives", case, longest=longest)
 
 
 @pytest.mark.parametrize("work", ["positive", "negative", "hinge"])

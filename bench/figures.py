@@ -52,9 +52,9 @@ class Fit(NamedTuple):
     error: float  # standard error of the exponent
 
 
-def fit(points: Iterable[tuple[float, float]]) -> Fit | None:
-    """Of ``(scores, seconds)`` within the range of the fit; None where that leaves fewer than three."""
-    within = sorted(point for point in points if FIT_RANGE[0] <= point[0] <= FIT_RANGE[1])
+def fit(points: Iterable[tuple[float, float]], least: float = FIT_RANGE[0]) -> Fit | None:
+    """Of ``(scores, seconds)`` from ``least`` scores to the end of the fit; None where that leaves fewer than three."""
+    within = sorted(point for point in points if least <= point[0] <= FIT_RANGE[1])
     if len(within) < 3:
         return None
     n, seconds = np.log(np.array(within, dtype=float)).T

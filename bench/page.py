@@ -24,7 +24,7 @@ PAGE = "benchmarks.md"
 GUIDE = DOCS / "guide" / "performance.md"
 START, END = "<!-- speed -->\n", "\n<!-- /speed -->"
 
-HEAD, NO_GPU, REPRODUCE = (ROOT / "bench" / "page.md").read_text(encoding="utf-8").split("<!-- cut -->")
+HEAD, KINDS, NO_GPU, REPRODUCE = (ROOT / "bench" / "page.md").read_text(encoding="utf-8").split("<!-- cut -->")
 
 COMMANDS = {
     "suites": "python -m pytest bench --out DIR",
@@ -50,7 +50,12 @@ SECTIONS = (
     Section(
         "ragged", "Layouts", "Many short queries: as rows, by offsets, or mixed with an id an item", ("layout", *SHAPE)
     ),
-    Section("distributions", "Distributions", "Scores that are hard to rank, a line for each kind of them", ("kind",)),
+    Section(
+        "many positives",
+        "More positives than negatives",
+        "Nine positives to a negative, a line for each kind of scores, at the epsilon that takes longest",
+        ("kind",),
+    ),
     Section("epsilon", "Epsilon", "How much `epsilon`, the weight of AP against the scores, matters", ("epsilon",)),
     Section(
         "methods", "Methods", "The search (`auto`) and the paper's dynamic program (`dp`)", (*SHAPE, "work"), "method"
@@ -79,6 +84,7 @@ def write(results: Sequence[Result], folder: Path, out: Path) -> Page:
         if suites is not None:
             for section in SECTIONS:
                 add_section(page, section, suites.suite(section.suite))
+            add_kinds(page, suites.suite("kinds"))
         if gate is not None:
             add_gate(page, gate)
     if not any(result.about["type"] == "cuda" for result in results):
@@ -132,6 +138,36 @@ def add_growth(page: Page, device: str, rows: Sequence[Row]) -> None:
     )
     if fits:
         page.table(says, fits, ["work", "exponent", "standard error", "scores", "sizes"])
+
+
+def add_kinds(page: Page, rows: Sequence[Row]) -> None:
+    """A table for each loss: a line for each kind of scores."""
+    if not rows:
+        return
+    page.add("### Kinds of scores", KINDS)
+    sizes = sorted({figures.scores(row) for row in rows})
+    for work in dict.fromkeys(row["work"] for row in rows):
+        found = {(row["kind"], figures.scores(row)): row for row in rows if row["work"] == work}
+        body = []
+        for kind in dict.fromkeys(kind for kind, _ in found):
+            here = [found.get((kind, n), {}) for n in sizes]
+            times = [of(row, "seconds", "median") for row in here]
+            gaussian = [of(found.get(("gaussian", n), {}), "seconds", "median") for n in sizes]
+            against = [
+                f"{one / other:.2f}" if one and other else "" for one, other in zip(times, gaussian, strict=True)
+            ]
+            fit = figures.fit([(n, one) for n, one in zip(sizes, times, strict=True) if one], 0)
+            cells = [timed(one, of(row, "ratio", "median")) for one, row in zip(times, here, strict=True)]
+            longest = f"{here[-1].get('epsilon', ''):.3g}" if here[-1] else ""
+            body.append([kind, longest, *cells, *against[1:], f"{fit.exponent:.2f}" if fit else ""])
+        heads = [
+            "scores",
+            "epsilon",
+            *(f"{n:,}" for n in sizes),
+            *(f"to Gaussian, {n:,}" for n in sizes[1:]),
+            "exponent",
+        ]
+        page.table(f"`{work}`:", body, heads)
 
 
 def add_peers(page: Page, peers: Result) -> None:
