@@ -4,7 +4,8 @@
  * row, none wholly left of the one before. The best path bounds the optimum from above; the better end of each of its
  * intervals, made non-decreasing, is a candidate, which bounds it from below. Intervals through which no path reaches
  * the candidate go; of the rest those with loose bounds are cut in four. Bounds are tight to second order in the width,
- * so few intervals are left at every level, where the program over all cells would take rows x columns.
+ * so few intervals are left at every level, where the program over all cells would take rows x columns. It solves what
+ * is left once that is little.
  */
 #include "terms.h"
 
@@ -18,6 +19,9 @@
 #define PIECES 4
 /* Intervals are cut whose own bound is loose by more than this part of what a row falls short on average. */
 #define LOOSE 0.25
+#define STEPS 8 /* to all of them */
+/* The program over cells takes about as long for so many as one more level for an interval. */
+#define CELLS_AN_INTERVAL 128
 
 typedef struct {
     int32_t left, right; /* columns */
@@ -173,8 +177,7 @@ static int64_t count_pieces(const Search *search, double loose)
 
 enum { FINER, SINGLE, FULL };
 
-/* Cut what is loose, in four, the loosest if there is no room for all. SINGLE: all are of one column; FULL: there is no
- * room; -1: memory ran out. */
+/* Cut what is loose, in four. SINGLE: all are of one column; FULL: there is no room; -1: memory ran out. */
 static int cut(Search *search, double loose)
 {
     const int64_t kept = search->from[search->rows];
@@ -184,52 +187,58 @@ static int cut(Search *search, double loose)
             interval->sum = interval->bound - fmax(gain_at(search, row, interval->left), gain_at(search, row, interval->right));
         }
     int64_t count = count_pieces(search, loose);
-    if (count == kept)
-        count = count_pieces(search, loose = -INFINITY);
-    if (count == kept)
-        return SINGLE;
-    if (2 * kept > search->most)
-        return FULL;
-    for (; count > search->most - kept; count = count_pieces(search, loose))
-        loose = loose > 0.0 ? 4.0 * loose : search->rounding / search->rows;
-    if (count == kept)
-        return FULL;
-    Interval *finer = malloc((size_t)count * sizeof *finer);
+    for (int step = 0; step < STEPS && count < kept + kept / 2; step++) /* a pass for few of them is a pass too many */
+        count = count_pieces(search, loose = step < STEPS - 1 ? loose / 16.0 : -INFINITY);
+    if (count == kept || count > search->most)
+        return count == kept ? SINGLE : FULL;
+    Interval *finer = realloc(search->intervals, (size_t)count * sizeof *finer);
     if (!finer)
         return -1;
-    count = 0;
-    for (int32_t row = 0; row < search->rows; row++) {
-        const int64_t begin = count;
-        for (int64_t each = search->from[row]; each < search->from[row + 1]; each++) {
-            const Interval *interval = &search->intervals[each];
-            const int64_t pieces = pieces_of(interval, loose), width = (int64_t)interval->right - interval->left + 1;
-            if (pieces == 1)
-                finer[count++] = *interval;
-            for (int64_t k = 0; pieces > 1 && k < pieces; k++)
-                finer[count++] = interval_of(search, row, (int32_t)(interval->left + k * width / pieces),
-                                             (int32_t)(interval->left + (k + 1) * width / pieces - 1));
-        }
-        search->from[row] = begin;
-    }
-    search->from[search->rows] = count;
-    free(search->intervals);
     search->intervals = finer;
+    int64_t each = kept - 1;
+    for (int32_t row = search->rows - 1; row >= 0; row--) { /* from the end: nothing is written over */
+        search->from[row + 1] = count;
+        for (; each >= search->from[row]; each--) {
+            const Interval whole = finer[each];
+            const int64_t pieces = pieces_of(&whole, loose), width = (int64_t)whole.right - whole.left + 1;
+            if (pieces == 1)
+                finer[--count] = whole;
+            for (int64_t k = pieces; pieces > 1 && k > 0; k--)
+                finer[--count] = interval_of(search, row, (int32_t)(whole.left + (k - 1) * width / pieces),
+                                             (int32_t)(whole.left + k * width / pieces - 1));
+        }
+    }
     return FINER;
 }
 
-/* No room is left: the program over the cells between the outermost intervals of every row. */
-static int solve_rest(const Search *search, int32_t *a)
+static int32_t first_column(const Search *search, int32_t row) { return search->intervals[search->from[row]].left; }
+
+static int32_t last_column(const Search *search, int32_t row)
+{
+    return search->intervals[search->from[row + 1] - 1].right;
+}
+
+static int has_few_cells(const Search *search)
+{
+    int64_t cells = 0;
+    for (int32_t row = 0; row < search->rows; row++)
+        cells += (int64_t)last_column(search, row) - first_column(search, row) + 1;
+    return cells <= CELLS_AN_INTERVAL * search->from[search->rows];
+}
+
+/* The program over the cells between the outermost intervals of every row. */
+static int solve_cells(const Search *search, int32_t *a)
 {
     const int32_t rows = search->terms->rows, first = search->first, last = first + search->rows - 1;
     int32_t *left = malloc(2 * (size_t)rows * sizeof *left), *right = left + rows;
     if (!left)
         return -1;
     for (int32_t row = first; row <= last; row++) {
-        int32_t least = search->intervals[search->from[row - first]].left;
+        int32_t least = first_column(search, row - first);
         left[row] = row > first && left[row - 1] > least ? left[row - 1] : least;
     }
     for (int32_t row = last; row >= first; row--) {
-        int32_t most = search->intervals[search->from[row - first + 1] - 1].right;
+        int32_t most = last_column(search, row - first);
         right[row] = row < last && right[row + 1] < most ? right[row + 1] : most;
     }
     int failed = solve_rows(search->terms, first, last, left, right, a);
@@ -246,9 +255,11 @@ static int refine(Search *search, int32_t *a)
         try_path(search, a);
         if (!(top > search->value + search->rounding) || !drop(search))
             return 0;
+        if (has_few_cells(search))
+            return solve_cells(search, a);
         const int cutting = cut(search, LOOSE * (top - search->value) / search->rows);
         if (cutting != FINER)
-            return cutting == FULL ? solve_rest(search, a) : cutting == SINGLE ? 0 : -1;
+            return cutting == FULL ? solve_cells(search, a) : cutting == SINGLE ? 0 : -1;
     }
 }
 

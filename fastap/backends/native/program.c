@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CELLS_AT_ONCE ((int64_t)1 << 23) /* 1 MiB of bits */
+#define CELLS_AT_ONCE ((int64_t)1 << 26) /* 8 MiB of bits */
 #define CHUNK 256
 
 typedef struct {
