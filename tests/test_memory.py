@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 import fastap
-from bench import isolated
+from bench import cases, isolated
+from bench.inputs import with_ratio
 from fastap import operators as ops
 from fastap.types import Arguments, Reduction
 
@@ -201,3 +203,13 @@ def test_retrieval_takes_what_its_docstring_tells() -> None:
     assert outcome.status == "ok"
     assert outcome.value is not None
     assert 9 < outcome.value / 2_000**2 < 18
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the size of a process")
+def test_rows_in_conflict_take_at_most_64_bytes_an_item_more() -> None:
+    """And 10 MiB, whatever the ranking's length: the intervals of a short one, and a bit a cell of the program."""
+    case = cases.Case(with_ratio(400_000, 9, 1), work="negative", kind="conflicting", epsilon=17.0)
+    hard, easy = (cases.peak_bytes(each) for each in (case, replace(case, kind="gaussian")))
+    assert hard is not None
+    assert easy is not None
+    assert easy + (4 << 20) < hard < easy + 64 * 400_000 + (10 << 20)
