@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from fastap.arguments import (
 )
 from fastap.backends import check_backend
 from fastap.reduce import mean_precision
-from fastap.targets import can_look, have_values, without_ignored_class
+from fastap.targets import can_look, without_ignored_class
 from fastap.types import Arguments, AugmentedRanking, Dim, Method, Objective, Reduction, Sharded, Update
 
 Average = Literal["none", "macro", "micro", "weighted", "samples"]
@@ -242,30 +242,7 @@ def average_precision(
     call = (scores, targets, groups, offsets, sample_weight, dim, ignore_index, counts)
     precisions, support = operators.called(measures.average_precision, measures.precision, *call)
     result: Tensor = mean_precision(precisions, support, weighted=average == "weighted") if counts else precisions
-    return _constant(result, items.scores, "average_precision")
-
-
-def _constant(values: Tensor, scores: Tensor, name: str) -> Tensor:
-    """The same, with an error that helps for who calls ``backward`` on it. It keeps nothing of the scores' graph."""
-    if not (torch.is_grad_enabled() and have_values((scores, values)) and scores.requires_grad):
-        return values
-    apply: Any = _Constant.apply
-    result: Tensor = apply(torch.empty(0, requires_grad=True), values, name)
-    return result
-
-
-class _Constant(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, leaf: Tensor, values: Tensor, name: str) -> Tensor:
-        ctx.name = name
-        return values.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        raise RuntimeError(
-            f"{ctx.name} has no gradient; the loss that trains is fastap.direct_ap_loss(scores, targets), near 1 - AP; "
-            "where a mere number is wanted, give its .detach()"
-        )
+    return measures.constant(result, items.scores, "average_precision")
 
 
 def loss_augmented_ranking(
@@ -309,7 +286,7 @@ def loss_augmented_ranking(
         check_ignore_index(ignore_index),
         check_backend(backend, items.scores.device),
     )
-    return AugmentedRanking(items.as_given(ranks), _constant(value, items.scores, "loss_augmented_ranking"))
+    return AugmentedRanking(items.as_given(ranks), measures.constant(value, items.scores, "loss_augmented_ranking"))
 
 
 def _ap_loss(

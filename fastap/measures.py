@@ -1,4 +1,4 @@
-"""The custom operators without a gradient: average precision, and the loss-augmented ranking."""
+"""What has no gradient: average precision, and the loss-augmented ranking, as custom operators."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from fastap.operators import (
     rankings_shape,
 )
 from fastap.ragged import Ragged, taken
+from fastap.targets import have_values
 from fastap.types import Objective, own
 
 
@@ -135,3 +136,26 @@ def _(
 @loss_augmented_ranking.register_vmap
 def _(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
     return loss_augmented_ranking(*mapped_first(loss_augmented_ranking, info, in_dims, inputs)), (0, 0)
+
+
+def constant(values: Tensor, scores: Tensor, name: str) -> Tensor:
+    """The same, with an error that helps for who calls ``backward`` on it. It keeps nothing of the scores' graph."""
+    if not (torch.is_grad_enabled() and have_values((scores, values)) and scores.requires_grad):
+        return values
+    apply: Any = _Constant.apply
+    result: Tensor = apply(torch.empty(0, requires_grad=True), values, name)
+    return result
+
+
+class _Constant(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, leaf: Tensor, values: Tensor, name: str) -> Tensor:
+        ctx.name = name
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(
+            f"{ctx.name} has no gradient; the loss that trains is fastap.direct_ap_loss(scores, targets), near 1 - AP; "
+            "where a mere number is wanted, give its .detach()"
+        )
