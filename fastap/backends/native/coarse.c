@@ -21,7 +21,7 @@
 #define LOOSE 0.25
 #define STEPS 8 /* to all of them */
 /* The program over cells takes about as long for so many as one more level for an interval. */
-#define CELLS_AN_INTERVAL 128
+#define CELLS_AN_INTERVAL 64
 
 typedef struct {
     int32_t left, right; /* columns */
@@ -189,8 +189,12 @@ static int cut(Search *search, double loose)
     int64_t count = count_pieces(search, loose);
     for (int step = 0; step < STEPS && count < kept + kept / 2; step++) /* a pass for few of them is a pass too many */
         count = count_pieces(search, loose = step < STEPS - 1 ? loose / 16.0 : -INFINITY);
-    if (count == kept || count > search->most)
-        return count == kept ? SINGLE : FULL;
+    if (count == kept)
+        return SINGLE;
+    for (; count > search->most; count = count_pieces(search, loose)) /* the loosest, as far as there is room */
+        loose = loose > 0.0 ? 2.0 * loose : search->rounding / search->rows;
+    if (count < kept + kept / 8)
+        return FULL;
     Interval *finer = realloc(search->intervals, (size_t)count * sizeof *finer);
     if (!finer)
         return -1;
