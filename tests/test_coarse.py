@@ -56,6 +56,12 @@ def test_long_rankings_are_optimal(kind: str, epsilon: float, update: str) -> No
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("negatives", [2_000, 20_000])
+def test_so_many_conflicts_that_the_room_for_intervals_runs_out(negatives: int) -> None:
+    certify("conflicting", 9.5, "negative", 20_000, negatives)
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("update", ["positive", "negative"])
 @pytest.mark.parametrize("kind", ["gaussian", "cauchy", "sigmoid(8x)"])
 def test_a_hundred_thousand_positives(kind: str, update: str) -> None:

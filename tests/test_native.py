@@ -287,3 +287,12 @@ def test_long_rankings_on_a_small_stack() -> None:
     finally:
         threading.stack_size(before)
     assert found[0] == fastap.direct_ap_loss(scores, targets)
+
+
+def test_stage_seconds_sum_to_a_call() -> None:
+    scores, targets = one_ranking("gaussian", 1_000, 20_000, torch.float32)
+    seconds = native.stage_seconds(Batch(scores, targets, None), Objective("direct", 0.1, "negative"))
+    assert tuple(seconds) == native.STAGES
+    assert min(seconds.values()) >= 0
+    assert seconds["sort"] > 0
+    assert seconds["search"] > 0

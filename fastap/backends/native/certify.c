@@ -12,9 +12,10 @@ static int32_t end_of_level(const int32_t *a, int32_t first, int32_t last)
     return end;
 }
 
-/* Lagrange prices: paid[i] is p_i less the price, what a row's score is when it is paid for every negative above it. With multipliers l_i >= 0 for a_i <= a_{i+1}, the sum of the maxima of g_i(a) + (l_{i-1} - l_i) a
- * bounds the block's optimum from above. l_i is as large as the marginals of the rows above it in its level set allow,
- * and those below it; for concave terms the bound is then attained. */
+/* Lagrange prices. With multipliers l_i >= 0 for a_i <= a_{i+1}, the sum of the maxima of g_i(a) + (l_{i-1} - l_i) a
+ * bounds the block's optimum from above: a row is paid for every negative above it, as if its score were
+ * paid[i] = p_i + l_i - l_{i-1}. l_i is as large as the marginals of the rows above it in its level set allow, and those
+ * below it; for concave terms the bound is then attained. */
 static void pay(const Terms *terms, int32_t first, int32_t last, const int32_t *a, double *paid)
 {
     double below = 0.0; /* minus the sum of what one more negative is worth to rows first + 1..last */

@@ -192,7 +192,7 @@ static int cut(Search *search, double loose)
     if (count == kept)
         return SINGLE;
     for (; count > search->most; count = count_pieces(search, loose)) /* the loosest, as far as there is room */
-        loose = loose > 0.0 ? 2.0 * loose : search->rounding / search->rows;
+        loose = loose > 0.0 ? 2.0 * loose : fmax(search->rounding / search->rows, DBL_MIN);
     if (count < kept + kept / 8)
         return FULL;
     Interval *finer = realloc(search->intervals, (size_t)count * sizeof *finer);
@@ -230,7 +230,8 @@ static int has_few_cells(const Search *search)
     return cells <= CELLS_AN_INTERVAL * search->from[search->rows];
 }
 
-/* The program over the cells between the outermost intervals of every row. */
+/* The program over the cells between the outermost intervals of every row, the candidate within: rounding may have
+ * dropped its own, and no row must be left without a cell. */
 static int solve_cells(const Search *search, int32_t *a)
 {
     const int32_t rows = search->terms->rows, first = search->first, last = first + search->rows - 1;
@@ -238,11 +239,11 @@ static int solve_cells(const Search *search, int32_t *a)
     if (!left)
         return -1;
     for (int32_t row = first; row <= last; row++) {
-        int32_t least = first_column(search, row - first);
+        int32_t least = first_column(search, row - first) < a[row] ? first_column(search, row - first) : a[row];
         left[row] = row > first && left[row - 1] > least ? left[row - 1] : least;
     }
     for (int32_t row = last; row >= first; row--) {
-        int32_t most = last_column(search, row - first);
+        int32_t most = last_column(search, row - first) > a[row] ? last_column(search, row - first) : a[row];
         right[row] = row < last && right[row + 1] < most ? right[row + 1] : most;
     }
     int failed = solve_rows(search->terms, first, last, left, right, a);
