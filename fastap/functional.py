@@ -119,9 +119,20 @@ def direct_ap_loss(
 
     Source: Song, Schwing, Zemel, Urtasun, Training Deep Neural Networks via Direct Loss Minimization, ICML 2016.
     """
-    loss = Objective("direct", check_scale("epsilon", epsilon), check_update(update), check_method(method))
+    objective = Objective("direct", check_scale("epsilon", epsilon), check_update(update), check_method(method))
     return _ap_loss(
-        scores, targets, loss, dim, groups, offsets, weight, ignore_index, reduction, backend, process_group, sharded
+        scores,
+        targets,
+        objective,
+        dim=dim,
+        groups=groups,
+        offsets=offsets,
+        weight=weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        backend=backend,
+        process_group=process_group,
+        sharded=sharded,
     )
 
 
@@ -148,9 +159,20 @@ def ap_hinge_loss(
 
     Source: Yue, Finley, Radlinski, Joachims, A Support Vector Method for Optimizing Average Precision, SIGIR 2007.
     """
-    loss = Objective("hinge", check_scale("margin", margin), method=check_method(method))
+    objective = Objective("hinge", check_scale("margin", margin), method=check_method(method))
     return _ap_loss(
-        scores, targets, loss, dim, groups, offsets, weight, ignore_index, reduction, backend, process_group, sharded
+        scores,
+        targets,
+        objective,
+        dim=dim,
+        groups=groups,
+        offsets=offsets,
+        weight=weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        backend=backend,
+        process_group=process_group,
+        sharded=sharded,
     )
 
 
@@ -173,9 +195,20 @@ def ap_perceptron_loss(
     The subgradient at equal scores is half of either side. All arguments, results and errors are those of
     :func:`direct_ap_loss`.
     """
-    loss = Objective("perceptron")
+    objective = Objective("perceptron")
     return _ap_loss(
-        scores, targets, loss, dim, groups, offsets, weight, ignore_index, reduction, backend, process_group, sharded
+        scores,
+        targets,
+        objective,
+        dim=dim,
+        groups=groups,
+        offsets=offsets,
+        weight=weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        backend=backend,
+        process_group=process_group,
+        sharded=sharded,
     )
 
 
@@ -293,6 +326,7 @@ def _ap_loss(
     scores: Tensor,
     targets: Tensor,
     objective: Objective,
+    *,
     dim: Dim,
     groups: Tensor | None,
     offsets: Tensor | None,

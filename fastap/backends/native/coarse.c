@@ -86,13 +86,12 @@ static int start(Search *search)
 /* The best path to every interval; returns the largest of all. */
 static double sum_forward(Search *search)
 {
-    double best = 0.0;
     for (int32_t row = 0; row < search->rows; row++) {
-        int64_t before = row ? search->from[row - 1] : 0;
-        best = row ? -INFINITY : 0.0;
+        int64_t before = row ? search->from[row - 1] : 0; /* the first row has none */
+        double best = row ? -INFINITY : 0.0;
         for (int64_t each = search->from[row]; each < search->from[row + 1]; each++) {
             Interval *interval = &search->intervals[each];
-            for (; row && before < search->from[row] && search->intervals[before].left <= interval->right; before++)
+            for (; before < search->from[row] && search->intervals[before].left <= interval->right; before++)
                 best = fmax(best, search->intervals[before].sum);
             interval->sum = interval->bound + best;
         }
@@ -134,11 +133,11 @@ static int drop(Search *search)
     int64_t kept = count, behind = count;
     for (int32_t row = search->rows - 1; row >= 0; row--) {
         const int64_t end = kept;
-        int64_t after = behind - 1; /* of the row below, kept..behind */
+        int64_t after = behind - 1; /* of the row below, end..behind; the last has none */
         double best = row == search->rows - 1 ? 0.0 : -INFINITY;
         for (int64_t each = search->from[row + 1] - 1; each >= search->from[row]; each--) {
             Interval interval = search->intervals[each];
-            for (; row < search->rows - 1 && after >= end && search->intervals[after].right >= interval.left; after--)
+            for (; after >= end && search->intervals[after].right >= interval.left; after--)
                 best = fmax(best, search->intervals[after].sum);
             if (interval.sum + best < search->value - search->rounding)
                 continue;
@@ -234,20 +233,22 @@ static int has_few_cells(const Search *search)
  * dropped its own, and no row must be left without a cell. */
 static int solve_cells(const Search *search, int32_t *a)
 {
-    const int32_t rows = search->terms->rows, first = search->first, last = first + search->rows - 1;
-    int32_t *left = malloc(2 * (size_t)rows * sizeof *left), *right = left + rows;
-    if (!left)
+    const int32_t rows = search->rows, *candidate = a + search->first;
+    int32_t *left = search->path, *right = malloc((size_t)rows * sizeof *right);
+    if (!right)
         return -1;
-    for (int32_t row = first; row <= last; row++) {
-        int32_t least = first_column(search, row - first) < a[row] ? first_column(search, row - first) : a[row];
-        left[row] = row > first && left[row - 1] > least ? left[row - 1] : least;
+    for (int32_t row = 0; row < rows; row++) {
+        const int32_t column = first_column(search, row);
+        left[row] = column < candidate[row] ? column : candidate[row];
+        left[row] = row && left[row - 1] > left[row] ? left[row - 1] : left[row];
     }
-    for (int32_t row = last; row >= first; row--) {
-        int32_t most = last_column(search, row - first) > a[row] ? last_column(search, row - first) : a[row];
-        right[row] = row < last && right[row + 1] < most ? right[row + 1] : most;
+    for (int32_t row = rows - 1; row >= 0; row--) {
+        const int32_t column = last_column(search, row);
+        right[row] = column > candidate[row] ? column : candidate[row];
+        right[row] = row < rows - 1 && right[row + 1] < right[row] ? right[row + 1] : right[row];
     }
-    int failed = solve_rows(search->terms, first, last, left, right, a);
-    free(left);
+    int failed = solve_rows(search->terms, search->first, search->first + rows - 1, left, right, a);
+    free(right);
     return failed;
 }
 

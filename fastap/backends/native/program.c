@@ -17,19 +17,21 @@
 
 typedef struct {
     const Terms *terms;
-    const int32_t *left, *right;
-    int32_t first, last; /* rows */
-    int32_t low, high;   /* columns that the neighbours leave */
+    const int32_t *left, *right; /* of row `origin` and those after it */
+    int32_t origin, first, last; /* rows */
+    int32_t low, high;           /* columns that the neighbours leave */
 } Frame;
 
 static int32_t left_of(const Frame *frame, int32_t row)
 {
-    return frame->left[row] > frame->low ? frame->left[row] : frame->low;
+    const int32_t left = frame->left[row - frame->origin];
+    return left > frame->low ? left : frame->low;
 }
 
 static int32_t right_of(const Frame *frame, int32_t row)
 {
-    return frame->right[row] < frame->high ? frame->right[row] : frame->high;
+    const int32_t right = frame->right[row - frame->origin];
+    return right < frame->high ? right : frame->high;
 }
 
 /* total[k] = h[k] + g_i(from + k); h and total may be one array */
@@ -160,7 +162,7 @@ static int solve_frame(Frame frame, int32_t *a)
 
 int solve_rows(const Terms *terms, int32_t first, int32_t last, const int32_t *left, const int32_t *right, int32_t *a)
 {
-    return solve_frame((Frame){terms, left, right, first, last, left[first], right[last]}, a);
+    return solve_frame((Frame){terms, left, right, first, first, last, left[0], right[last - first]}, a);
 }
 
 /* The dynamic program over every cell: it asks nothing of the terms, nor of their sign. */

@@ -65,7 +65,7 @@ double most_inside(const Terms *terms, double score, double i, int32_t left, int
 /* coarse.c: the optimum of rows first..last, given a candidate */
 int coarse_to_fine(const Terms *terms, int32_t first, int32_t last, int32_t *a);
 
-/* program.c: the dynamic program on rows first..last, row i within left[i]..right[i], both non-decreasing */
+/* program.c: the dynamic program on rows first..last, row first + k within left[k]..right[k], both non-decreasing */
 int solve_rows(const Terms *terms, int32_t first, int32_t last, const int32_t *left, const int32_t *right, int32_t *a);
 
 int full_program(const Terms *terms, int32_t *a, Watch *watch); /* over every cell */
