@@ -50,12 +50,6 @@ SECTIONS = (
     Section(
         "ragged", "Layouts", "Many short queries: as rows, by offsets, or mixed with an id an item", ("layout", *SHAPE)
     ),
-    Section(
-        "many positives",
-        "More positives than negatives",
-        "Nine positives to a negative, a line for each kind of scores, at the epsilon that takes longest",
-        ("kind",),
-    ),
     Section("epsilon", "Epsilon", "How much `epsilon`, the weight of AP against the scores, matters", ("epsilon",)),
     Section(
         "methods", "Methods", "The search (`auto`) and the paper's dynamic program (`dp`)", (*SHAPE, "work"), "method"
@@ -64,7 +58,13 @@ SECTIONS = (
     Section("threads", "Threads", "The same call by so many CPU threads", (*SHAPE, "work"), "threads"),
     Section("directions", "Forward and backward", "The two halves of a call and the whole", ("work",), "direction"),
 )
-WORDS = {"kind": "scores", "both": "forward + backward"}
+# P / N, to two digits.
+BALANCES = {
+    0.01: "one positive in a hundred",
+    1.0: "as many positives as negatives",
+    9.0: "nine positives to a negative",
+}
+WORDS = {"both": "forward + backward"}
 
 
 def write(results: Sequence[Result], folder: Path, out: Path) -> Page:
@@ -141,33 +141,29 @@ def add_growth(page: Page, device: str, rows: Sequence[Row]) -> None:
 
 
 def add_kinds(page: Page, rows: Sequence[Row]) -> None:
-    """A table for each loss: a line for each kind of scores."""
+    """A table for each loss and share of positives: a line for each kind of scores."""
     if not rows:
         return
     page.add("### Kinds of scores", KINDS)
     sizes = sorted({figures.scores(row) for row in rows})
-    for work in dict.fromkeys(row["work"] for row in rows):
-        found = {(row["kind"], figures.scores(row)): row for row in rows if row["work"] == work}
+    heads = ["scores", "epsilon", *(f"{n:,}" for n in sizes), *(f"to Gaussian, {n:,}" for n in sizes[1:]), "exponent"]
+    tables: dict[tuple[str, float], dict[tuple[str, int], Row]] = {}
+    for row in rows:
+        table = tables.setdefault((row["work"], round(row["P"] / row["N"], 2)), {})
+        table[row["kind"], figures.scores(row)] = row
+    for (work, ratio), found in tables.items():
+        gaussian = [of(found.get(("gaussian", n), {}), "seconds", "median") for n in sizes]
         body = []
         for kind in dict.fromkeys(kind for kind, _ in found):
             here = [found.get((kind, n), {}) for n in sizes]
             times = [of(row, "seconds", "median") for row in here]
-            gaussian = [of(found.get(("gaussian", n), {}), "seconds", "median") for n in sizes]
-            against = [
-                f"{one / other:.2f}" if one and other else "" for one, other in zip(times, gaussian, strict=True)
-            ]
+            pairs = zip(times, gaussian, strict=True)
+            against = [f"{one / other:.2f}" if one and other else "" for one, other in pairs]
             fit = figures.fit([(n, one) for n, one in zip(sizes, times, strict=True) if one], 0)
             cells = [timed(one, of(row, "ratio", "median")) for one, row in zip(times, here, strict=True)]
-            longest = f"{here[-1].get('epsilon', ''):.3g}" if here[-1] else ""
-            body.append([kind, longest, *cells, *against[1:], f"{fit.exponent:.2f}" if fit else ""])
-        heads = [
-            "scores",
-            "epsilon",
-            *(f"{n:,}" for n in sizes),
-            *(f"to Gaussian, {n:,}" for n in sizes[1:]),
-            "exponent",
-        ]
-        page.table(f"`{work}`:", body, heads)
+            slowest = f"{next(row['epsilon'] for row in reversed(here) if row):.3g}"
+            body.append([kind, slowest, *cells, *against[1:], f"{fit.exponent:.2f}" if fit else ""])
+        page.table(f"`{work}`, {BALANCES[ratio]}:", body, heads)
 
 
 def add_peers(page: Page, peers: Result) -> None:

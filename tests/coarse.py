@@ -1,4 +1,4 @@
-"""Loss-augmented inference coarse to fine, in NumPy, to be read: what ``coarse.c`` does, for both updates.
+"""Loss-augmented inference coarse to fine, in NumPy, to be read: ``coarse.c`` without its prices, for both updates.
 
 Nothing is shared with the engine. With the sorted scores of a ranking, ``s`` = +1 or -1 for the update, and ``a_i``
 negatives above positive ``i``, both updates look for non-decreasing ``a`` with the largest sum of

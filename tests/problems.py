@@ -116,6 +116,7 @@ ORDINARY: dict[str, Scores] = {
     "counts": _of(lambda _, x: np.floor(np.exp(1.5 * x))),  # log-normal
     "equal": _of(lambda _, x: np.ones_like(x)),
     "anti-correlated by 3": _of(lambda _, x: x, -3.0),
+    "positives alike": lambda rng, p, n: (0.01 * rng.normal(size=p), rng.normal(0, 2, n)),
 }
 
 

@@ -62,6 +62,13 @@ def test_so_many_conflicts_that_the_room_for_intervals_runs_out(negatives: int) 
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("epsilon", [1.4, 2.0])
+def test_as_many_positives_alike_as_negatives(epsilon: float) -> None:
+    """Nearly all rows are in conflict: at 1.4 they share a column, at 2 the first of them choose another."""
+    certify("positives alike", epsilon, "negative", 20_000, 20_000)
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("update", ["positive", "negative"])
 @pytest.mark.parametrize("kind", ["gaussian", "cauchy", "sigmoid(8x)"])
 def test_a_hundred_thousand_positives(kind: str, update: str) -> None:

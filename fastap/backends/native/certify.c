@@ -16,7 +16,7 @@ static int32_t end_of_level(const int32_t *a, int32_t first, int32_t last)
  * bounds the block's optimum from above: a row is paid for every negative above it, as if its score were
  * paid[i] = p_i + l_i - l_{i-1}. l_i is as large as the marginals of the rows above it in its level set allow, and those
  * below it; for concave terms the bound is then attained. */
-static void pay(const Terms *terms, int32_t first, int32_t last, const int32_t *a, double *paid)
+static void pay_level(const Terms *terms, int32_t first, int32_t last, const int32_t *a, double *paid)
 {
     double below = 0.0; /* minus the sum of what one more negative is worth to rows first + 1..last */
     for (int32_t row = last; row >= first; row--) {
@@ -35,19 +35,24 @@ static void pay(const Terms *terms, int32_t first, int32_t last, const int32_t *
     }
 }
 
-/* The optimum of rows first..last, given in a the one they have if their terms are concave where it matters. */
-static int certify_or_solve(const Terms *terms, int32_t first, int32_t last, int32_t *a, double *paid)
+void pay(const Terms *terms, int32_t first, int32_t last, const int32_t *a, double *paid)
 {
     for (int32_t row = first, end; row <= last; row = end + 1) {
         end = end_of_level(a, row, last);
-        for (int32_t each = row; each <= end; each++) /* never worse for any row, and still non-decreasing */
-            a[each] = a[each] < terms->hi[each] ? a[each] : terms->hi[each];
-        pay(terms, row, end, a, paid);
+        pay_level(terms, row, end, a, paid);
     }
+}
+
+/* The optimum of rows first..last, given in a the one they have if their terms are concave where it matters. */
+static int certify_or_solve(const Terms *terms, int32_t first, int32_t last, int32_t *a, double *paid)
+{
+    for (int32_t row = first; row <= last; row++) /* never worse for any row, and still non-decreasing */
+        a[row] = a[row] < terms->hi[row] ? a[row] : terms->hi[row];
+    pay(terms, first, last, a, paid);
     for (int32_t row = first; row <= last; row++) {
         Choice best = argmax(terms, paid[row], row + 1.0, terms->hi[row], a[row]);
         if (best.value - term_of(terms, paid[row], row + 1.0, a[row]) > rounding_of(terms, paid[row], a[row]))
-            return coarse_to_fine(terms, first, last, a);
+            return coarse_to_fine(terms, first, last, a, paid);
     }
     return 0;
 }

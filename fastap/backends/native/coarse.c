@@ -1,99 +1,53 @@
 /* The optimum of a block of rows, coarse to fine (Raphael, PAMI 2001).
  *
- * Every row keeps a list of intervals of columns, and a bound of its term in each. A path takes one interval of every
- * row, none wholly left of the one before. The best path bounds the optimum from above; the better end of each of its
- * intervals, made non-decreasing, is a candidate, which bounds it from below. Intervals through which no path reaches
- * the candidate go; of the rest those with loose bounds are cut in four. Bounds are tight to second order in the width,
- * so few intervals are left at every level, where the program over all cells would take rows x columns. It solves what
- * is left once that is little.
+ * Every row keeps a list of intervals of columns. A path takes one interval of every row, none wholly left of the one
+ * before. With a bound of every row's term in each of its intervals, the best path bounds the optimum from above; the
+ * best candidate so far bounds it from below. Intervals through which no path reaches the candidate go; of the rest
+ * those with loose bounds are cut. The program over cells solves what is left once that is little.
+ *
+ * Rows in conflict share a column in the optimum: those above would have more, those below less, and in an interval
+ * each takes the end that suits it. Prices (certify.c) take that away, and what is left falls with the square of the
+ * width. A step to the right is paid for, too, which a bound may use where the optimum does not. So prices hold near
+ * the candidate only, as far as its rows still rise, or half of that, or a quarter: whichever bound is lowest.
  */
-#include "terms.h"
+#include "coarse.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define AT_FIRST 16 /* intervals a row */
-#define AN_ITEM 2   /* intervals an item of the ranking at most, and LEAST more: 48 bytes */
+#define AN_ITEM 64 /* bytes an item of the ranking at most, and LEAST intervals more */
 #define LEAST 65536
-#define PIECES 4
 /* Intervals are cut whose own bound is loose by more than this part of what a row falls short on average. */
 #define LOOSE 0.25
-#define STEPS 8 /* to all of them */
+/* A bound tight at one end is no proof that the path takes that end: so much of the difference counts as loose. */
+#define STEEP 1e-3
 /* The program over cells takes about as long for so many as one more level for an interval. */
 #define CELLS_AN_INTERVAL 64
+/* A level that leaves so much of the gap has prices that reach too far. */
+#define STALLED 0.25
+/* One that leaves so much is slow; so many are met as take the time of the program over what is left. */
+#define SLOW 0.5
 
-typedef struct {
-    int32_t left, right; /* columns */
-    double bound;        /* the most that the row's term gains here over its value at the first candidate */
-    double sum;          /* of the bounds on the best path to here, later on the best path from here */
-} Interval;
-
-typedef struct {
-    const Terms *terms;
-    int32_t first, rows;
-    const double *start; /* [rows] the term of every row at the first candidate */
-    Interval *intervals;
-    int64_t *from;   /* [rows + 1] where the intervals of a row begin */
-    int32_t *path;   /* [rows] */
-    double value;    /* what the best candidate gains over the first */
-    double rounding; /* of that */
-    int64_t most;    /* intervals at any time */
-} Search;
-
-static double gain_at(const Search *search, int32_t row, int32_t a)
+/* By how much the bound of an interval exceeds what is known to be there. */
+static double looseness(const Row *row, const Interval *interval, double most)
 {
-    const Terms *terms = search->terms;
-    const int32_t place = search->first + row;
-    return term_of(terms, terms->p[place], place + 1.0, a) - search->start[row];
-}
-
-static Interval interval_of(const Search *search, int32_t row, int32_t left, int32_t right)
-{
-    const Terms *terms = search->terms;
-    const int32_t place = search->first + row;
-    const double most = most_inside(terms, terms->p[place], place + 1.0, left, right);
-    return (Interval){left, right, most - search->start[row], 0.0};
-}
-
-/* Cut at the same columns for all rows, evenly on the scale on which the task loss is even, log(i + a). */
-static int start(Search *search)
-{
-    const int32_t *last = search->terms->hi + search->first;
-    const double i = search->first + 0.5 * search->rows + 1.0;
-    const int64_t room = search->most / 2 / search->rows;
-    const int pieces = room < AT_FIRST ? (int)room : AT_FIRST;
-    int32_t cut[AT_FIRST];
-    for (int k = 1; k < pieces; k++)
-        cut[k] = (int32_t)(i * pow(1.0 + last[search->rows - 1] / i, k / (double)pieces) - i);
-    if (!(search->intervals = malloc((size_t)search->rows * pieces * sizeof *search->intervals)))
-        return -1;
-    int64_t count = 0;
-    for (int32_t row = 0; row < search->rows; row++) {
-        search->from[row] = count;
-        int32_t left = 0;
-        for (int k = 1; left <= last[row]; k++) {
-            int32_t right = k >= pieces || cut[k] > last[row] ? last[row] : cut[k];
-            if (right >= left)
-                search->intervals[count++] = interval_of(search, row, left, right);
-            left = right >= left ? right + 1 : left;
-        }
-    }
-    search->from[search->rows] = count;
-    return 0;
+    const double left = gain_at(row, interval->left), right = gain_at(row, interval->right);
+    const int has_candidate = interval->left <= row->at && row->at <= interval->right;
+    return most - fmax(fmax(left, right), has_candidate ? 0.0 : -INFINITY) + STEEP * fabs(left - right);
 }
 
 /* The best path to every interval; returns the largest of all. */
 static double sum_forward(Search *search)
 {
     for (int32_t row = 0; row < search->rows; row++) {
+        const Row here = row_of(search, row);
         int64_t before = row ? search->from[row - 1] : 0; /* the first row has none */
         double best = row ? -INFINITY : 0.0;
         for (int64_t each = search->from[row]; each < search->from[row + 1]; each++) {
             Interval *interval = &search->intervals[each];
             for (; before < search->from[row] && search->intervals[before].left <= interval->right; before++)
                 best = fmax(best, search->intervals[before].sum);
-            interval->sum = interval->bound + best;
+            interval->sum = most_of(&here, interval) + best;
         }
     }
     double top = -INFINITY;
@@ -102,118 +56,120 @@ static double sum_forward(Search *search)
     return top;
 }
 
-/* The better ends along the best path, made non-decreasing, become `a` if that is better. */
-static void try_path(Search *search, int32_t *a)
+static void keep_if_better(Search *search, const int32_t *path)
 {
-    int32_t right = INT32_MAX;
-    for (int32_t row = search->rows - 1; row >= 0; row--) {
+    double gain = 0.0;
+    for (int32_t row = 0; row < search->rows; row++) {
+        const Row here = row_of(search, row);
+        gain += term_of(here.terms, here.p, here.i, path[row]) - here.base;
+    }
+    if (gain > search->gain) {
+        search->gain = gain;
+        memcpy(search->better, path, (size_t)search->rows * sizeof *path);
+    }
+}
+
+/* Two candidates from the best path: the better ends of its intervals, made non-decreasing; and rows pooled (pool.c)
+ * around them, as far as the path has no gap. */
+static void try_path(Search *search)
+{
+    const int32_t first = search->first, columns = search->terms->negatives.count;
+    int32_t right = INT32_MAX, end = search->rows - 1, low = INT32_MAX, high = columns;
+    for (int32_t row = end; row >= 0; row--) {
+        const Row here = row_of(search, row);
         const Interval *best = &search->intervals[search->from[row]];
         for (const Interval *each = best + 1; each < search->intervals + search->from[row + 1] && each->left <= right; each++)
             best = each->sum > best->sum ? each : best;
         right = best->right;
-        search->path[row] = gain_at(search, row, best->left) >= gain_at(search, row, right) ? best->left : right;
+        search->path[row] = gain_at(&here, best->left) >= gain_at(&here, right) ? best->left : right;
+        const int64_t width = (int64_t)right - best->left + 1, reach = right + width < columns ? right + width : columns;
+        if (row < end && reach < low) {
+            pool(search->terms, first + row + 1, first + end, low, high, search->pooled - first);
+            end = row;
+            low = INT32_MAX;
+        }
+        high = row == end ? (int32_t)reach : high;
+        low = best->left - width < low ? best->left < width ? 0 : (int32_t)(best->left - width) : low;
     }
-    double value = 0.0;
-    for (int32_t row = 0; row < search->rows; row++) {
-        if (row && search->path[row] < search->path[row - 1])
-            search->path[row] = search->path[row - 1];
-        value = gain_at(search, row, search->path[row]) + value;
-    }
-    if (value > search->value) {
-        search->value = value;
-        memcpy(a + search->first, search->path, (size_t)search->rows * sizeof *a);
-    }
+    pool(search->terms, first, first + end, low, high, search->pooled - first);
+    for (int32_t row = 1; row < search->rows; row++)
+        search->path[row] = search->path[row] < search->path[row - 1] ? search->path[row - 1] : search->path[row];
+    keep_if_better(search, search->path);
+    keep_if_better(search, search->pooled);
 }
 
-/* Drop what no path leads through that is as good as the candidate; the array shrinks to what stays. Returns 0 if a
- * row has nothing left: the candidate is best. */
+/* The lowest bound on what may be gained, its sums, and the best of the candidates met. */
+static double lowest_bound(Search *search, double before)
+{
+    search->gain = 0.0;
+    double top = sum_forward(search);
+    try_path(search);
+    while (top > STALLED * before && search->halvings < 31) {
+        search->halvings++;
+        const double shorter = sum_forward(search);
+        try_path(search);
+        if (!(shorter < top)) {
+            search->halvings--;
+            return sum_forward(search);
+        }
+        top = shorter;
+    }
+    return top;
+}
+
+static int64_t most_in_a_row(const Search *search)
+{
+    int64_t most = 0;
+    for (int32_t row = 0; row < search->rows; row++)
+        most = search->from[row + 1] - search->from[row] > most ? search->from[row + 1] - search->from[row] : most;
+    return most;
+}
+
+/* Drop what no path leads through that is as good as the candidate; the array shrinks to what stays. EMPTY: a row has
+ * nothing left, so that the candidate is best. */
 static int drop(Search *search)
 {
-    const int64_t count = search->from[search->rows];
-    int64_t kept = count, behind = count;
+    const int64_t count = search->from[search->rows], most = most_in_a_row(search);
+    double *sums = malloc(2 * (size_t)most * sizeof *sums); /* of the bounds from here on, and from the row below on */
+    if (!sums)
+        return FAILED;
+    double *here_on = sums, *below_on = sums + most;
+    int64_t kept = count, below = 0;
     for (int32_t row = search->rows - 1; row >= 0; row--) {
+        const Row here = row_of(search, row);
         const int64_t end = kept;
-        int64_t after = behind - 1; /* of the row below, end..behind; the last has none */
+        int64_t seen = 0; /* of the row below, from the right */
         double best = row == search->rows - 1 ? 0.0 : -INFINITY;
         for (int64_t each = search->from[row + 1] - 1; each >= search->from[row]; each--) {
             Interval interval = search->intervals[each];
-            for (; after >= end && search->intervals[after].right >= interval.left; after--)
-                best = fmax(best, search->intervals[after].sum);
-            if (interval.sum + best < search->value - search->rounding)
+            for (; seen < below && search->intervals[end + below - 1 - seen].right >= interval.left; seen++)
+                best = fmax(best, below_on[seen]);
+            if (interval.sum + best < search->gain - search->rounding)
                 continue;
-            interval.sum = interval.bound + best;
+            const double bound = most_of(&here, &interval);
+            here_on[end - kept] = bound + best;
+            interval.sum = looseness(&here, &interval, bound);
             search->intervals[--kept] = interval;
         }
-        if (kept == end)
-            return 0;
-        behind = end;
+        if (kept == end) {
+            free(sums);
+            return EMPTY;
+        }
+        below = end - kept;
         search->from[row + 1] = end;
+        double *other = here_on;
+        here_on = below_on;
+        below_on = other;
     }
+    free(sums);
     memmove(search->intervals, search->intervals + kept, (size_t)(count - kept) * sizeof *search->intervals);
     for (int32_t row = search->rows; row > 0; row--)
         search->from[row] -= kept;
     search->from[0] = 0;
     Interval *shorter = realloc(search->intervals, (size_t)(count - kept) * sizeof *shorter);
     search->intervals = shorter ? shorter : search->intervals;
-    return 1;
-}
-
-static int64_t pieces_of(const Interval *interval, double loose)
-{
-    const int64_t width = (int64_t)interval->right - interval->left + 1;
-    if (width == 1 || !(interval->sum > loose))
-        return 1;
-    return width < PIECES ? width : PIECES;
-}
-
-static int64_t count_pieces(const Search *search, double loose)
-{
-    int64_t count = 0;
-    for (int64_t each = 0; each < search->from[search->rows]; each++)
-        count += pieces_of(&search->intervals[each], loose);
-    return count;
-}
-
-enum { FINER, SINGLE, FULL };
-
-/* Cut what is loose, in four. SINGLE: all are of one column; FULL: there is no room; -1: memory ran out. */
-static int cut(Search *search, double loose)
-{
-    const int64_t kept = search->from[search->rows];
-    for (int32_t row = 0; row < search->rows; row++)
-        for (int64_t each = search->from[row]; each < search->from[row + 1]; each++) {
-            Interval *interval = &search->intervals[each];
-            interval->sum = interval->bound - fmax(gain_at(search, row, interval->left), gain_at(search, row, interval->right));
-        }
-    int64_t count = count_pieces(search, loose);
-    for (int step = 0; step < STEPS && count < kept + kept / 2; step++) /* a pass for few of them is a pass too many */
-        count = count_pieces(search, loose = step < STEPS - 1 ? loose / 16.0 : -INFINITY);
-    if (count == kept)
-        return SINGLE;
-    for (; count > search->most; count = count_pieces(search, loose)) /* the loosest, as far as there is room */
-        loose = loose > 0.0 ? 2.0 * loose : fmax(search->rounding / search->rows, DBL_MIN);
-    if (count < kept + kept / 8)
-        return FULL;
-    Interval *finer = realloc(search->intervals, (size_t)count * sizeof *finer);
-    if (!finer)
-        return -1;
-    search->intervals = finer;
-    int64_t each = kept - 1;
-    for (int32_t row = search->rows - 1; row >= 0; row--) { /* from the end: nothing is written over */
-        search->from[row + 1] = count;
-        for (; each >= search->from[row]; each--) {
-            const Interval whole = finer[each];
-            const int64_t pieces = pieces_of(&whole, loose), width = (int64_t)whole.right - whole.left + 1;
-            if (pieces == 1)
-                finer[--count] = whole;
-            for (int64_t k = pieces; pieces > 1 && k > 0; k--)
-                finer[--count] = interval_of(search, row, (int32_t)(whole.left + (k - 1) * width / pieces),
-                                             (int32_t)(whole.left + k * width / pieces - 1));
-        }
-    }
     return FINER;
 }
-
 static int32_t first_column(const Search *search, int32_t row) { return search->intervals[search->from[row]].left; }
 
 static int32_t last_column(const Search *search, int32_t row)
@@ -221,22 +177,21 @@ static int32_t last_column(const Search *search, int32_t row)
     return search->intervals[search->from[row + 1] - 1].right;
 }
 
-static int has_few_cells(const Search *search)
+/* Between the outermost intervals of every row. */
+static int64_t count_cells(const Search *search)
 {
     int64_t cells = 0;
     for (int32_t row = 0; row < search->rows; row++)
         cells += (int64_t)last_column(search, row) - first_column(search, row) + 1;
-    return cells <= CELLS_AN_INTERVAL * search->from[search->rows];
+    return cells;
 }
 
 /* The program over the cells between the outermost intervals of every row, the candidate within: rounding may have
  * dropped its own, and no row must be left without a cell. */
-static int solve_cells(const Search *search, int32_t *a)
+static int solve_cells(const Search *search)
 {
-    const int32_t rows = search->rows, *candidate = a + search->first;
-    int32_t *left = search->path, *right = malloc((size_t)rows * sizeof *right);
-    if (!right)
-        return -1;
+    const int32_t rows = search->rows, first = search->first, *candidate = search->candidate;
+    int32_t *left = search->path, *right = search->pooled;
     for (int32_t row = 0; row < rows; row++) {
         const int32_t column = first_column(search, row);
         left[row] = column < candidate[row] ? column : candidate[row];
@@ -247,48 +202,102 @@ static int solve_cells(const Search *search, int32_t *a)
         right[row] = column > candidate[row] ? column : candidate[row];
         right[row] = row < rows - 1 && right[row + 1] < right[row] ? right[row + 1] : right[row];
     }
-    int failed = solve_rows(search->terms, search->first, search->first + rows - 1, left, right, a);
-    free(right);
-    return failed;
+    return solve_rows(search->terms, first, first + rows - 1, left, right, search->candidate - first);
 }
 
-static int refine(Search *search, int32_t *a)
+/* How far from the candidate a row rises, to a factor of two. */
+static int32_t rise_of(const Row *row, int32_t last)
 {
-    for (;;) {
-        const double top = sum_forward(search);
-        if (!(top > search->value + search->rounding))
-            return 0;
-        try_path(search, a);
-        if (!(top > search->value + search->rounding) || !drop(search))
-            return 0;
-        if (has_few_cells(search))
-            return solve_cells(search, a);
-        const int cutting = cut(search, LOOSE * (top - search->value) / search->rows);
-        if (cutting != FINER)
-            return cutting == FULL ? solve_cells(search, a) : cutting == SINGLE ? 0 : -1;
+    int64_t step = 1;
+    if (row->at < last && marginal_of(row->terms, row->p, row->i, row->at + 1) > 0.0)
+        while (row->at + step < last && marginal_of(row->terms, row->p, row->i, (int32_t)(row->at + step)) > 0.0)
+            step *= 2;
+    else
+        while (row->at - step > 0 && marginal_of(row->terms, row->p, row->i, (int32_t)(row->at - step)) < 0.0)
+            step *= 2;
+    return (int32_t)step;
+}
+
+/* Prices for the candidate; rows that share a column share their reach. */
+static void set_prices(Search *search)
+{
+    const int32_t first = search->first, *candidate = search->candidate;
+    pay(search->terms, first, first + search->rows - 1, candidate - first, search->paid - first);
+    search->rounding = 0.0;
+    for (int32_t row = 0, end; row < search->rows; row = end) {
+        int32_t reach = 0;
+        for (end = row; end < search->rows && candidate[end] == candidate[row]; end++) {
+            const Row here = row_of(search, end);
+            const int32_t rise = rise_of(&here, search->terms->hi[first + end]);
+            reach = rise > reach ? rise : reach;
+            search->rounding += rounding_of(search->terms, here.paid, here.at);
+        }
+        for (int32_t each = row; each < end; each++)
+            search->reach[each] = reach;
     }
 }
 
-/* The optimum of rows first..last of the negative update, given a candidate. */
-int coarse_to_fine(const Terms *terms, int32_t first, int32_t last, int32_t *a)
+static void take_better(Search *search)
 {
-    const size_t rows = (size_t)last - first + 1;
-    char *memory = malloc(rows * (sizeof(double) + sizeof(int64_t) + sizeof(int32_t)) + sizeof(int64_t));
-    if (!memory)
+    if (search->gain > 0.0) {
+        memcpy(search->candidate, search->better, (size_t)search->rows * sizeof *search->candidate);
+        set_prices(search);
+    }
+}
+
+/* All intervals are of one column: without prices the best path is the optimum. */
+static void take_best_path(Search *search)
+{
+    search->gain = 0.0;
+    search->halvings = 31;
+    sum_forward(search);
+    try_path(search);
+    take_better(search);
+}
+
+static int refine(Search *search)
+{
+    int64_t spent = 0; /* cells in whose time slow levels passed */
+    for (double gap = 0.0, before;;) {
+        const double top = lowest_bound(search, before = gap);
+        if (!(top > search->rounding))
+            return 0;
+        gap = top - search->gain;
+        const int done = gap > search->rounding ? drop(search) : EMPTY;
+        take_better(search);
+        if (done != FINER)
+            return done == EMPTY ? 0 : -1;
+        const int64_t level = CELLS_AN_INTERVAL * search->from[search->rows];
+        spent += before > 0.0 && gap > SLOW * before ? level : 0;
+        if (count_cells(search) <= level + spent)
+            return solve_cells(search);
+        switch (cut(search, LOOSE * gap / search->rows)) {
+        case FAILED:
+            return -1;
+        case SINGLE:
+            take_best_path(search);
+            return 0;
+        case FULL:
+            return solve_cells(search);
+        }
+    }
+}
+
+/* The optimum of rows first..last of the negative update, given a candidate; `paid` is overwritten. */
+int coarse_to_fine(const Terms *terms, int32_t first, int32_t last, int32_t *a, double *paid)
+{
+    const size_t rows = (size_t)last - first + 1, a_row = sizeof(int64_t) + 4 * sizeof(int32_t);
+    int64_t *from = malloc(rows * a_row + sizeof *from);
+    if (!from)
         return -1;
-    double *values = (double *)memory;
-    int64_t *from = (int64_t *)(values + rows);
+    int32_t *columns = (int32_t *)(from + rows + 1);
     const int64_t items = (int64_t)terms->rows + terms->negatives.count;
-    Search search = {.terms = terms, .first = first, .rows = (int32_t)rows, .start = values, .from = from,
-                     .path = (int32_t *)(from + rows + 1), .most = AN_ITEM * items + LEAST};
-    for (int32_t row = first; row <= last; row++) {
-        values[row - first] = term_of(terms, terms->p[row], row + 1.0, a[row]);
-        search.rounding += rounding_of(terms, terms->p[row], a[row]);
-    }
-    int failed = start(&search);
-    if (!failed)
-        failed = refine(&search, a);
+    Search search = {.terms = terms, .first = first, .rows = (int32_t)rows, .candidate = a + first, .paid = paid + first,
+                     .reach = columns, .better = columns + rows, .path = columns + 2 * rows, .pooled = columns + 3 * rows,
+                     .from = from, .most = (AN_ITEM * items - (int64_t)(a_row * rows)) / (int64_t)sizeof(Interval) + LEAST};
+    set_prices(&search);
+    const int failed = start(&search) == FAILED || refine(&search);
     free(search.intervals);
-    free(memory);
-    return failed;
+    free(from);
+    return failed ? -1 : 0;
 }

@@ -32,7 +32,7 @@ void merge_conflicts(const Terms *terms, const int32_t *a, unsigned char *starts
 
 /* The best non-decreasing a in [low, high] of rows first..last, for terms that are concave there. By value: the rows
  * that choose a >= t are those from the cut on whose marginals d_i(t) sum to the most. */
-static void pool(const Terms *terms, int32_t first, int32_t last, int32_t low, int32_t high, int32_t *a)
+void pool(const Terms *terms, int32_t first, int32_t last, int32_t low, int32_t high, int32_t *a)
 {
     while (low < high) {
         int32_t middle = low + (high - low + 1) / 2, cut = first;

@@ -63,7 +63,7 @@ Choice argmax(const Terms *terms, double score, double i, int32_t last, int32_t 
 double most_inside(const Terms *terms, double score, double i, int32_t left, int32_t right);
 
 /* coarse.c: the optimum of rows first..last, given a candidate */
-int coarse_to_fine(const Terms *terms, int32_t first, int32_t last, int32_t *a);
+int coarse_to_fine(const Terms *terms, int32_t first, int32_t last, int32_t *a, double *paid);
 
 /* program.c: the dynamic program on rows first..last, row first + k within left[k]..right[k], both non-decreasing */
 int solve_rows(const Terms *terms, int32_t first, int32_t last, const int32_t *left, const int32_t *right, int32_t *a);
@@ -73,11 +73,13 @@ int full_program(const Terms *terms, int32_t *a, Watch *watch); /* over every ce
 /* pool.c: rows in conflict, one value a block */
 int in_order(const Terms *terms, const int32_t *a);
 void merge_conflicts(const Terms *terms, const int32_t *a, unsigned char *starts, int32_t *lowest_after);
+void pool(const Terms *terms, int32_t first, int32_t last, int32_t low, int32_t high, int32_t *a);
 void pool_block(const Terms *terms, int32_t first, int32_t last, int32_t *a);
 int32_t end_of_block(const Terms *terms, const unsigned char *starts, int32_t first);
 int positive_update(const Terms *terms, int32_t *a, Watch *watch);
 
 /* certify.c: pooled blocks that are proved to be the optimum, or else solved */
+void pay(const Terms *terms, int32_t first, int32_t last, const int32_t *a, double *paid);
 int negative_update(const Terms *terms, int32_t *a, Watch *watch);
 
 #endif
