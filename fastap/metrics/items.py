@@ -44,10 +44,11 @@ class Items(Metric):
         for name in kept:
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
-    def _keep(self, **items: Tensor) -> None:
+    def _keep(self, types: dict[str, torch.dtype] | None = None, **items: Tensor) -> None:
+        """Items as they are, or in a smaller type that holds them."""
         for name, given in items.items():
             # A copy: buffers are written over, and of a column the whole matrix would be kept.
-            getattr(self, name).append(given.detach().clone())
+            getattr(self, name).append(given.detach().to((types or {}).get(name, given.dtype), copy=True))
 
     def reset(self) -> None:
         # TorchMetrics clears the lists, which wrappers such as its Running keep.

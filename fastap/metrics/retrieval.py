@@ -12,7 +12,7 @@ from fastap.arguments import check_choice, check_class_to_ignore, check_count, c
 from fastap.backends.measure import measure
 from fastap.metrics.items import Items, check_binary, check_device, check_preds, check_shape, checked_target
 from fastap.ragged import from_groups
-from fastap.targets import INTEGER, NUMBERS
+from fastap.targets import INTEGER, NUMBERS, can_hold
 
 Aggregation = Literal["mean", "median", "min", "max"] | Callable[[Tensor], Tensor]
 
@@ -66,9 +66,15 @@ class RetrievalMAP(Items):
         check_tensor("indexes", indexes, INTEGER, "an integer dtype")
         check_shape("indexes", indexes, preds.shape)
         check_device("indexes", indexes, preds.device)
+        smaller = {}  # what is kept is a copy: the smaller, the faster
         if preds.device.type == "cpu":
             check_binary(target, self.ignore_index)
-        self._keep(preds=preds.reshape(-1), target=target.reshape(-1), query=indexes.reshape(-1))
+            if self.ignore_index is None or can_hold(torch.int8, self.ignore_index):
+                smaller["target"] = torch.int8
+            ends = indexes.aminmax() if indexes.dtype == torch.int64 and indexes.numel() else ()
+            if ends and all(can_hold(torch.int32, int(end)) for end in ends):
+                smaller["query"] = torch.int32
+        self._keep(smaller, preds=preds.reshape(-1), target=target.reshape(-1), query=indexes.reshape(-1))
 
     def compute(self) -> Tensor:
         values, empty = self._values()
