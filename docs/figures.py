@@ -157,6 +157,7 @@ WHAT = {
     "fastap.metrics": "updated batch by batch",
     "fastap.modules": "the losses, options held",
     "fastap.functional": "losses, measures: what a user calls",
+    "fastap.multiclass": "classes that exclude each other",
     "fastap.structured": "any task loss, class costs",
     "fastap.measures": "the operators without a gradient",
     "fastap.operators": "torch.library, autograd, vmap",

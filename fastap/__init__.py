@@ -17,7 +17,9 @@ from fastap.modules import (
     CostPerceptronLoss,
     DirectAPLoss,
     DirectCostLoss,
+    MulticlassAPLoss,
 )
+from fastap.multiclass import multiclass_ap_loss
 from fastap.retrieval import RetrievalAPLoss, retrieval_ap_loss
 from fastap.structured import cost_hinge_loss, cost_perceptron_loss, direct_cost_loss, direct_loss
 from fastap.types import AugmentedRanking
@@ -34,6 +36,7 @@ __all__ = [
     "DirectAPLoss",
     "DirectCostLoss",
     "FastapWarning",
+    "MulticlassAPLoss",
     "RetrievalAPLoss",
     "ap_hinge_loss",
     "ap_perceptron_loss",
@@ -44,6 +47,7 @@ __all__ = [
     "direct_cost_loss",
     "direct_loss",
     "loss_augmented_ranking",
+    "multiclass_ap_loss",
     "retrieval_ap_loss",
     "show_config",
 ]

@@ -257,15 +257,15 @@ def check_weights(name: str, weight: Tensor, of_name: str, of: Tensor) -> None:
         raise ValueError(f"{name} must be on the device of {of_name}, {of.device}, got {weight.device}")
 
 
-def check_class_tensors(logits: Tensor, targets: Tensor) -> int:
+def check_class_tensors(logits: Tensor, targets: Tensor, name: str = "targets") -> int:
     """Types and shapes as in ``torch.nn.functional.cross_entropy``; returns the dimension of the classes."""
     check_tensor("logits", logits, FLOATING, "a floating dtype of 16 to 64 bits")
     if isinstance(targets, Tensor) and targets.is_floating_point():
         raise TypeError(
-            f"targets must have an integer dtype, got {targets.dtype}; give targets.long(), and "
-            "targets.nan_to_num(-100).long() with ignore_index=-100 where some are NaN"
+            f"{name} must have an integer dtype, got {targets.dtype}; give {name}.long(), and "
+            f"{name}.nan_to_num(-100).long() with ignore_index=-100 where some are NaN"
         )
-    check_tensor("targets", targets, INTEGER, "an integer dtype")
+    check_tensor(name, targets, INTEGER, "an integer dtype")
     if logits.dim() == 0:
         raise ValueError("logits must have at least one dimension, got a 0-dimensional tensor")
     dim = min(logits.dim() - 1, 1)
@@ -274,11 +274,11 @@ def check_class_tensors(logits: Tensor, targets: Tensor) -> int:
     wanted = logits.shape[:dim] + logits.shape[dim + 1 :]
     if targets.shape != wanted:
         raise ValueError(
-            f"targets must have the shape of logits without its classes, {tuple(wanted)}, got {tuple(targets.shape)}; "
+            f"{name} must have the shape of logits without its classes, {tuple(wanted)}, got {tuple(targets.shape)}; "
             "broadcasting is not done"
         )
     if logits.device != targets.device:
-        raise ValueError(f"targets must be on the device of logits, {logits.device}, got {targets.device}")
+        raise ValueError(f"{name} must be on the device of logits, {logits.device}, got {targets.device}")
     return dim
 
 
@@ -290,6 +290,16 @@ def check_class_to_ignore(ignore_index: int | None, name: str = "ignore_index") 
     if not -(2**63) <= number < 2**63:
         raise ValueError(f"{name} must fit 64 bits, got {number}")
     return number
+
+
+def check_class_weight(weight: Tensor) -> None:
+    """One number a class, not negative, which gets no gradient."""
+    check_tensor("weight", weight, REAL, "a floating or integer dtype", optional=True)
+    if weight.dim() != 1:
+        raise ValueError(f"weight must have the shape (classes,), got {tuple(weight.shape)}")
+    if weight.requires_grad:
+        raise ValueError("weight must not require a gradient, for it gets none; give weight.detach()")
+    right_weights("weight", weight, looks=can_look(weight))
 
 
 def check_cost_table(cost: Tensor) -> None:

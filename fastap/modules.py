@@ -14,6 +14,7 @@ from fastap import functional
 from fastap import structured as direct
 from fastap.arguments import (
     check_class_to_ignore,
+    check_class_weight,
     check_cost_table,
     check_dim,
     check_finite,
@@ -26,6 +27,7 @@ from fastap.arguments import (
     check_update,
 )
 from fastap.backends import check_backend
+from fastap.multiclass import multiclass_ap_loss
 from fastap.types import Dim, Method, Reduction, Sharded, Update
 
 
@@ -187,36 +189,82 @@ class APPerceptronLoss(_APLoss):
         )
 
 
-class _CostLoss(_Loss):
-    """A matrix of costs is a buffer, which moves with the module and is not saved with it."""
+class _ClassLoss(_Loss):
+    """What there is of the classes is a buffer, which moves with the module and is not saved with it."""
 
     _options: tuple[str, ...] = ("ignore_index", "reduction")
-    if TYPE_CHECKING:  # not where torch.jit.script would read it
-        cost: Tensor | None
+    _of_classes: str
 
-    def __init__(self, cost: Tensor | None, ignore_index: int | None, reduction: Reduction) -> None:
+    def __init__(self, of_classes: Tensor | None, ignore_index: int | None, reduction: Reduction) -> None:
         super().__init__()
-        if cost is not None:
-            check_cost_table(cost)
-            check_finite("cost", cost)
-        self.register_buffer("cost", cost, persistent=False)
+        self.register_buffer(self._of_classes, of_classes, persistent=False)
         self.ignore_index = check_class_to_ignore(ignore_index)
         self.reduction: Reduction = reduction
         check_reduction(reduction)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _CostLoss:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _ClassLoss:
         """To another device, but not to another type: ``.half()`` is meant for weights, and would round costs."""
-        cost = self.cost
+        before = getattr(self, self._of_classes)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if cost is not None and self.cost is not None:
-            self.cost = cost.to(self.cost.device)
+        if before is not None:
+            setattr(self, self._of_classes, before.to(getattr(self, self._of_classes).device))
         return self
 
     def _shown(self) -> dict[str, Any]:
         options = super()._shown()
-        if self.cost is not None:
-            options["cost"] = tuple(self.cost.shape)
+        of_classes = getattr(self, self._of_classes)
+        if of_classes is not None:
+            options[self._of_classes] = tuple(of_classes.shape)
         return options
+
+
+class MulticlassAPLoss(_ClassLoss):
+    """:func:`fastap.multiclass_ap_loss` as a module; ``weight`` moves with it to another device."""
+
+    _of_classes = "weight"
+    _options = ("weight", "epsilon", "update", *_ClassLoss._options, "backend", "process_group", "method")
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        epsilon: float = 1.0,
+        update: Update = "positive",
+        ignore_index: int | None = -100,
+        reduction: Reduction = "mean",
+        backend: str = "auto",
+        process_group: ProcessGroup | None = None,
+        method: Method = "auto",
+    ) -> None:
+        if weight is not None:
+            check_class_weight(weight)
+        super().__init__(weight, ignore_index, reduction)
+        self.epsilon = check_scale("epsilon", epsilon)
+        check_update(update)
+        self.update: Update = update
+        check_backend(backend)
+        self.backend = backend
+        if process_group is not None:
+            check_process_group(process_group)
+        self.process_group = process_group
+        check_method(method)
+        self.method: Method = method
+
+    @torch.jit.unused
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return multiclass_ap_loss(logits, labels, **self._given())
+
+
+class _CostLoss(_ClassLoss):
+    _of_classes = "cost"
+    if TYPE_CHECKING:  # not where torch.jit.script would read it
+        cost: Tensor | None
+
+    def __init__(self, cost: Tensor | None, ignore_index: int | None, reduction: Reduction) -> None:
+        if cost is not None:
+            check_cost_table(cost)
+            check_finite("cost", cost)
+        super().__init__(cost, ignore_index, reduction)
 
 
 class DirectCostLoss(_CostLoss):

@@ -98,7 +98,7 @@ def without_ignored_class(targets: Tensor, ignore_index: int | None) -> tuple[Te
     return torch.where(taken, classes, 2).to(torch.int8), -1  # 2 is wrong
 
 
-def wrong_classes(targets: Tensor, ignored: Tensor | None, classes: int) -> Tensor | None:
+def wrong_classes(targets: Tensor, ignored: Tensor | None, classes: int, name: str = "targets") -> Tensor | None:
     """An error for a target that is neither a class nor ignored; where it would stall or cannot be, a mask of them."""
     wrong = (targets < 0) | (targets >= classes)
     if ignored is not None:
@@ -107,7 +107,7 @@ def wrong_classes(targets: Tensor, ignored: Tensor | None, classes: int) -> Tens
         return wrong
     if bool(wrong.any()):
         wanted = f"in [0, {classes - 1}]" + ("" if ignored is None else " or ignore_index")
-        raise ValueError(f"targets must be {wanted}, got {targets[wrong][0].item()}")
+        raise ValueError(f"{name} must be {wanted}, got {targets[wrong][0].item()}")
     return None
 
 

@@ -75,6 +75,8 @@ class Holder(nn.Module):
         fastap.APPerceptronLoss,
         fastap.RetrievalAPLoss,
         lambda: fastap.RetrievalAPLoss(nn.Bilinear(2, 2, 1)),
+        fastap.MulticlassAPLoss,
+        lambda: fastap.MulticlassAPLoss(torch.ones(3)),
         fastap.DirectCostLoss,
         lambda: fastap.DirectCostLoss(torch.ones(3, 3)),
         fastap.CostHingeLoss,

@@ -17,6 +17,7 @@ LAYERS = (
     ("fastap.metric_learning",),
     ("fastap.retrieval", "fastap.metrics"),
     ("fastap.modules",),
+    ("fastap.multiclass",),
     ("fastap.functional", "fastap.structured"),
     ("fastap.measures",),
     ("fastap.operators",),

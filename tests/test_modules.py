@@ -24,6 +24,14 @@ CASES: dict[str, tuple[Callable[..., nn.Module], Callable[..., torch.Tensor], di
     "direct": (fastap.DirectAPLoss, fastap.direct_ap_loss, {"epsilon": 0.3, "update": "negative", **COMMON, **METHOD}),
     "hinge": (fastap.APHingeLoss, fastap.ap_hinge_loss, {"margin": 2.5, **COMMON, **METHOD}),
     "perceptron": (fastap.APPerceptronLoss, fastap.ap_perceptron_loss, COMMON),
+    "multiclass": (
+        fastap.MulticlassAPLoss,
+        fastap.multiclass_ap_loss,
+        {
+            **{"weight": torch.tensor([1.0, 2.0, 0.5]), "epsilon": 0.3, "update": "negative", **OF_CLASSES},
+            **{"backend": "reference", **METHOD},
+        },
+    ),
     "direct of costs": (
         fastap.DirectCostLoss,
         fastap.direct_cost_loss,
@@ -37,7 +45,7 @@ CASES: dict[str, tuple[Callable[..., nn.Module], Callable[..., torch.Tensor], di
 def inputs(case: str, seed: int, rows: int, *, ignored: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores and targets of rankings, or of the classes of a cost; -1 for what is ignored."""
     scores, targets = random_batch(seed, rows, 12, ignored=ignored)
-    if "costs" not in case:
+    if "costs" not in case and case != "multiclass":
         return scores, targets
     return scores[:, :3], targets[:, 5] if ignored else targets[:, 5].clamp(min=0)
 
@@ -62,7 +70,9 @@ def test_a_module_is_its_function(case: str, options: bool) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_repr_shows_every_option(case: str) -> None:
     module, _, given = CASES[case]
-    shown = {name: tuple(option.shape) if name == "cost" else option for name, option in given.items()}
+    shown = {
+        name: tuple(option.shape) if isinstance(option, torch.Tensor) else option for name, option in given.items()
+    }
     assert repr(module(**given)) == f"{module.__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
 
@@ -71,13 +81,18 @@ def test_repr_of_the_defaults() -> None:
     assert repr(fastap.DirectAPLoss()) == f"DirectAPLoss(epsilon=1.0, update='positive', {common}, method='auto')"
     assert repr(fastap.APHingeLoss()) == f"APHingeLoss(margin=1.0, {common}, method='auto')"
     assert repr(fastap.APPerceptronLoss()) == f"APPerceptronLoss({common})"
+    common = "ignore_index=-100, reduction='mean', backend='auto', method='auto'"
+    assert repr(fastap.MulticlassAPLoss()) == f"MulticlassAPLoss(weight=None, epsilon=1.0, update='positive', {common})"
     common = "ignore_index=None, reduction='mean'"
     assert repr(fastap.DirectCostLoss()) == f"DirectCostLoss(cost=None, epsilon=1.0, update='positive', {common})"
     assert repr(fastap.CostHingeLoss()) == f"CostHingeLoss(cost=None, margin=1.0, {common})"
     assert repr(fastap.CostPerceptronLoss()) == f"CostPerceptronLoss({common})"
 
 
-def test_a_cost_moves_with_its_module() -> None:
+def test_what_is_of_the_classes_moves_with_its_module() -> None:
+    weight = torch.ones(3, dtype=torch.float64)
+    assert fastap.MulticlassAPLoss(weight).to("meta").weight.device.type == "meta"
+    assert nn.Sequential(fastap.MulticlassAPLoss(weight)).half()[0].weight.dtype == weight.dtype
     for module in (fastap.DirectCostLoss, fastap.CostHingeLoss):
         assert module(COST).to("meta").cost.device.type == "meta"
         assert nn.Sequential(module(COST)).half()[0].cost.dtype == COST.dtype
@@ -110,7 +125,8 @@ def test_every_copy_of_a_module_that_was_used(case: str) -> None:
         assert type(again) is module, way
         assert repr(again) == repr(original), way
         torch.testing.assert_close(again(scores, targets), expected, rtol=0, atol=0)
-        assert list(again.buffers()) == [] or torch.equal(again.cost, COST)
+        for kept, wanted in zip(again.buffers(), original.buffers(), strict=True):
+            assert torch.equal(kept, wanted), way
 
 
 @pytest.mark.parametrize("case", ["direct of costs", "hinge of costs"])

@@ -19,6 +19,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "ap_perceptron_loss": {"scores": SCORES, "targets": TARGETS, "dim": -1},
     "average_precision": {"scores": SCORES, "targets": TARGETS, "dim": -1},
     "loss_augmented_ranking": {"scores": SCORES, "targets": TARGETS, "dim": -1},
+    "multiclass_ap_loss": {"logits": LOGITS, "labels": CLASSES},
     "direct_cost_loss": {"logits": LOGITS, "targets": CLASSES},
     "cost_hinge_loss": {"logits": LOGITS, "targets": CLASSES},
     "cost_perceptron_loss": {"logits": LOGITS, "targets": CLASSES},
@@ -29,14 +30,28 @@ GIVEN: dict[str, dict[str, Any]] = {
         "task_loss": lambda y: torch.ones(2),
     },
 }
-MODULES = ("DirectAPLoss", "APHingeLoss", "APPerceptronLoss", "DirectCostLoss", "CostHingeLoss", "CostPerceptronLoss")
+MODULES = (
+    "DirectAPLoss",
+    "APHingeLoss",
+    "APPerceptronLoss",
+    "MulticlassAPLoss",
+    "DirectCostLoss",
+    "CostHingeLoss",
+    "CostPerceptronLoss",
+)
+
+
+def is_of_classes(function: str) -> bool:
+    return "cost" in function.lower() or "multiclass" in function.lower()
 
 
 def bad_values(function: str, name: str) -> list[Any]:
-    if "cost" in function and name == "targets":
+    if is_of_classes(function) and name in ("targets", "labels"):
         return BAD_CLASSES
-    if ("cost" in function.lower() or function == "average_precision") and name == "ignore_index":
+    if (is_of_classes(function) or function == "average_precision") and name == "ignore_index":
         return [each for each in BAD[name] if not (type(each) is int and each in (0, 1))]
+    if "multiclass" in function.lower() and name == "weight":
+        return [each for each in BAD[name] if not (isinstance(each, Tensor) and each.shape == LOGITS.shape[1:])]
     return BAD[name]
 
 
@@ -69,21 +84,27 @@ def test_every_bad_option_of_a_module_is_named(module: str, name: str) -> None:
             continue  # whether one is needed, and there is such a dimension, shows when scores are there
         if name == "cost" and isinstance(value, Tensor) and (value is SMALL_TABLE or value.device.type == "meta"):
             continue  # and so do the classes and the device
+        if module == "MulticlassAPLoss" and isinstance(value, Tensor) and value.device.type == "meta":
+            continue
         refused(lambda: getattr(fastap, module)(**{name: value}), name, value)  # noqa: B023
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_bad_tensor_of_a_module_is_named(module: str) -> None:
-    loss = getattr(fastap, module)(**({} if "Cost" in module else {"dim": -1}))
-    tensors = {"logits": LOGITS, "targets": CLASSES} if "Cost" in module else {"scores": SCORES, "targets": TARGETS}
-    for name in (*tensors, *(() if "Cost" in module else ("weight",))):
-        for value in BAD_CLASSES if "Cost" in module and name == "targets" else BAD[name]:
-            refused(lambda: loss(**{**tensors, name: value}), name, value)  # noqa: B023
-    if "Cost" not in module:
+    if is_of_classes(module):
+        loss = getattr(fastap, module)()
+        labels = "labels" if module == "MulticlassAPLoss" else "targets"
+        tensors = {"logits": LOGITS, labels: CLASSES}
+    else:
+        loss = getattr(fastap, module)(dim=-1)
+        tensors = {"scores": SCORES, "targets": TARGETS}
         for name in ("groups", "offsets"):
             for value in BAD[name]:
                 options = {name: value}
                 refused(lambda: loss(SCORES.view(-1), TARGETS.view(-1), **options), name, value)  # noqa: B023
+    for name in (*tensors, *(() if is_of_classes(module) else ("weight",))):
+        for value in bad_values(module, name):
+            refused(lambda: loss(**{**tensors, name: value}), name, value)  # noqa: B023
 
 
 class Labelled(torch.Tensor):
