@@ -62,7 +62,7 @@ void search_rows(const Terms *terms, int32_t *a); /* for the sign of the task */
 Choice argmax(const Terms *terms, double score, double i, int32_t last, int32_t hint);
 double most_inside(const Terms *terms, double score, double i, int32_t left, int32_t right);
 
-/* coarse.c: the optimum of rows first..last, given a candidate */
+/* coarse.c: the optimum of rows first..last, given a candidate; `paid`, of all rows, is overwritten */
 int coarse_to_fine(const Terms *terms, int32_t first, int32_t last, int32_t *a, double *paid);
 
 /* program.c: the dynamic program on rows first..last, row first + k within left[k]..right[k], both non-decreasing */
@@ -78,7 +78,7 @@ void pool_block(const Terms *terms, int32_t first, int32_t last, int32_t *a);
 int32_t end_of_block(const Terms *terms, const unsigned char *starts, int32_t first);
 int positive_update(const Terms *terms, int32_t *a, Watch *watch);
 
-/* certify.c: pooled blocks that are proved to be the optimum, or else solved */
+/* certify.c: pooled blocks that are proved to be the optimum, or else solved; scores of rows first..last with prices */
 void pay(const Terms *terms, int32_t first, int32_t last, const int32_t *a, double *paid);
 int negative_update(const Terms *terms, int32_t *a, Watch *watch);
 
