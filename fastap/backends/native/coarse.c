@@ -215,7 +215,7 @@ static int32_t rise_of(const Row *row, int32_t last)
     else
         while (row->at - step > 0 && marginal_of(row->terms, row->p, row->i, (int32_t)(row->at - step)) < 0.0)
             step *= 2;
-    return (int32_t)step;
+    return step < INT32_MAX ? (int32_t)step : INT32_MAX;
 }
 
 /* Prices for the candidate; rows that share a column share their reach. */

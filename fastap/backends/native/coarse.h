@@ -34,9 +34,12 @@ typedef struct {
 
 static inline Row row_of(const Search *search, int32_t row)
 {
-    const int32_t place = search->first + row, at = search->candidate[row], reach = search->reach[row] >> search->halvings;
-    const double p = search->terms->p[place], i = place + 1.0;
-    return (Row){search->terms, p, search->paid[row], i, term_of(search->terms, p, i, at), at, at - reach, at + reach};
+    const Terms *terms = search->terms;
+    const int32_t place = search->first + row, last = terms->negatives.count;
+    const int32_t at = search->candidate[row], reach = search->reach[row] >> search->halvings;
+    const double p = terms->p[place], i = place + 1.0, base = term_of(terms, p, i, at);
+    const int32_t low = reach < at ? at - reach : 0, high = reach < last - at ? at + reach : last;
+    return (Row){terms, p, search->paid[row], i, base, at, low, high};
 }
 
 static inline double gain_at(const Row *row, int32_t a)
