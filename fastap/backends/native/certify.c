@@ -14,8 +14,8 @@ static int32_t end_of_level(const int32_t *a, int32_t first, int32_t last)
 
 /* Lagrange prices. With multipliers l_i >= 0 for a_i <= a_{i+1}, the sum of the maxima of g_i(a) + (l_{i-1} - l_i) a
  * bounds the block's optimum from above: a row is paid for every negative above it, as if its score were
- * paid[i] = p_i + l_i - l_{i-1}. l_i is as large as the marginals of the rows above it in its level set allow, and those
- * below it; for concave terms the bound is then attained. */
+ * paid[i] = p_i + l_i - l_{i-1}. l_i is as large as the marginals of the rows above it in its level set allow, and
+ * those below it; for concave terms the bound is then attained. */
 static void pay_level(const Terms *terms, int32_t first, int32_t last, const int32_t *a, double *paid)
 {
     double below = 0.0; /* minus the sum of what one more negative is worth to rows first + 1..last */
@@ -30,7 +30,7 @@ static void pay_level(const Terms *terms, int32_t first, int32_t last, const int
         double fall = marginal_of(terms, terms->p[row], row + 1.0, a[row] ? a[row] : 1);
         above += a[row] ? fall : fmax(fall, 0.0);
         double multiplier = row == last ? 0.0 : fmax(fmin(above, paid[row]), 0.0);
-        paid[row] = terms->p[row] + multiplier - multiplier_before;
+        paid[row] = terms->p[row] + (multiplier - multiplier_before); /* so they sum to nothing, whatever p is */
         multiplier_before = multiplier;
     }
 }
@@ -57,8 +57,8 @@ static int certify_or_solve(const Terms *terms, int32_t first, int32_t last, int
     return 0;
 }
 
-/* Blocks that grew: pooling cuts a block into level sets, which are tried first, each as a block of its own; those whose
- * optima meet their neighbours are merged for good and solved again. */
+/* Blocks that grew: pooling cuts a block into level sets, which are tried first, each as a block of its own; those
+ * whose optima meet their neighbours are merged for good and solved again. */
 static int solve_conflicts(const Terms *terms, int32_t *a, unsigned char *starts, unsigned char *were,
                            int32_t *lowest_after, double *paid)
 {

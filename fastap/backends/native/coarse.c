@@ -2,30 +2,34 @@
  *
  * Every row keeps a list of intervals of columns. A path takes one interval of every row, none wholly left of the one
  * before. With a bound of every row's term in each of its intervals, the best path bounds the optimum from above; the
- * best candidate so far bounds it from below. Intervals through which no path reaches the candidate go; of the rest
- * those with loose bounds are cut. The program over cells solves what is left once that is little.
+ * best candidate so far bounds it from below. An interval is dropped when no path through it has a bound as high as the
+ * candidate's value; of the rest those with loose bounds are cut. The program over cells solves what is left once that
+ * is little.
  *
  * Rows in conflict share a column in the optimum: those above would have more, those below less, and in an interval
  * each takes the end that suits it. Prices (certify.c) take that away, and what is left falls with the square of the
- * width. A step to the right is paid for, too, which a bound may use where the optimum does not. So prices hold near
- * the candidate only, as far as its rows still rise, or half of that, or a quarter: whichever bound is lowest.
+ * width. But where a row stands right of the one above it, the bound adds the price times that distance, which the
+ * optimum does not gain: far from the candidate prices make the bound loose. They apply near it only, as far as its
+ * rows still rise, or half of that, or a quarter: whichever bound is lowest.
  */
 #include "coarse.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define AN_ITEM 64 /* bytes an item of the ranking at most, and LEAST intervals more */
+/* Intervals take at most so many bytes for each item of the ranking, and LEAST intervals more. */
+#define AN_ITEM 64
 #define LEAST 65536
-/* Intervals are cut whose own bound is loose by more than this part of what a row falls short on average. */
+/* An interval is cut if its bound is loose by more than this part of gap / rows. */
 #define LOOSE 0.25
-/* A bound tight at one end is no proof that the path takes that end: so much of the difference counts as loose. */
+/* A bound may be exact at one end while the optimum takes the other: this part of the ends' difference is added. */
 #define STEEP 1e-3
-/* The program over cells takes about as long for so many as one more level for an interval. */
+/* In the time that a level takes for one interval, the program solves about so many cells. */
 #define CELLS_AN_INTERVAL 64
-/* A level that leaves so much of the gap has prices that reach too far. */
+/* If a level leaves more than this part of the gap, half the reach is tried. */
 #define STALLED 0.25
-/* One that leaves so much is slow; so many are met as take the time of the program over what is left. */
+/* A level that leaves more than this part of the gap is slow. Once slow levels have taken as long as the program would
+ * for the cells that are left, the program runs. */
 #define SLOW 0.5
 
 /* By how much the bound of an interval exceeds what is known to be there. */
@@ -78,18 +82,21 @@ static void try_path(Search *search)
     for (int32_t row = end; row >= 0; row--) {
         const Row here = row_of(search, row);
         const Interval *best = &search->intervals[search->from[row]];
-        for (const Interval *each = best + 1; each < search->intervals + search->from[row + 1] && each->left <= right; each++)
+        const Interval *last = search->intervals + search->from[row + 1] - 1;
+        for (const Interval *each = best + 1; each <= last && each->left <= right; each++)
             best = each->sum > best->sum ? each : best;
         right = best->right;
         search->path[row] = gain_at(&here, best->left) >= gain_at(&here, right) ? best->left : right;
-        const int64_t width = (int64_t)right - best->left + 1, reach = right + width < columns ? right + width : columns;
+        const int64_t width = (int64_t)right - best->left + 1;
+        const int64_t least = best->left > width ? best->left - width : 0;
+        const int64_t reach = right + width < columns ? right + width : columns;
         if (row < end && reach < low) {
             pool(search->terms, first + row + 1, first + end, low, high, search->pooled - first);
             end = row;
             low = INT32_MAX;
         }
         high = row == end ? (int32_t)reach : high;
-        low = best->left - width < low ? best->left < width ? 0 : (int32_t)(best->left - width) : low;
+        low = least < low ? (int32_t)least : low;
     }
     pool(search->terms, first, first + end, low, high, search->pooled - first);
     for (int32_t row = 1; row < search->rows; row++)
@@ -104,7 +111,7 @@ static double lowest_bound(Search *search, double before)
     search->gain = 0.0;
     double top = sum_forward(search);
     try_path(search);
-    while (top > STALLED * before && search->halvings < 31) {
+    while (top - search->gain > STALLED * before && search->halvings < 31) {
         search->halvings++;
         const double shorter = sum_forward(search);
         try_path(search);
@@ -125,8 +132,8 @@ static int64_t most_in_a_row(const Search *search)
     return most;
 }
 
-/* Drop what no path leads through that is as good as the candidate; the array shrinks to what stays. EMPTY: a row has
- * nothing left, so that the candidate is best. */
+/* Drop every interval whose best path is worse than the best candidate met; the array shrinks to what stays. EMPTY: a
+ * row has no interval left, nothing is better than that candidate. */
 static int drop(Search *search)
 {
     const int64_t count = search->from[search->rows], most = most_in_a_row(search);
@@ -170,6 +177,7 @@ static int drop(Search *search)
     search->intervals = shorter ? shorter : search->intervals;
     return FINER;
 }
+
 static int32_t first_column(const Search *search, int32_t row) { return search->intervals[search->from[row]].left; }
 
 static int32_t last_column(const Search *search, int32_t row)
@@ -205,7 +213,7 @@ static int solve_cells(const Search *search)
     return solve_rows(search->terms, first, first + rows - 1, left, right, search->candidate - first);
 }
 
-/* How far from the candidate a row rises, to a factor of two. */
+/* How far the term of a row keeps rising on one side of the candidate, in steps that double. */
 static int32_t rise_of(const Row *row, int32_t last)
 {
     int64_t step = 1;
@@ -230,10 +238,13 @@ static void set_prices(Search *search)
             const Row here = row_of(search, end);
             const int32_t rise = rise_of(&here, search->terms->hi[first + end]);
             reach = rise > reach ? rise : reach;
-            search->rounding += rounding_of(search->terms, here.paid, here.at);
         }
-        for (int32_t each = row; each < end; each++)
+        for (int32_t each = row; each < end; each++) {
             search->reach[each] = reach;
+            const Row here = row_of(search, each);
+            const double at = rounding_of(search->terms, here.paid, here.at);
+            search->rounding += fmax(at, rounding_of(search->terms, here.paid, here.high));
+        }
     }
 }
 
@@ -245,21 +256,12 @@ static void take_better(Search *search)
     }
 }
 
-/* All intervals are of one column: without prices the best path is the optimum. */
-static void take_best_path(Search *search)
-{
-    search->gain = 0.0;
-    search->halvings = 31;
-    sum_forward(search);
-    try_path(search);
-    take_better(search);
-}
-
 static int refine(Search *search)
 {
     int64_t spent = 0; /* cells in whose time slow levels passed */
-    for (double gap = 0.0, before;;) {
-        const double top = lowest_bound(search, before = gap);
+    double gap = 0.0;
+    for (;;) {
+        const double before = gap, top = lowest_bound(search, before);
         if (!(top > search->rounding))
             return 0;
         gap = top - search->gain;
@@ -274,8 +276,10 @@ static int refine(Search *search)
         switch (cut(search, LOOSE * gap / search->rows)) {
         case FAILED:
             return -1;
-        case SINGLE:
-            take_best_path(search);
+        case SINGLE: /* without prices the best path is the optimum */
+            search->halvings = 31;
+            lowest_bound(search, 0.0);
+            take_better(search);
             return 0;
         case FULL:
             return solve_cells(search);
@@ -287,14 +291,23 @@ static int refine(Search *search)
 int coarse_to_fine(const Terms *terms, int32_t first, int32_t last, int32_t *a, double *paid)
 {
     const size_t rows = (size_t)last - first + 1, a_row = sizeof(int64_t) + 4 * sizeof(int32_t);
-    int64_t *from = malloc(rows * a_row + sizeof *from);
+    int64_t *from = calloc(rows * a_row + sizeof *from, 1);
     if (!from)
         return -1;
     int32_t *columns = (int32_t *)(from + rows + 1);
     const int64_t items = (int64_t)terms->rows + terms->negatives.count;
-    Search search = {.terms = terms, .first = first, .rows = (int32_t)rows, .candidate = a + first, .paid = paid + first,
-                     .reach = columns, .better = columns + rows, .path = columns + 2 * rows, .pooled = columns + 3 * rows,
-                     .from = from, .most = (AN_ITEM * items - (int64_t)(a_row * rows)) / (int64_t)sizeof(Interval) + LEAST};
+    const int64_t room = AN_ITEM * items - (int64_t)(a_row * rows);
+    Search search = {.terms = terms,
+                     .first = first,
+                     .rows = (int32_t)rows,
+                     .candidate = a + first,
+                     .paid = paid + first,
+                     .reach = columns,
+                     .better = columns + rows,
+                     .path = columns + 2 * rows,
+                     .pooled = columns + 3 * rows,
+                     .from = from,
+                     .most = room / (int64_t)sizeof(Interval) + LEAST};
     set_prices(&search);
     const int failed = start(&search) == FAILED || refine(&search);
     free(search.intervals);

@@ -4,8 +4,6 @@
 
 #include "terms.h"
 
-#include <math.h>
-
 typedef struct {
     int32_t left, right; /* columns */
     double sum;          /* of the bounds on the best path to here; after drop() how loose the bound is */
@@ -25,7 +23,7 @@ typedef struct {
     int64_t most;  /* intervals at any time */
 } Search;
 
-/* The gain of a row over the candidate, g_i(a) - g_i(at), less price * (a - at) with a between `low` and `high`. */
+/* The gain of a row over the candidate, g_i(a) - g_i(at), less price * (a - at); there a is clipped to [low, high]. */
 typedef struct {
     const Terms *terms;
     double p, paid, i, base;

@@ -5,8 +5,9 @@
 
 #define AT_FIRST 16 /* intervals a row */
 #define PIECES 4
-#define STEPS 8 /* from what is loose to all */
-/* Pieces grow with the distance from the candidate, from one 64th of the interval on. */
+#define THRESHOLDS 8 /* tried; the last cuts everything */
+#define BISECTIONS 8
+/* The scale of distances begins at 1/64 of that to the far end, or at the near end if that is further. */
 #define NEAR 64.0
 
 /* Where rows share the candidate's column they most likely stay close to it: there they are cut finest. */
@@ -15,7 +16,8 @@ static int is_centred(const Search *search, int32_t row)
     return search->paid[row] != search->terms->p[search->first + row];
 }
 
-/* Into how many pieces an interval is cut, `pieces` at most: the candidate's column is one. */
+/* Into how many pieces an interval is cut: `pieces` at most; or, around the candidate, its column and what lies left
+ * and right of it. */
 static int pieces_of(const Search *search, int32_t row, const Interval *interval, double loose, int pieces)
 {
     const int32_t left = interval->left, right = interval->right, at = search->candidate[row];
@@ -23,7 +25,7 @@ static int pieces_of(const Search *search, int32_t row, const Interval *interval
     if (width == 1 || !(interval->sum > loose))
         return 1;
     if (is_centred(search, row) && left <= at && at <= right)
-        return left == at || at == right ? 2 : 3;
+        return 1 + (left < at) + (at < right);
     return width < pieces ? (int)width : pieces;
 }
 
@@ -43,7 +45,8 @@ static void ends_of(const Search *search, int32_t row, const Interval *interval,
         else if (left <= at && at <= right)
             end = k == 1 && left < at ? at - 1 : at;
         else
-            end = rises ? at + (int64_t)(near * pow(far / near, share)) : at - (int64_t)(near * pow(far / near, share)) - 1;
+            end = rises ? at + (int64_t)(near * pow(far / near, share))
+                        : at - (int64_t)(near * pow(far / near, share)) - 1;
         const int64_t least = k > 1 ? ends[k - 2] + 1 : left, most = right - (pieces - k);
         ends[k - 1] = (int32_t)(end < least ? least : end > most ? most : end);
     }
@@ -55,11 +58,12 @@ int start(Search *search)
     const int32_t *last = search->terms->hi + search->first;
     const double i = search->first + 0.5 * search->rows + 1.0;
     const int64_t room = search->most / 2 / search->rows - 2; /* less the candidate's column and what it cuts off */
-    const int pieces = room < 1 ? 1 : room < AT_FIRST ? (int)room : AT_FIRST, has_room = search->most / search->rows > 2;
+    const int pieces = room < 1 ? 1 : room < AT_FIRST ? (int)room : AT_FIRST;
+    const int has_room = search->most / search->rows > 2;
     int32_t cut[AT_FIRST];
     for (int k = 1; k < pieces; k++)
         cut[k] = (int32_t)(i * pow(1.0 + last[search->rows - 1] / i, k / (double)pieces) - i);
-    if (!(search->intervals = malloc((size_t)search->rows * (pieces + 2) * sizeof *search->intervals)))
+    if (!(search->intervals = malloc((size_t)search->rows * (pieces + 2 * has_room) * sizeof *search->intervals)))
         return FAILED;
     int64_t count = 0;
     for (int32_t row = 0; row < search->rows; row++) {
@@ -69,10 +73,10 @@ int start(Search *search)
             const int32_t right = k >= pieces || cut[k] > last[row] ? last[row] : cut[k];
             if (right < left)
                 continue;
-            const Interval whole = {left, right, INFINITY};
+            const Interval whole = {left, right, 0.0};
             const int32_t at = search->candidate[row];
             const int has_candidate = left <= at && at <= right && is_centred(search, row);
-            const int parts = has_room && has_candidate ? pieces_of(search, row, &whole, 0.0, 1) : 1;
+            const int parts = has_room && has_candidate ? 1 + (left < at) + (at < right) : 1;
             int32_t ends[PIECES];
             ends_of(search, row, &whole, parts, ends);
             for (int part = 0; part < parts; part++, left = ends[part - 1] + 1)
@@ -100,7 +104,7 @@ static double least_with_room(const Search *search, double loose, int pieces)
         loose = least;
         least = least > 0.0 ? 2.0 * least : fmax(search->rounding / search->rows, DBL_MIN);
     }
-    for (int step = 0; step < STEPS && loose < least && least < INFINITY; step++) {
+    for (int step = 0; step < BISECTIONS && loose < least && least < INFINITY; step++) {
         const double middle = 0.5 * (fmax(loose, 0.0) + least);
         if (count_pieces(search, middle, pieces) > search->most)
             loose = middle;
@@ -110,14 +114,15 @@ static double least_with_room(const Search *search, double loose, int pieces)
     return least;
 }
 
-/* Cut what is looser than that, in four, or in two where there is little room. */
+/* Cut what is looser than that, in four, or in two where there is little room. A pass over all intervals is not worth
+ * it for few cuts: the threshold is lowered until there are half as many again. */
 int cut(Search *search, double loose)
 {
     const int64_t kept = search->from[search->rows];
     int most_pieces = PIECES;
     int64_t count = count_pieces(search, loose, most_pieces);
-    for (int step = 0; step < STEPS && count < kept + kept / 2; step++) /* a level for few of them is a level too many */
-        count = count_pieces(search, loose = step < STEPS - 1 ? loose / 16.0 : -INFINITY, most_pieces);
+    for (int step = 1; step <= THRESHOLDS && count <= kept + kept / 2; step++)
+        count = count_pieces(search, loose = step < THRESHOLDS ? loose / 16.0 : -INFINITY, most_pieces);
     if (count == kept)
         return SINGLE;
     if (count > search->most) {
