@@ -26,7 +26,7 @@
 #define STEEP 1e-3
 /* In the time that a level takes for one interval, the program solves about so many cells. */
 #define CELLS_AN_INTERVAL 64
-/* If a level leaves more than this part of the gap, half the reach is tried. */
+/* If a bound is above this part of the last gap, half the reach is tried. */
 #define STALLED 0.25
 /* A level that leaves more than this part of the gap is slow. Once slow levels have taken as long as the program would
  * for the cells that are left, the program runs. */
@@ -111,7 +111,7 @@ static double lowest_bound(Search *search, double before)
     search->gain = 0.0;
     double top = sum_forward(search);
     try_path(search);
-    while (top - search->gain > STALLED * before && search->halvings < 31) {
+    while (top > STALLED * before && search->halvings < 31) {
         search->halvings++;
         const double shorter = sum_forward(search);
         try_path(search);
