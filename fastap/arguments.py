@@ -82,7 +82,7 @@ def _as_labels(scores: Tensor, targets: Tensor) -> str:
     moved = "" if scores.dim() == 2 else ".movedim(-1, 1)"
     return (
         f"; of class labels give torch.nn.functional.one_hot(targets.long(), {scores.shape[1]}){moved}, which ranks "
-        "the batch for each class with dim=0"
+        "the batch for each class with dim=0, or train by fastap.multiclass_ap_loss(scores, targets)"
     )
 
 

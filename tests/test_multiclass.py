@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 import fastap
 from fastap.multiclass import log_odds
 from fastap.types import UPDATES
+from tests.processes import results
 
 
 def drawn(shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -169,3 +172,21 @@ def test_compiled() -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     gradients = [torch.autograd.grad(loss, logits)[0] for loss in (found, expected)]
     torch.testing.assert_close(*gradients)
+
+
+def spread_out(rank: int) -> None:
+    """Items of two ranks, one of them without any at times, and maps of pixels."""
+    for shape, sizes in (((30, 4), (11, 19)), ((30, 4), (30, 0)), ((5, 3, 2, 4), (2, 3))):
+        logits, labels = drawn(shape)
+        whole = fastap.multiclass_ap_loss(logits, labels, reduction="none")
+        (wanted,) = torch.autograd.grad(whole.sum(), logits)
+        part = logits.detach().split(sizes)[rank].requires_grad_()
+        group = dist.group.WORLD
+        loss = fastap.multiclass_ap_loss(part, labels.split(sizes)[rank], reduction="none", process_group=group)
+        torch.testing.assert_close(loss, whole, rtol=0, atol=0)
+        (gradient,) = torch.autograd.grad(loss.sum(), part)
+        torch.testing.assert_close(gradient / 2, wanted.split(sizes)[rank], rtol=1e-12, atol=1e-15)
+
+
+def test_items_spread_over_processes(tmp_path: Path) -> None:
+    results(spread_out, 2, tmp_path)
