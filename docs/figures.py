@@ -156,7 +156,7 @@ WHAT = {
     "fastap.retrieval": "embeddings and labels",
     "fastap.metrics": "updated batch by batch",
     "fastap.modules": "the losses, options held",
-    "fastap.functional": "losses, measures: what a user calls",
+    "fastap.functional": "losses and measures",
     "fastap.multiclass": "classes that exclude each other",
     "fastap.structured": "any task loss, class costs",
     "fastap.measures": "the operators without a gradient",
