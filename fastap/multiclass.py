@@ -25,7 +25,7 @@ def multiclass_ap_loss(
     process_group: ProcessGroup | None = None,
     method: Method = "auto",
 ) -> Tensor:
-    """One :func:`direct_ap_loss` a class, of the items ranked by the log-odds of the class.
+    """One :func:`fastap.direct_ap_loss` a class, of the items ranked by the log-odds of the class.
 
     With ``p = softmax(logits)`` over the classes, item ``i`` has in the ranking of class ``k`` the score::
 
@@ -40,16 +40,16 @@ def multiclass_ap_loss(
     Args:
         logits: floating, (N, C) or (N, C, ...), two classes or more, as ``torch.nn.functional.cross_entropy`` has them.
         labels: integers, (N) or (N, ...), the class of each item.
-        epsilon: that of :func:`direct_ap_loss`.
-        update: that of :func:`direct_ap_loss`.
+        epsilon: that of :func:`fastap.direct_ap_loss`.
+        update: that of :func:`fastap.direct_ap_loss`.
         weight: what each class counts, (C,), not negative.
         ignore_index: items with this label take no part. It may be a class, or None.
         reduction: over classes: ``"mean"`` over those that have items of the class and others, weighted; ``"sum"``; or
             ``"none"``, (C,). A class without items has loss 0 and no gradient.
-        backend: that of :func:`direct_ap_loss`.
+        backend: that of :func:`fastap.direct_ap_loss`.
         process_group: the processes among which the items are spread, None for one process. The loss is that of all
-            items, the same on every rank; gradients as those of :func:`direct_ap_loss`.
-        method: that of :func:`direct_ap_loss`.
+            items, the same on every rank; gradients as those of :func:`fastap.direct_ap_loss`.
+        method: that of :func:`fastap.direct_ap_loss`.
 
     Returns:
         float64 for float64 logits and float32 for all others; logits of 16 bits are turned to float32 first. A logit
