@@ -8,7 +8,7 @@ from torch.distributed import ProcessGroup
 
 from fastap.arguments import check_class_tensors, check_class_to_ignore
 from fastap.functional import direct_ap_loss
-from fastap.targets import wrong_classes
+from fastap.targets import classes_of, wrong_classes
 from fastap.types import Method, Reduction, Update
 
 
@@ -65,9 +65,7 @@ def multiclass_ap_loss(
         raise ValueError(f"logits must be (N, C) or (N, C, ...), got shape {tuple(logits.shape)}")
     if logits.shape[1] < 2:
         raise ValueError(f"logits must have at least two classes along dimension 1, got shape {tuple(logits.shape)}")
-    ignore_index = check_class_to_ignore(ignore_index)
-    unsigned, labels = labels.dtype == torch.uint64, labels.long()
-    ignored = None if ignore_index is None or (unsigned and ignore_index < 0) else labels == ignore_index
+    labels, ignored = classes_of(labels, check_class_to_ignore(ignore_index))
     wrong = wrong_classes(labels, ignored, logits.shape[1], "labels")
     return direct_ap_loss(
         log_odds(logits),

@@ -18,7 +18,7 @@ from fastap.arguments import (
     check_tensor,
     check_update,
 )
-from fastap.targets import FLOATING, NUMBERS, wrong_classes
+from fastap.targets import FLOATING, NUMBERS, classes_of, wrong_classes
 from fastap.types import Objective, Reduction, Update, loss_dtype
 
 Solution = TypeVar("Solution")
@@ -234,11 +234,7 @@ def _cost_loss(
         check_cost(cost, logits, dim)
     check_reduction(reduction)
     dtype = loss_dtype(logits)
-    # The largest numbers of uint64 turn negative, which no class is; nor is what it cannot hold to be ignored.
-    unsigned, targets = targets.dtype == torch.uint64, targets.long()
-    ignored: Tensor | None = None
-    if ignore_index is not None and not (unsigned and ignore_index < 0):
-        ignored = targets.eq(ignore_index)
+    targets, ignored = classes_of(targets, ignore_index)
     wrong = wrong_classes(targets, ignored, logits.shape[dim])
     index = targets if wrong is None and ignored is None else targets.clamp(0, logits.shape[dim] - 1)
 

@@ -98,6 +98,15 @@ def without_ignored_class(targets: Tensor, ignore_index: int | None) -> tuple[Te
     return torch.where(taken, classes, 2).to(torch.int8), -1  # 2 is wrong
 
 
+def classes_of(targets: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor | None]:
+    """Class labels as int64, and which of them are to be ignored."""
+    # The largest numbers of uint64 turn negative, which no class is; nor is what it cannot hold to be ignored.
+    unsigned, targets = targets.dtype == torch.uint64, targets.long()
+    if ignore_index is None or (unsigned and ignore_index < 0):
+        return targets, None
+    return targets, targets == ignore_index
+
+
 def wrong_classes(targets: Tensor, ignored: Tensor | None, classes: int, name: str = "targets") -> Tensor | None:
     """An error for a target that is neither a class nor ignored; where it would stall or cannot be, a mask of them."""
     wrong = (targets < 0) | (targets >= classes)
