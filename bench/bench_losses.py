@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -142,6 +142,48 @@ def at_its_slowest(case: Case) -> Case:
 def test_kinds(timed: Suite, scores: int, positives: int, negatives: int, kind: str, work: str) -> None:
     """How every kind of scores grows, at the epsilon that takes longest."""
     timed("kinds", at_its_slowest(timed.case(with_ratio(scores, positives, negatives), work=work, kind=kind)))
+
+
+@cache
+def _epsilon_of_updates(case: Case) -> float:
+    return at_its_slowest(case).epsilon
+
+
+def _updates() -> Iterator[Any]:
+    for (positives, negatives), kind, scores, work in itertools.product(((1, 99), (1, 1)), KINDS, KIND_SIZES, UPDATES):
+        if not (kind == "conflicting" and positives == negatives and scores > 100_000):
+            case = f"{scores:,}-{positives}:{negatives}-{kind}-{work}"
+            yield pytest.param(scores, positives, negatives, kind, work, id=case)
+
+
+@pytest.mark.parametrize(("scores", "positives", "negatives", "kind", "work"), _updates())
+def test_updates(timed: Suite, scores: int, positives: int, negatives: int, kind: str, work: str) -> None:
+    """The symmetric update beside the two that it is the mean of, all at the epsilon at which it takes longest."""
+    case = timed.case(with_ratio(scores, positives, negatives), work="symmetric", kind=kind)
+    timed("updates", replace(case, work=work, epsilon=_epsilon_of_updates(case)))
+
+
+NOISY = {
+    "multi-label": (Shape(80, 100, 924), 0),
+    "short": (Shape(1, 100, 900), -1),
+    "middle": (Shape(1, 1_000, 99_000), -1),
+    "long": (Shape(1, 10_000, 990_000), -1),
+}
+
+
+def without_noise(case: Case) -> str:
+    """The same problem without noise against the dynamic program; that noise is added right is a test's business."""
+    return truth.assert_right(replace(case, noise=0.0, samples=1)) + ", without noise"
+
+
+@pytest.mark.parametrize("samples", [0, 1, 2, 4, 8])
+@pytest.mark.parametrize("batch", NOISY)
+def test_noise(timed: Suite, batch: str, samples: int) -> None:
+    """So many draws of noise; of 0 the loss without any."""
+    shape, dim = NOISY[batch]
+    noise = {"noise": 1.0, "samples": samples} if samples else {"samples": 1}
+    case = timed.case(shape, work="symmetric", dim=dim, **noise)
+    timed("noise", case, check=without_noise, memory=True, draws=samples, batch=batch)
 
 
 @pytest.mark.parametrize("work", ["positive", "negative", "hinge"])

@@ -15,9 +15,9 @@ import fastap
 from bench import isolated
 from bench.inputs import Inputs, Shape, shrink, stream
 from fastap.backends import native
-from fastap.types import Batch, Objective
+from fastap.types import UPDATES, Batch, Objective
 
-LOSSES = ("positive", "negative", "hinge", "perceptron")
+LOSSES = (*UPDATES, "hinge", "perceptron")
 WORKS = (*LOSSES, "metric")
 # Of a process that weighs a call: ten million scores take 5 s, and one that hangs must not hang the suites.
 WEIGHING_SECONDS = 120.0
@@ -35,6 +35,8 @@ class Case:
     work: str = "positive"
     kind: str = "gaussian"
     epsilon: float = 1.0
+    noise: float = 0.0
+    samples: int = 1
     backend: str = "auto"
     method: str = "auto"
     dim: int = -1
@@ -55,7 +57,8 @@ class Case:
     def forward(self, scores: Tensor, targets: Tensor, **changes: Any) -> Tensor:
         if self.work == "metric":
             return fastap.average_precision(scores, targets, dim=self.dim)
-        options: dict[str, Any] = {"backend": self.backend, "dim": self.dim, **changes}
+        noise = {"noise": self.noise, "samples": self.samples}
+        options: dict[str, Any] = {"backend": self.backend, "dim": self.dim, **noise, **changes}
         if self.work == "perceptron":
             return fastap.ap_perceptron_loss(scores, targets, **options)
         options.setdefault("method", self.method)
@@ -84,6 +87,8 @@ class Case:
             "N": self.shape.negatives,
             "kind": self.kind,
             "epsilon": self.epsilon,
+            "noise": self.noise,
+            "samples": self.samples,
             "dtype": self.dtype,
             "backend": self.backend,
             "method": self.method,

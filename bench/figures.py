@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.store import Row
-from fastap.types import UPDATES
+from fastap.types import ONE_SIDED
 
 WORKS = ("fastap positive", "fastap negative", "fastap metric")  # timed beside every peer
 FIT_RANGE = (1e5, 1e7)  # scores
@@ -118,7 +118,7 @@ def ours_at(rows: Sequence[Row], size: Size) -> dict[str, float | None]:
     found = {key: median(of(row, key, "median") for row in here) for key in ("sort", *WORKS)}
     taken = [median(of(row, key, "bytes") for row in here) for key in WORKS[:2]]
     known = [each for each in taken if each is not None]
-    for update, work in zip(UPDATES, WORKS, strict=False):
+    for update, work in zip(ONE_SIDED, WORKS, strict=False):
         both = [(row[work]["median"], row["sort"]["median"]) for row in here if work in row and "sort" in row]
         found[f"{update} to sort"] = median(own / sort for own, sort in both)
     return {**found, "bytes": max(known) if known else None}

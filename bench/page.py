@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from bench import figures, plots, store
 from bench.environment import RESULTS, ROOT
-from bench.figures import memory, of, timed, times_of
+from bench.figures import duration, memory, of, timed, times_of
 from bench.markdown import Page, machine, table, versions_of
 from bench.store import Result, Row
-from fastap.types import UPDATES
+from fastap.types import ONE_SIDED, UPDATES
 
 DOCS = ROOT / "docs"
 PAGE = "benchmarks.md"
@@ -49,6 +49,13 @@ SECTIONS = (
     Section("batches", "Batches", "Many rankings in one call", ("batch", *SHAPE)),
     Section(
         "ragged", "Layouts", "Many short queries: as rows, by offsets, or mixed with an id an item", ("layout", *SHAPE)
+    ),
+    Section(
+        "noise",
+        "Noise",
+        "So many draws of noise in a call of the symmetric update, 0 without any",
+        ("batch", *SHAPE),
+        "draws",
     ),
     Section("epsilon", "Epsilon", "How much `epsilon`, the weight of AP against the scores, matters", ("epsilon",)),
     Section(
@@ -85,6 +92,7 @@ def write(results: Sequence[Result], folder: Path, out: Path) -> Page:
             for section in SECTIONS:
                 add_section(page, section, suites.suite(section.suite))
             add_kinds(page, suites.suite("kinds"))
+            add_updates(page, suites.suite("updates"))
         if gate is not None:
             add_gate(page, gate)
     if not any(result.about["type"] == "cuda" for result in results):
@@ -164,6 +172,26 @@ def add_kinds(page: Page, rows: Sequence[Row]) -> None:
             slowest = f"{next(row['epsilon'] for row in reversed(here) if row):.3g}"
             body.append([kind, slowest, *cells, *against[1:], f"{fit.exponent:.2f}" if fit else ""])
         page.table(f"`{work}`, {BALANCES[ratio]}:", body, heads)
+
+
+def add_updates(page: Page, rows: Sequence[Row]) -> None:
+    """The symmetric update beside the dearer of the two that it is the mean of."""
+    if not rows:
+        return
+    sizes = sorted({figures.scores(row) for row in rows})
+    found = {(round(row["P"] / row["N"], 2), row["kind"], figures.scores(row), row["work"]): row for row in rows}
+    page.add("### The symmetric update")
+    for ratio in dict.fromkeys(key[0] for key in found):
+        body = []
+        for kind in dict.fromkeys(key[1] for key in found if key[0] == ratio):
+            cells = []
+            for size in sizes:
+                times = [of(found.get((ratio, kind, size, work), {}), "seconds", "median") for work in UPDATES]
+                one, other, both = times
+                cells.append("" if not (one and other and both) else f"{duration(both)} ({both / max(one, other):.2f})")
+            body.append([kind, *cells])
+        says = "Time (ratio to the dearer of the positive and the negative update, of which 1.35 was to be"
+        page.table(f"{says} reached); {BALANCES[ratio]}:", body, ["scores", *(f"{n:,}" for n in sizes)])
 
 
 def add_peers(page: Page, peers: Result) -> None:
@@ -318,7 +346,7 @@ def short_table(suites: Result, peers: Result) -> str:
     sizes = figures.sizes(peers.rows)
     for size in sizes:
         ours, nearest = figures.ours_at(peers.rows, size), figures.fastest_peer(peers.rows, size)
-        times = [timed(ours[f"fastap {update}"], ours[f"{update} to sort"]) for update in UPDATES]
+        times = [timed(ours[f"fastap {update}"], ours[f"{update} to sort"]) for update in ONE_SIDED]
         words = "" if nearest is None else f"{nearest[0]} ({times_of(nearest[1])})"
         body.append(
             [f"{size[0]:,}", f"{size[1]:,}", timed(ours["sort"]), *times, _a_score(ours["bytes"], sum(size)), words]
@@ -326,12 +354,12 @@ def short_table(suites: Result, peers: Result) -> str:
     lines = {line.name: line.rows for line in figures.growth(suites.suite("growth"))}
     largest = max(lines["torch.sort"])
     if largest > 3 * sum(sizes[-1]):
-        rows = [lines[update][largest] for update in UPDATES]
+        rows = [lines[update][largest] for update in ONE_SIDED]
         times = [timed(row["seconds"]["median"], row["ratio"]["median"]) for row in rows]
         peak = max((row["peak_bytes"] for row in rows if "peak_bytes" in row), default=None)
         sort = timed(lines["torch.sort"][largest]["seconds"]["median"])
         body.append([f"{rows[0]['P']:,}", f"{rows[0]['N']:,}", sort, *times, _a_score(peak, largest), ""])
-    return table(body, ["P", "N", "`torch.sort`", *UPDATES, "bytes a score", "nearest other loss"], 0)
+    return table(body, ["P", "N", "`torch.sort`", *ONE_SIDED, "bytes a score", "nearest other loss"], 0)
 
 
 def _a_score(size: float | None, scores: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from torch import Tensor
 from bench.cases import Case
 from bench.inputs import cut
 from fastap.backends import reference
+from fastap.types import UPDATES
 from tests.exactness import RELATIVE, is_unique
 
 Floats = npt.NDArray[np.float64]
@@ -68,7 +70,7 @@ def against_reference(case: Case) -> None:
         within = rounding(case, one)
         np.testing.assert_allclose(found[row], expected.value, rtol=RELATIVE, atol=within, err_msg=f"loss, row {row}")
         takes_part = its.any() and not its.all()
-        if not takes_part or case.work == "perceptron" or is_unique(one, its, task_scale(case)):
+        if not takes_part or all(is_unique(one, its, scale) for scale in task_scales(case)):
             atol = (1e-12 if case.dtype == "float64" else 1e-6) * max(np.abs(expected.gradient).max(), 1e-300)
             atol += 2.0**-24 if case.dtype == "float16" else 0.0  # below it float16 keeps no digits
             rtol = HALF.get(case.dtype, 0.0)
@@ -80,19 +82,21 @@ def _by_dynamic_program(case: Case, score: Floats, target: Bools) -> reference.L
         return reference.ap_hinge_loss(score, target, case.epsilon)
     if case.work == "perceptron":
         return reference.ap_perceptron_loss(score, target)
-    return reference.direct_ap_loss(score, target, case.epsilon, "negative" if case.work == "negative" else "positive")
+    update: Any = case.work
+    return reference.direct_ap_loss(score, target, case.epsilon, update)
 
 
-def task_scale(case: Case) -> float:
-    """What ``1 - AP`` is multiplied by in the loss-augmented inference."""
-    return -case.epsilon if case.work == "negative" else case.epsilon
+def task_scales(case: Case) -> list[float]:
+    """What ``1 - AP`` is multiplied by in each loss-augmented inference."""
+    signs = {"negative": [-1], "symmetric": [1, -1], "perceptron": []}.get(case.work, [1])
+    return [sign * case.epsilon for sign in signs]
 
 
 def rounding(case: Case, score: Floats) -> float:
     """How far a loss may be off: scores are summed and divided by epsilon, a float32 loss is rounded once more."""
     scale = float(np.abs(score - np.median(score)).max()) + case.epsilon
-    largest = 1.0 if case.work in ("positive", "negative") else scale
-    gain = 1 / case.epsilon if case.work in ("positive", "negative") else 1.0
+    largest = 1.0 if case.work in UPDATES else scale
+    gain = 1 / case.epsilon if case.work in UPDATES else 1.0
     return 1e-13 * scale * gain + (0 if case.dtype == "float64" else 2**-23 * largest)
 
 

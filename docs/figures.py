@@ -162,6 +162,7 @@ WHAT = {
     "fastap.measures": "the operators without a gradient",
     "fastap.operators": "torch.library, autograd, vmap",
     "fastap.distributed": "rankings spread over ranks",
+    "fastap.noise": "losses at noisy scores",
     "fastap.backends": "reference, native (C), triton",
     "fastap.reduce": "losses to one number",
     "fastap.ragged": "ids and offsets to places",

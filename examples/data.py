@@ -124,6 +124,40 @@ def two_layers(features: int, hidden: int, scores: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, scores))
 
 
+@cache
+def frozen_features(folder: Path, known: int = 5) -> Part:
+    """Fashion-MNIST's other kinds, by what a network has learnt of the first ``known``: 64 features, frozen."""
+    images = fashion_mnist(folder)
+    of_known = images.labels < known
+    first, rest = images[of_known], images[~of_known]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Unflatten(1, (1, 14, 14)),
+            *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 64), nn.ReLU()),
+        )
+        head = nn.Linear(64, known)
+        optimiser = torch.optim.AdamW([*net.parameters(), *head.parameters()], lr=2e-3)
+        for _ in range(2):
+            for index in torch.randperm(len(first)).split(128):
+                optimiser.zero_grad()
+                F.cross_entropy(head(net(first.inputs[index])), first.labels[index]).backward()
+                optimiser.step()
+    with torch.no_grad():
+        features = torch.cat([net(part) for part in rest.inputs.split(1000)])
+    return Part(features, rest.labels - known)
+
+
+def convolutional(scores: int) -> nn.Sequential:
+    """Of images of 14 x 14 pixels."""
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 14, 14)),
+        *(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, scores)),
+    )
+
+
 def four_layers(features: int, width: int) -> nn.Sequential:
     """Teacher and student of the synthetic experiments: four linear layers with ReLU between them, one score."""
     widths = (features, width, width, width)

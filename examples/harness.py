@@ -45,6 +45,7 @@ OPTIONS = {
     "data": "folder of the images: the four IDX files of Fashion-MNIST, or VOCdevkit/VOC2012",
     "dataset": "fashion-mnist or digits",
     "flips": "kind: a wrong label is another kind; each: labels of every class are flipped apart",
+    "model": "two layers, linear, frozen (linear, on features learnt of other kinds) or convolutional",
     "weights": "state dict of torchvision's AlexNet from ImageNet; random weights without it",
     "freeze_features": "train the linear layers only",
     "methods": "those to compare",

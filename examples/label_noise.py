@@ -20,7 +20,7 @@ import torch
 
 from examples import data, harness, methods, report
 
-N_CLASSES = 10
+MODELS = ("two layers", "linear", "frozen", "convolutional")
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Config(harness.Config):
     methods: tuple[str, ...] = (*methods.PAPER, *methods.AP_SVM, *methods.ROBUST, *methods.OTHER_AP)
     dataset: str = "fashion-mnist"
     flips: str = "kind"
+    model: str = "two layers"
     data: Path = Path("data/fashion-mnist")
     noises: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4)
     size: int = 1500  # of each third
@@ -41,15 +42,25 @@ QUICK = {**harness.QUICK, "noises": (0.0, 0.4), "size": 300, "hidden": 32}
 def fit(config: Config, trial: harness.Trial) -> harness.Outcome:
     """One network; the seed draws the thirds, the flips and the first weights, the same for every method."""
     (noise,) = trial.setting
-    images = data.digits() if config.dataset == "digits" else data.fashion_mnist(config.data)
+    if config.model == "frozen":
+        images = data.frozen_features(config.data)
+    else:
+        images = data.digits() if config.dataset == "digits" else data.fashion_mnist(config.data)
+    classes = int(images.labels.max()) + 1
     generator = torch.Generator().manual_seed(trial.seed)
     parts = data.thirds(images, config.size, generator).standardised()
-    problem = methods.Problem(len(parts.train), N_CLASSES, one_vs_rest=config.flips == "each")
+    problem = methods.Problem(len(parts.train), classes, one_vs_rest=config.flips == "each")
     if problem.one_vs_rest:
-        parts = data.Parts(*(part.one_vs_rest(N_CLASSES) for part in (parts.train, parts.valid, parts.test)))
+        parts = data.Parts(*(part.one_vs_rest(classes) for part in (parts.train, parts.valid, parts.test)))
     parts = parts.with_flips(noise, problem.n_labels, generator)
     torch.manual_seed(trial.seed)
-    net = data.two_layers(images.inputs.shape[1], config.hidden, N_CLASSES)
+    features = images.inputs.shape[1]
+    if config.model == "convolutional":
+        net: torch.nn.Module = data.convolutional(classes)
+    elif config.model == "two layers":
+        net = data.two_layers(features, config.hidden, classes)
+    else:
+        net = torch.nn.Linear(features, classes)
     return harness.fit(net.to(config.device), parts.to(config.device), problem, trial, config)
 
 
@@ -59,6 +70,8 @@ def main() -> None:
         raise SystemExit(f"--dataset must be fashion-mnist or digits, got {config.dataset}")
     if config.flips not in ("kind", "each"):
         raise SystemExit(f"--flips must be kind or each, got {config.flips}")
+    if config.model not in MODELS:
+        raise SystemExit(f"--model must be one of {', '.join(MODELS)}, got {config.model}")
     results = harness.run(config, [(noise,) for noise in config.noises], fit)
     report.show(f"label-noise-{config.dataset}{'-each' * (config.flips == 'each')}", results, config.out)
 

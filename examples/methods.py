@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 import fastap
 from bench import baselines
+from fastap.multiclass import log_odds
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # of scores and labels
 # Of the network, inputs, labels and the places of these items in the training part.
@@ -64,10 +65,7 @@ class Problem:
         """
         if self.one_vs_rest:
             return scores
-        logits = self.logits(scores)
-        own = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
-        others = logits[:, None, :].masked_fill(own, -torch.inf).logsumexp(2)
-        return (logits - others)[:, int(self.background) :]
+        return log_odds(self.logits(scores))[:, int(self.background) :]
 
 
 @dataclass(frozen=True)
@@ -108,6 +106,55 @@ def choosing(
         return of_scores(lambda scores, labels: loss(*problem.choices(scores, labels), **options))
 
     return Method(make, parameter, low, high, chooses=True)
+
+
+def at_noisy_scores(
+    loss: Callable[..., Tensor] = fastap.direct_ap_loss,
+    parameter: str = "epsilon",
+    noise: float = 3.0,
+    *,
+    by_log_odds: bool = False,
+    cross_entropy: float = 0.0,
+    **fixed: Any,
+) -> Method:
+    """A loss of this library in one pair of draws, the noise so many times its own parameter, and a share of
+    cross-entropy; of log-odds if the classes exclude each other."""
+
+    def make(problem: Problem, value: float) -> Objective:
+        options = {parameter: value, "noise": noise * value, "samples": 2, **fixed}
+
+        def of(scores: Tensor, labels: Tensor) -> Tensor:
+            ranked = problem.log_odds(scores) if by_log_odds else scores
+            result = loss(ranked, problem.targets(labels), dim=0, **options)
+            if cross_entropy:
+                result = result + cross_entropy * F.cross_entropy(*problem.choices(scores, labels))
+            return result
+
+        return of_scores(of)
+
+    return Method(make, parameter, 0.03, 10.0, chooses=by_log_odds)
+
+
+def noisy_cross_entropy(logits: Tensor, labels: Tensor, *, noise: float) -> Tensor:
+    """At noisy logits, a mean of two draws: what noise does without AP."""
+    drawn = noise * torch.randn_like(logits)
+    return (F.cross_entropy(logits + drawn, labels) + F.cross_entropy(logits - drawn, labels)) / 2
+
+
+def generalised_cross_entropy(logits: Tensor, labels: Tensor, *, q: float) -> Tensor:
+    """``mean over items of (1 - softmax at the label ** q) / q``: cross-entropy as q falls to 0, half of MAE at 1.
+
+    Source: Zhang, Sabuncu, Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels, NeurIPS
+    2018.
+    """
+    return ((1 - logits.softmax(1).gather(1, labels[:, None]) ** q) / q).mean()
+
+
+def one_vs_rest_cross_entropy(problem: Problem, _: float) -> Objective:
+    """Every class a choice of its own, whether or not they exclude each other."""
+    return of_scores(
+        lambda scores, labels: F.binary_cross_entropy_with_logits(scores, problem.targets(labels).to(scores.dtype))
+    )
 
 
 def each_ranking(loss: Callable[..., Tensor], parameter: str, low: float, high: float) -> Method:
@@ -225,9 +272,30 @@ OTHER_AP: dict[str, Method] = {
 LIBAUC: dict[str, Method] = {"LibAUC AP": Method(libauc_ap, "margin", 0.1, 1.0, soap)}
 if find_spec("libauc"):
     OTHER_AP |= LIBAUC
+SMOOTHED: dict[str, Method] = {
+    "sym-AP": ranking(fastap.direct_ap_loss, *EPSILON, update="symmetric"),
+    "pos-AP noise": at_noisy_scores(update="positive"),
+    "neg-AP noise": at_noisy_scores(update="negative"),
+    "sym-AP noise": at_noisy_scores(update="symmetric"),
+    "sym-AP noise + 0.1 x-ent": at_noisy_scores(update="symmetric", cross_entropy=0.1),
+    "sym-AP noise + 0.3 x-ent": at_noisy_scores(update="symmetric", cross_entropy=0.3),
+    "sym-AP noise + 1 x-ent": at_noisy_scores(update="symmetric", cross_entropy=1.0),
+}
+LOG_ODDS: dict[str, Method] = {
+    "sym-AP noise, odds": at_noisy_scores(update="symmetric", by_log_odds=True),
+    "neg-AP noise, odds": at_noisy_scores(update="negative", by_log_odds=True),
+    "sym-AP noise, odds + 0.1 x-ent": at_noisy_scores(update="symmetric", by_log_odds=True, cross_entropy=0.1),
+}
+CONTROLS: dict[str, Method] = {
+    "hinge-AP noise": at_noisy_scores(fastap.ap_hinge_loss, "margin", 1.0),
+    "x-ent noise": choosing(noisy_cross_entropy, "noise", 0.1, 10.0),
+    "x-ent smoothed": choosing(F.cross_entropy, "label_smoothing", 0.01, 0.5),
+    "GCE": choosing(generalised_cross_entropy, "q", 0.05, 1.0),
+    "BCE": Method(one_vs_rest_cross_entropy),
+}
 RELATIVE: dict[str, Method] = {
     f"{sign}-AP {name}": ranking(loss, *EPSILON, update=update)
     for name, loss in (("relative", relative_direct_ap), ("standardised", standardised_direct_ap))
     for sign, update in (("pos", "positive"), ("neg", "negative"))
 }
-METHODS = {**PAPER, **AP_SVM, **ROBUST, **OTHER_AP, **LIBAUC, **RELATIVE}
+METHODS = {**PAPER, **AP_SVM, **ROBUST, **OTHER_AP, **LIBAUC, **RELATIVE, **SMOOTHED, **LOG_ODDS, **CONTROLS}

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Generator, Tensor, device
 from torch.masked import MaskedTensor
 
 from fastap.targets import FLOATING, INTEGER, NUMBERS, PLAIN, REAL, are_weights, can_look, have_values, right_weights
@@ -379,6 +379,23 @@ def check_scale(name: str, value: float) -> float:
     return value if isinstance(value, float) else float(value)
 
 
+def check_noise(noise: float) -> float:
+    """A finite number, 0 or positive."""
+    is_none = isinstance(noise, numbers.Real) and not isinstance(noise, bool) and noise == 0
+    return 0.0 if is_none else check_scale("noise", noise)
+
+
+def check_generator(generator: Generator | None, where: device | None = None) -> Generator | None:
+    """One for tensors of that device, if there are any yet, or None."""
+    if generator is None:
+        return None
+    if not isinstance(generator, Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
+    if where is not None and generator.device.type != where.type:
+        raise ValueError(f"generator must be on the device of the scores, {where}, got {generator.device}")
+    return generator
+
+
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     """One of a few words."""
     if not isinstance(value, str) or value not in choices:  # an array compares as one
@@ -387,7 +404,7 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
 
 
 def check_update(update: str) -> Update:
-    """``"positive"`` or ``"negative"``."""
+    """``"positive"``, ``"negative"`` or ``"symmetric"``."""
     return cast(Update, check_choice("update", update, UPDATES))
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.distributed import ProcessGroup
 
 from fastap import measures, operators, ragged
 from fastap.arguments import (
     check_choice,
     check_class_to_ignore,
+    check_count,
+    check_generator,
     check_ignore_index,
     check_lengths,
     check_method,
     check_nested,
+    check_noise,
     check_process_group,
     check_ragged,
     check_reduction,
@@ -27,9 +30,10 @@ from fastap.arguments import (
     check_weight,
 )
 from fastap.backends import check_backend
+from fastap.noise import seed_of
 from fastap.reduce import mean_precision
 from fastap.targets import can_look, without_ignored_class
-from fastap.types import Arguments, AugmentedRanking, Dim, Method, Objective, Reduction, Sharded, Update
+from fastap.types import ONE_SIDED, Arguments, AugmentedRanking, Dim, Method, Objective, Reduction, Sharded, Update
 
 Average = Literal["none", "macro", "micro", "weighted", "samples"]
 AVERAGES = ("none", "macro", "micro", "weighted", "samples")
@@ -47,6 +51,9 @@ def direct_ap_loss(
     weight: Tensor | None = None,
     ignore_index: int | None = None,
     reduction: Reduction = "mean",
+    noise: float = 0.0,
+    samples: int = 1,
+    generator: Generator | None = None,
     backend: str = "auto",
     process_group: ProcessGroup | None = None,
     sharded: Sharded = "items",
@@ -58,17 +65,20 @@ def direct_ap_loss(
 
         update="positive":  D+ = 1/epsilon * [max(F + epsilon L) - max F]
         update="negative":  D- = 1/epsilon * [max F - max(F - epsilon L)]
+        update="symmetric": D0 = 1/(2 epsilon) * [max(F + epsilon L) - max(F - epsilon L)] = (D+ + D-) / 2
 
-    ``0 <= D- <= 1 - AP <= D+ <= 1`` where no scores are equal, and both tend to ``1 - AP`` as ``epsilon`` falls. The
-    gradient is exactly the paper's update, ``+-1/epsilon * [grad F(y_direct) - grad F(y_standard)]``. Equal scores of
-    a positive and a negative count as half above, half below, so permuting the items permutes the gradient.
+    ``0 <= D- <= 1 - AP <= D+ <= 1`` where no scores are equal, and all tend to ``1 - AP`` as ``epsilon`` falls. The
+    gradient is exactly the paper's update, ``+-1/epsilon * [grad F(y_direct) - grad F(y_standard)]``; that of ``D0``
+    is the mean of the two, a central difference, whose bias falls with ``epsilon`` squared. Equal scores of a positive
+    and a negative count as half above, half below, so permuting the items permutes the gradient.
 
     Args:
         scores: floating tensor of any shape; higher is better. Or a nested tensor of jagged layout, (rankings, items),
             each row a ranking.
         targets: bool, integer or floating tensor of the same shape, 1 for positives and 0 for negatives.
         epsilon: weight of the task loss against the scores, in units of the scores; finite and positive.
-        update: ``"positive"`` moves away from a worse ranking, ``"negative"`` towards a better one.
+        update: ``"positive"`` moves away from a worse ranking, ``"negative"`` towards a better one, ``"symmetric"``
+            does both at little more than the price of the dearer one.
         dim: the axis along which items are ranked, or several that are ranked together, such as ``(0, 2, 3)`` of maps
             of pixels; every other axis counts rankings. Scores of one dimension need none. Of others there is no
             default: ``dim=0`` ranks the batch for each label (``(batch, labels)``), ``dim=-1`` each row (``(queries,
@@ -85,6 +95,16 @@ def direct_ap_loss(
         reduction: ``"mean"`` over the rankings that take part, weighted; ``"sum"``, of ``weight * loss``; or ``"none"``
             (the shape of ``scores`` without ``dim``; ragged, (rankings,)), ``weight * loss`` too. With a
             ``process_group`` sum what ``"none"`` gives: a mean of one rank's losses would count the ranks twice.
+        noise: the loss becomes its expectation at noisy scores, ``E_z[loss(scores + noise * z)]``, ``z`` independent
+            standard normal numbers: a smooth function, whose gradient the direct gradient at noisy scores is on
+            average, as ``epsilon`` falls. In units of the scores, finite; 0 is none. An ``epsilon`` of a third of it is
+            small enough. It is drawn anew in every call, in evaluation too.
+        samples: draws that the mean is of, in pairs ``z`` and ``-z``. Time grows with them; memory
+            does until 4 million noisy scores are held, and then no more.
+        generator: of the one number that each call draws as a seed, on the device of the scores; None is PyTorch's own.
+            The noise of an item depends on it, on the number of its ranking (of groups the id) and its place there: the
+            same seed gives the same bits on each backend, and a batch in shards the same as whole. With
+            ``process_group`` the first rank draws.
         backend: ``"auto"``: ``"native"``, in C, for tensors of the CPU and ``"triton"`` for those of a CUDA device;
             those of other devices are copied to the CPU, and the results back. ``"reference"`` is the dynamic program
             in NumPy: slow, for checking. :func:`show_config` tells what is there.
@@ -130,6 +150,9 @@ def direct_ap_loss(
         weight=weight,
         ignore_index=ignore_index,
         reduction=reduction,
+        noise=noise,
+        samples=samples,
+        generator=generator,
         backend=backend,
         process_group=process_group,
         sharded=sharded,
@@ -147,6 +170,9 @@ def ap_hinge_loss(
     weight: Tensor | None = None,
     ignore_index: int | None = None,
     reduction: Reduction = "mean",
+    noise: float = 0.0,
+    samples: int = 1,
+    generator: Generator | None = None,
     backend: str = "auto",
     process_group: ProcessGroup | None = None,
     sharded: Sharded = "items",
@@ -170,6 +196,9 @@ def ap_hinge_loss(
         weight=weight,
         ignore_index=ignore_index,
         reduction=reduction,
+        noise=noise,
+        samples=samples,
+        generator=generator,
         backend=backend,
         process_group=process_group,
         sharded=sharded,
@@ -186,6 +215,9 @@ def ap_perceptron_loss(
     weight: Tensor | None = None,
     ignore_index: int | None = None,
     reduction: Reduction = "mean",
+    noise: float = 0.0,
+    samples: int = 1,
+    generator: Generator | None = None,
     backend: str = "auto",
     process_group: ProcessGroup | None = None,
     sharded: Sharded = "items",
@@ -206,6 +238,9 @@ def ap_perceptron_loss(
         weight=weight,
         ignore_index=ignore_index,
         reduction=reduction,
+        noise=noise,
+        samples=samples,
+        generator=generator,
         backend=backend,
         process_group=process_group,
         sharded=sharded,
@@ -283,7 +318,7 @@ def loss_augmented_ranking(
     targets: Tensor,
     *,
     epsilon: float = 1.0,
-    update: Update = "positive",
+    update: Literal["positive", "negative"] = "positive",
     dim: Dim = None,
     groups: Tensor | None = None,
     offsets: Tensor | None = None,
@@ -313,7 +348,7 @@ def loss_augmented_ranking(
         groups,
         items.offsets,
         check_scale("epsilon", epsilon),
-        check_update(update),
+        check_choice("update", update, ONE_SIDED),  # the symmetric one has a ranking of each
         check_method(method),
         items.dim,
         check_ignore_index(ignore_index),
@@ -333,6 +368,9 @@ def _ap_loss(
     weight: Tensor | None,
     ignore_index: int | None,
     reduction: Reduction,
+    noise: float,
+    samples: int,
+    generator: Generator | None,
     backend: str,
     process_group: ProcessGroup | None,
     sharded: Sharded,
@@ -343,16 +381,20 @@ def _ap_loss(
         check_lengths(scores.numel(), scores.numel())
     if weight is not None:
         check_weight(weight, scores, items.dim, groups, items.offsets)
+    noise = check_noise(noise)
     call = Arguments(
         scores=scores,
         targets=items.targets,
         groups=groups,
         offsets=items.offsets,
         weight=weight,
+        seed=seed_of(noise, check_generator(generator, scores.device), scores.device),
         loss=objective.loss,
         epsilon=objective.epsilon,
         update=objective.update,
         method=objective.method,
+        noise=noise,
+        samples=check_count("samples", samples),
         dim=items.dim,
         ignore_index=check_ignore_index(ignore_index),
         reduction=check_reduction(reduction),

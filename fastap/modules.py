@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.distributed import ProcessGroup
 
 from fastap import functional
@@ -16,10 +16,13 @@ from fastap.arguments import (
     check_class_to_ignore,
     check_class_weight,
     check_cost_table,
+    check_count,
     check_dim,
     check_finite,
+    check_generator,
     check_ignore_index,
     check_method,
+    check_noise,
     check_process_group,
     check_reduction,
     check_scale,
@@ -30,25 +33,33 @@ from fastap.backends import check_backend
 from fastap.multiclass import multiclass_ap_loss
 from fastap.types import Dim, Method, Reduction, Sharded, Update
 
+_NOISE = ("noise", "samples", "generator")
+
 
 class _Loss(nn.Module):
     """Options are kept as attributes of the same names and are the keyword arguments of the function."""
 
     _options: tuple[str, ...] = ()
 
+    def _hold_noise(self, noise: float, samples: int, generator: Generator | None) -> None:
+        self.noise = check_noise(noise)
+        self.samples = check_count("samples", samples)
+        self.generator = check_generator(generator)
+
     def _given(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._options}
 
     def _shown(self) -> dict[str, Any]:
-        """The options as they are printed: without those of distributed training where there is none."""
+        """The options as they are printed: without those of distributed training and of noise where there is none."""
         options = self._given()
-        hidden = () if options.get("process_group") is not None else ("process_group", "sharded")
+        hidden = set() if options.get("process_group") is not None else {"process_group", "sharded"}
+        hidden |= set() if options.get("noise") else {"noise", "samples", "generator"}
         return {name: option for name, option in options.items() if name not in hidden}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """A copy speaks to the same processes: a group cannot be copied."""
-        group = getattr(self, "process_group", None)
-        memo[id(group)] = group
+        """A copy speaks to the same processes and draws from the same generator, neither of which can be copied."""
+        for shared in (getattr(self, "process_group", None), getattr(self, "generator", None)):
+            memo[id(shared)] = shared
         copied = memo[id(self)] = type(self).__new__(type(self))
         copied.__dict__.update(deepcopy(self.__dict__, memo))
         return copied
@@ -60,7 +71,7 @@ class _Loss(nn.Module):
 class _APLoss(_Loss):
     """What all rankings have. What differs from batch to batch, groups, offsets and weight, is given with the batch."""
 
-    _options: tuple[str, ...] = ("dim", "ignore_index", "reduction", "backend", "process_group", "sharded")
+    _options: tuple[str, ...] = ("dim", "ignore_index", "reduction", *_NOISE, "backend", "process_group", "sharded")
     _function: Callable[..., Tensor]
 
     def __init__(
@@ -69,11 +80,15 @@ class _APLoss(_Loss):
         dim: Dim,
         ignore_index: int | None,
         reduction: Reduction,
+        noise: float,
+        samples: int,
+        generator: Generator | None,
         backend: str,
         process_group: ProcessGroup | None,
         sharded: Sharded,
     ) -> None:
         super().__init__()
+        self._hold_noise(noise, samples, generator)
         self.dim = check_dim(dim)
         self.ignore_index = check_ignore_index(ignore_index)
         self.reduction: Reduction = reduction
@@ -113,6 +128,9 @@ class DirectAPLoss(_APLoss):
         dim: Dim = None,
         ignore_index: int | None = None,
         reduction: Reduction = "mean",
+        noise: float = 0.0,
+        samples: int = 1,
+        generator: Generator | None = None,
         backend: str = "auto",
         process_group: ProcessGroup | None = None,
         sharded: Sharded = "items",
@@ -122,6 +140,9 @@ class DirectAPLoss(_APLoss):
             dim=dim,
             ignore_index=ignore_index,
             reduction=reduction,
+            noise=noise,
+            samples=samples,
+            generator=generator,
             backend=backend,
             process_group=process_group,
             sharded=sharded,
@@ -146,6 +167,9 @@ class APHingeLoss(_APLoss):
         dim: Dim = None,
         ignore_index: int | None = None,
         reduction: Reduction = "mean",
+        noise: float = 0.0,
+        samples: int = 1,
+        generator: Generator | None = None,
         backend: str = "auto",
         process_group: ProcessGroup | None = None,
         sharded: Sharded = "items",
@@ -155,6 +179,9 @@ class APHingeLoss(_APLoss):
             dim=dim,
             ignore_index=ignore_index,
             reduction=reduction,
+            noise=noise,
+            samples=samples,
+            generator=generator,
             backend=backend,
             process_group=process_group,
             sharded=sharded,
@@ -175,6 +202,9 @@ class APPerceptronLoss(_APLoss):
         dim: Dim = None,
         ignore_index: int | None = None,
         reduction: Reduction = "mean",
+        noise: float = 0.0,
+        samples: int = 1,
+        generator: Generator | None = None,
         backend: str = "auto",
         process_group: ProcessGroup | None = None,
         sharded: Sharded = "items",
@@ -183,6 +213,9 @@ class APPerceptronLoss(_APLoss):
             dim=dim,
             ignore_index=ignore_index,
             reduction=reduction,
+            noise=noise,
+            samples=samples,
+            generator=generator,
             backend=backend,
             process_group=process_group,
             sharded=sharded,
@@ -222,7 +255,7 @@ class MulticlassAPLoss(_ClassLoss):
     """:func:`fastap.multiclass_ap_loss` as a module; ``weight`` moves with it to another device."""
 
     _of_classes = "weight"
-    _options = ("weight", "epsilon", "update", *_ClassLoss._options, "backend", "process_group", "method")
+    _options = ("weight", "epsilon", "update", *_ClassLoss._options, *_NOISE, "backend", "process_group", "method")
 
     def __init__(
         self,
@@ -232,6 +265,9 @@ class MulticlassAPLoss(_ClassLoss):
         update: Update = "positive",
         ignore_index: int | None = -100,
         reduction: Reduction = "mean",
+        noise: float = 0.0,
+        samples: int = 1,
+        generator: Generator | None = None,
         backend: str = "auto",
         process_group: ProcessGroup | None = None,
         method: Method = "auto",
@@ -239,6 +275,7 @@ class MulticlassAPLoss(_ClassLoss):
         if weight is not None:
             check_class_weight(weight)
         super().__init__(weight, ignore_index, reduction)
+        self._hold_noise(noise, samples, generator)
         self.epsilon = check_scale("epsilon", epsilon)
         check_update(update)
         self.update: Update = update

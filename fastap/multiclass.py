@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.distributed import ProcessGroup
 
 from fastap.arguments import check_class_tensors, check_class_to_ignore
@@ -21,6 +21,9 @@ def multiclass_ap_loss(
     weight: Tensor | None = None,
     ignore_index: int | None = -100,
     reduction: Reduction = "mean",
+    noise: float = 0.0,
+    samples: int = 1,
+    generator: Generator | None = None,
     backend: str = "auto",
     process_group: ProcessGroup | None = None,
     method: Method = "auto",
@@ -46,6 +49,9 @@ def multiclass_ap_loss(
         ignore_index: items with this label take no part. It may be a class, or None.
         reduction: over classes: ``"mean"`` over those that have items of the class and others, weighted; ``"sum"``; or
             ``"none"``, (C,). A class without items has loss 0 and no gradient.
+        noise: that of :func:`fastap.direct_ap_loss`, on the log-odds; as are ``samples`` and ``generator``.
+        samples: draws of the noise.
+        generator: of its seeds.
         backend: that of :func:`fastap.direct_ap_loss`.
         process_group: the processes among which the items are spread, None for one process. The loss is that of all
             items, the same on every rank; gradients as those of :func:`fastap.direct_ap_loss`.
@@ -76,6 +82,9 @@ def multiclass_ap_loss(
         weight=weight,
         ignore_index=-1,
         reduction=reduction,
+        noise=noise,
+        samples=samples,
+        generator=generator,
         backend=backend,
         process_group=process_group,
         method=method,

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastap import backends, ragged
+from fastap import noise as noisy
 from fastap.distributed import loss as exchange
 from fastap.ragged import Ragged
 from fastap.reduce import reduce
@@ -102,7 +103,10 @@ def _solve(call: Arguments) -> tuple[Tensor, Tensor | None, Tensor | None]:
     engine = backends.get(call.backend, scores.device)
     reduces = reduction != "none" and (batch.rankings > 1 or weight is not None)
     held = torch.float64 if reduces or weight is not None else dtype
-    losses = engine.losses(batch, call.objective, held, gradient=call.needs_gradient)
+    ids = None
+    if call.seed is not None and call.groups is not None and rankings is not None:
+        ids = ragged.ids_of(call.groups, rankings)
+    losses = noisy.losses(engine, batch, call.objective, held, noisy.of(call), ids, gradient=call.needs_gradient)
     losses = _mark_wrong(losses, rankings)
     if scores.is_cpu and call.sharded != "rankings":  # these may be a part of a batch
         warn_of_nothing(losses.takes_part)
@@ -159,9 +163,10 @@ ap_loss = torch.library.custom_op(
     "fastap::ap_loss",
     _ap_loss,
     mutates_args=(),
-    schema="(Tensor scores, Tensor targets, Tensor? groups, Tensor? offsets, Tensor? weight, str loss, float epsilon, "
-    "str update, str method, SymInt dim, SymInt? ignore_index, str reduction, str backend, str? process_group, "
-    "str sharded, bool needs_gradient) -> (Tensor, Tensor, Tensor)",
+    schema="(Tensor scores, Tensor targets, Tensor? groups, Tensor? offsets, Tensor? weight, Tensor? seed, str loss, "
+    "float epsilon, str update, str method, float noise, SymInt samples, SymInt dim, SymInt? ignore_index, "
+    "str reduction, str backend, str? process_group, str sharded, bool needs_gradient, SymInt first=0) "
+    "-> (Tensor, Tensor, Tensor)",
 )
 
 
@@ -248,7 +253,7 @@ def called(operator: Any, function: Any, *inputs: Any) -> Any:
 def loss_of(call: Arguments) -> Tensor:
     """The loss of checked arguments: by the operator, or by what stands for it outside compilers."""
     value: Tensor
-    if have_values(call[:5]) and forward_ad._current_level < 0:
+    if have_values(call[:6]) and forward_ad._current_level < 0:
         apply: Any = EagerAPLoss.apply
         value = apply(call.scores, call) if call.needs_gradient else _solve(call)[0]
     elif torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:

@@ -120,6 +120,13 @@ def from_groups(groups: Tensor) -> Ragged:
     return Ragged(items, offsets[:-1], order, begins.sum() + min(items, 1), None)
 
 
+def ids_of(groups: Tensor, rankings: Ragged) -> Tensor:
+    """(rankings,) int64: what each is called, in its own order; of those that are not there any."""
+    groups = comparable(groups).to(torch.int64)
+    groups = groups if rankings.order is None else groups[rankings.order]
+    return groups[rankings.offsets[:-1].clamp(max=groups.shape[0] - 1)]
+
+
 def _narrow(groups: Tensor) -> Tensor:
     """The ids less the least of them, in as few bits as hold them: of 1,000,000 a sort takes 37, 24 or 11 ms then."""
     least, most = (int(end) for end in groups.aminmax())

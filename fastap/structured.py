@@ -43,6 +43,10 @@ def direct_loss(
         without task_loss:  s/epsilon * [F(y_direct) - F(y_standard)]
         with task_loss:     s/epsilon * [F(y_direct) - F(y_standard)] + L(y_direct)
 
+    ``update="symmetric"`` is the mean of both, in which the solution without task loss cancels: then ``y_standard`` is
+    ``argmax F - epsilon L``, ``y_direct`` is ``argmax F + epsilon L``, and the loss is ``1/(2 epsilon) *
+    [F(y_direct) - F(y_standard)]``, with task_loss ``+ [L(y_direct) + L(y_standard)] / 2``.
+
     The gradient is the same for both: the update of the paper, whose expectation tends to the gradient of the expected
     task loss, ``grad E[L(y_standard)] = s lim 1/epsilon E[grad F(y_direct) - grad F(y_standard)]``. With ``task_loss``
     the value brackets what is minimised, ``D- <= L(y_standard) <= D+``, if both solutions are exact.
@@ -63,11 +67,13 @@ def direct_loss(
             score for each problem of a batch), differentiable in whatever is trained.
         y_standard: the solution without task loss, any object, a constant to the gradient (tensors are detached; what
             else holds tensors is to hold detached ones); or a solver: a callable that is given the weight of the
-            task loss in the objective to be maximised, here ``0.0``, and returns the solution.
-        y_direct: the loss-augmented solution, or a solver, which is given ``s * epsilon``. The same solver can be given
-            twice. Solvers run without gradient, once each.
+            task loss in the objective to be maximised, here ``0.0`` (symmetric: ``-epsilon``), and returns the
+            solution.
+        y_direct: the loss-augmented solution, or a solver, which is given ``s * epsilon`` (symmetric: ``epsilon``). The
+            same solver can be given twice. Solvers run without gradient, once each.
         epsilon: weight of the task loss against the scores, in units of the scores; finite and positive.
-        update: ``"positive"`` moves away from a worse solution, ``"negative"`` towards a better one.
+        update: ``"positive"`` moves away from a worse solution, ``"negative"`` towards a better one, ``"symmetric"`` is
+            the mean of both.
         task_loss: maps a solution to its task loss, a tensor of the shape of its scores; runs without gradient. It
             changes the value, not the gradient.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` over the scores.
@@ -87,8 +93,10 @@ def direct_loss(
     for name, given in (("score_fn", score_fn), ("task_loss", task_loss)):
         if not (callable(given) or (given is None and name == "task_loss")):
             raise TypeError(f"{name} must be callable, got {type(given).__name__}")
+    is_symmetric = objective.is_symmetric
     with torch.no_grad():
-        standard: Any = y_standard(0.0) if callable(y_standard) else y_standard
+        weight = -objective.epsilon if is_symmetric else 0.0
+        standard: Any = y_standard(weight) if callable(y_standard) else y_standard
         direct: Any = y_direct(objective.sign * objective.epsilon) if callable(y_direct) else y_direct
     # Solutions are constants, also those that were computed with a graph.
     standard, direct = (each.detach() if isinstance(each, Tensor) else each for each in (standard, direct))
@@ -105,20 +113,26 @@ def direct_loss(
             f"got {lower.dtype} on {lower.device} for y_standard and {upper.dtype} on {upper.device} for y_direct"
         )
     dtype = loss_dtype(upper)
-    loss = (upper.to(dtype) - lower.to(dtype)) / (objective.sign * _within(objective.epsilon, dtype))
+    share = objective.task_weight
+    loss = (upper.to(dtype) - lower.to(dtype)) / (objective.sign * _within(objective.epsilon, dtype)) * share
     if task_loss is not None:
-        with torch.no_grad():
-            task = task_loss(direct)
-        check_tensor("task_loss", task, NUMBERS, "bool, integer or floating (of 16 to 64 bits) values", returned=True)
-        if task.shape != loss.shape:
-            raise ValueError(
-                f"task_loss must return a tensor of the shape of the scores, {tuple(loss.shape)}, "
-                f"got {tuple(task.shape)}; broadcasting is not done"
-            )
-        if task.device != loss.device:
-            raise ValueError(f"task_loss must be on the device of the scores, {loss.device}, got {task.device}")
-        loss = loss + task.detach().to(dtype)
+        for solution in (direct, standard) if is_symmetric else (direct,):
+            loss = loss + _task(task_loss, solution, loss) * share
     return _reduced(loss, None, reduction)
+
+
+def _task(task_loss: Callable[[Any], Tensor], solution: Any, loss: Tensor) -> Tensor:
+    with torch.no_grad():
+        task = task_loss(solution)
+    check_tensor("task_loss", task, NUMBERS, "bool, integer or floating (of 16 to 64 bits) values", returned=True)
+    if task.shape != loss.shape:
+        raise ValueError(
+            f"task_loss must return a tensor of the shape of the scores, {tuple(loss.shape)}, "
+            f"got {tuple(task.shape)}; broadcasting is not done"
+        )
+    if task.device != loss.device:
+        raise ValueError(f"task_loss must be on the device of the scores, {loss.device}, got {task.device}")
+    return task.detach().to(loss.dtype)
 
 
 def _scores(score_fn: Callable[[Any], Tensor], solution: Any) -> Tensor:
@@ -144,6 +158,7 @@ def direct_cost_loss(
         gap = logits.amax(1, keepdim=True) - logits
         update="positive":  D+ = (cost[y] - gap / epsilon).amax(1)
         update="negative":  D- = (cost[y] + gap / epsilon).amin(1)
+        update="symmetric": D0 = (D+ + D-) / 2
 
     ``D- <= cost[y, argmax logits] <= D+``, and both tend to it as ``epsilon`` falls. With the default cost, 1 for every
     wrong class, these are the *pos-01* and *neg-01* of the paper and ramps of the margin
@@ -158,7 +173,8 @@ def direct_cost_loss(
         targets: the classes, of any integer dtype and the shape of ``logits`` without its classes.
         cost: ``(C, C)``, any finite real numbers, also on the diagonal; None is 0 for the right class and 1 for others.
         epsilon: weight of the cost against the logits, in units of the logits; finite and positive.
-        update: ``"positive"`` moves away from a worse class, ``"negative"`` towards a better one.
+        update: ``"positive"`` moves away from a worse class, ``"negative"`` towards a better one, ``"symmetric"`` is
+            the mean of both.
         ignore_index: rows with this target take no part: loss 0, gradient 0.
         reduction: ``"mean"`` over the rows that take part (0 if none does), ``"sum"`` or ``"none"`` (the shape of
             ``targets``).
@@ -252,16 +268,21 @@ def _cost_loss(
     direct = objective.loss == "direct"
     # A compiler takes no function that has a derivative in forward mode.
     run: Any = (_CostLoss if torch.compiler.is_compiling() else _ForwardCostLoss).apply
-    loss: Tensor = run(
-        logits,
-        index.unsqueeze(dim),
-        counts.unsqueeze(dim),
-        costs,
-        objective.sign * _within(objective.task_weight, dtype),
-        _within(objective.epsilon, dtype) if direct else 1.0,
-        direct,
-    )[0].squeeze(dim)
-    return _reduced(loss, ignored, reduction)
+    is_symmetric = objective.is_symmetric
+    weight = 1.0 if direct else _within(objective.task_weight, dtype)
+    losses: list[Tensor] = [
+        run(
+            logits,
+            index.unsqueeze(dim),
+            counts.unsqueeze(dim),
+            costs,
+            sign * weight,
+            _within(objective.epsilon, dtype) if direct else 1.0,
+            direct,
+        )[0].squeeze(dim)
+        for sign in ((1, -1) if is_symmetric else (objective.sign,))
+    ]
+    return _reduced((losses[0] + losses[1]) / 2 if is_symmetric else losses[0], ignored, reduction)
 
 
 def _reduced(loss: Tensor, ignored: Tensor | None, reduction: Reduction) -> Tensor:

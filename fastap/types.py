@@ -10,13 +10,14 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-Update = Literal["positive", "negative"]
+Update = Literal["positive", "negative", "symmetric"]
 Method = Literal["auto", "dp"]
 Reduction = Literal["mean", "sum", "none"]
 Sharded = Literal["items", "rankings"]
 Dim = int | Sequence[int] | None
 
-UPDATES = ("positive", "negative")
+ONE_SIDED = ("positive", "negative")
+UPDATES = (*ONE_SIDED, "symmetric")
 METHODS = ("auto", "dp")
 REDUCTIONS = ("mean", "sum", "none")
 SHARDED = ("items", "rankings")
@@ -25,12 +26,13 @@ SHARDED = ("items", "rankings")
 class Batch(NamedTuple):
     """A batch of rankings as the user gave it, the ranked axis moved last; views, of any strides, never empty.
 
-    A target is 1, 0 or ``ignore_index``. Ragged, with ``offsets``, scores and targets are (items,) and contiguous, and
-    ranking ``r`` has the items from ``offsets[r]`` to before ``offsets[r + 1]``, perhaps none.
+    A target is 1, 0 or ``ignore_index``. Several draws of noisy scores stand one after the other, (draws, ..., items),
+    and share their targets, (..., items). Ragged, with ``offsets``, scores and targets are (items,) and contiguous, and
+    ranking ``r`` has the items from ``offsets[r]`` to before ``offsets[r + 1]``, perhaps none; draws stand end to end.
     """
 
     scores: Tensor  # (..., items), detached
-    targets: Tensor  # the same shape
+    targets: Tensor  # the same shape, of several draws that of one
     ignore_index: int | None
     offsets: Tensor | None = None  # (rankings + 1,) int64, from 0 to the number of items, never falling
 
@@ -87,16 +89,19 @@ def own(values: Tensor) -> Tensor:
 class Objective(NamedTuple):
     """A loss as a difference of two rankings: ``gain * (F(y_first) - F(y_second)) + task_weight * L(y_first)``.
 
-    ============  ==========================  ========  ========  ===========
-    loss          y_first                     y_second  gain      task_weight
-    ============  ==========================  ========  ========  ===========
-    direct        argmax F + s*epsilon*L      argmax F  s/epsilon 1
-    hinge         argmax F + margin*L         y*        1         margin
-    perceptron    argmax F                    y*        1         0
-    ============  ==========================  ========  ========  ===========
+    ==================  =================  =================  =============  ===========
+    loss                y_first            y_second           gain           task_weight
+    ==================  =================  =================  =============  ===========
+    direct, positive    argmax F+epsilon*L argmax F           1/epsilon      1
+    direct, negative    argmax F-epsilon*L argmax F           -1/epsilon     1
+    direct, symmetric   argmax F+epsilon*L argmax F-epsilon*L 1/(2 epsilon)  1/2
+    hinge               argmax F+margin*L  y*                 1              margin
+    perceptron          argmax F           y*                 1              0
+    ==================  =================  =================  =============  ===========
 
-    ``s`` is +1 for the positive and -1 for the negative update, ``L = 1 - AP``, and ``y*`` puts every positive first.
-    ``method`` says how the loss-augmented ranking is found, and changes nothing else; the perceptron has none to find.
+    ``L = 1 - AP``, and ``y*`` puts every positive first. To the symmetric loss, the mean of the other two,
+    ``task_weight * L(y_second)`` is added, too. ``method`` says how a loss-augmented ranking is found, and changes
+    nothing else; the perceptron has none to find.
     """
 
     loss: Literal["direct", "hinge", "perceptron"]
@@ -105,19 +110,33 @@ class Objective(NamedTuple):
     method: Method = "auto"
 
     @property
+    def is_symmetric(self) -> bool:
+        return self.loss == "direct" and self.update == "symmetric"
+
+    @property
+    def rankings(self) -> tuple[str, str]:
+        """The first and the second: "positive", "negative", of the update, "standard", by score, or "perfect"."""
+        if self.loss == "direct":
+            return ("positive", "negative") if self.is_symmetric else (self.update, "standard")
+        return ("positive" if self.loss == "hinge" else "standard", "perfect")
+
+    @property
     def sign(self) -> int:
-        """+1 when the task loss is added to the score in the loss-augmented inference, -1 when it is taken off."""
-        return 1 if self.update == "positive" else -1
+        """+1 when the task loss is added to the score in the first ranking, -1 when it is taken off."""
+        return -1 if self.update == "negative" else 1
 
     @property
     def gain(self) -> float:
         """What the difference of the scores of the two rankings counts."""
-        return self.sign / self.epsilon if self.loss == "direct" else 1.0
+        if self.loss != "direct":
+            return 1.0
+        return self.sign * self.task_weight / self.epsilon
 
     @property
     def task_weight(self) -> float:
         """What ``L(y_first)`` counts by itself."""
-        return {"direct": 1.0, "hinge": self.epsilon, "perceptron": 0.0}[self.loss]
+        of_direct = 0.5 if self.is_symmetric else 1.0
+        return {"direct": of_direct, "hinge": self.epsilon, "perceptron": 0.0}[self.loss]
 
     @property
     def ceiling(self) -> float:
@@ -133,10 +152,13 @@ class Arguments(NamedTuple):
     groups: Tensor | None
     offsets: Tensor | None
     weight: Tensor | None
+    seed: Tensor | None  # of the noise, where there is any
     loss: str
     epsilon: float
     update: str
     method: str
+    noise: float
+    samples: int
     dim: int  # counted from the front
     ignore_index: int | None
     reduction: str
@@ -144,6 +166,7 @@ class Arguments(NamedTuple):
     process_group: str | None  # its name
     sharded: str
     needs_gradient: bool
+    first: int = 0  # the number of the first ranking, of several calls that are one
 
     @property
     def objective(self) -> Objective:

@@ -28,9 +28,9 @@ def value_unsolved(n_positive, n_negative, flags, LOSS: tl.constexpr):
 
 @triton.jit
 def row_sums(
-    v_ptr, n_ptr, s_ptr, choice_ptr,
+    v_ptr, n_ptr, s_ptr, choice_ptr, second_ptr,
     row, n_positive, n_negative, centre, flags,
-    LOSS: tl.constexpr, BLOCK: tl.constexpr,
+    LOSS: tl.constexpr, SIGN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Sums over a tile of rows: of what makes up the score of the ranking, and its task loss or precision.
 
@@ -38,13 +38,15 @@ def row_sums(
     LOSS        first sum                                                     second sum
     ==========  ============================================================  =====================
     direct      ``S[a] - a p`` of the chosen ranking less of that by score    ``a / (i + a)``
+    symmetric   ``S[a] - a p`` of the chosen ranking less of the second       that of both
     hinge       ``S[a] - a p``, of scores far apart less of that by score     ``a / (i + a)``
     perceptron  that of the ranking by score, see :func:`standard_gaps`       ``a / (i + a)``
     ranking     ``2 / N (S[a] - a p) + p``, of scores far apart as the hinge  ``a / (i + a)``
     ap          none                                                          precision at threshold
     ==========  ============================================================  =====================
 
-    The tile of "perceptron" is also one of negatives: :func:`summed` says how many numbers are to be summed.
+    "symmetric" is "direct" with SIGN 0. The tile of "perceptron" is also one of negatives: :func:`summed` says how many
+    numbers are to be summed.
     """
     mask = row < n_positive
     p = tl.load(v_ptr + row, mask=mask, other=0.0)
@@ -65,7 +67,11 @@ def row_sums(
             is_difference = is_far
             if LOSS == "direct":
                 is_difference = is_far | True
-            if is_difference:
+            if SIGN == 0:
+                second = tl.load(second_ptr + row, mask=mask, other=0)
+                score = score - standard(s_ptr, second, pc, mask)
+                task = task + task_loss(second, row + 1)
+            elif is_difference:
                 score = score - standard(s_ptr, count_above(n_ptr, n_negative, p, mask, False), pc, mask)
             if LOSS == "ranking":
                 score = score * (2.0 / n_negative.to(tl.float64)) + tl.where(is_far, 0.0, pc)
@@ -151,7 +157,7 @@ def ranking_value(
     else:
         value = by_score + 2.0 * score_sum / (positives * negatives)
         if LOSS == "direct":
-            value = SIGN * value / epsilon + task
+            value = 0.5 * (value / epsilon + task) if SIGN == 0 else SIGN * value / epsilon + task
         if LOSS == "hinge":
             value = value + epsilon * task
         # No loss is below 0, and no direct loss above 1, but for rounding; NaN stays.
@@ -164,7 +170,7 @@ def ranking_value(
 
 @triton.jit
 def result_at(
-    v_ptr, choice_ptr, before_ptr,
+    v_ptr, choice_ptr, before_ptr, plane,
     place, n_positive, n_negative, flags, value, solvable, epsilon_bits,
     LOSS: tl.constexpr, SIGN: tl.constexpr,
 ):  # fmt: skip
@@ -179,13 +185,15 @@ def result_at(
     else:
         result = tl.where(taken | ((flags & WRONG) != 0), value, 0.0)
         if solvable & (value == value):
-            result = gradient_at(v_ptr, choice_ptr, before_ptr, place, n_positive, n_negative, epsilon_bits, LOSS, SIGN)
+            result = gradient_at(
+                v_ptr, choice_ptr, before_ptr, plane, place, n_positive, n_negative, epsilon_bits, LOSS, SIGN
+            )
     return result
 
 
 @triton.jit
 def gradient_at(
-    v_ptr, choice_ptr, before_ptr,
+    v_ptr, choice_ptr, before_ptr, plane,
     place, n_positive, n_negative, epsilon_bits,
     LOSS: tl.constexpr, SIGN: tl.constexpr,
 ):  # fmt: skip
@@ -193,7 +201,8 @@ def gradient_at(
 
     ``before_ptr[i]`` (float64) is the sum of the choices of the rows before row ``i``. Items of equal score that the
     ranking tells apart get the mean of their group, which is a gradient as much as any other, and the same however the
-    items came in. In the standard ranking half of the equal items of the other class stand above: sign(0) = 0.
+    items came in. In the standard ranking half of the equal items of the other class stand above: sign(0) = 0. With
+    SIGN 0 the second ranking stands for it, whose choices and their sums are one ``plane`` further.
     """
     is_positive = place < n_positive
     is_negative = (place >= n_positive) & (place < n_positive + n_negative)
@@ -203,7 +212,11 @@ def gradient_at(
     if LOSS != "perceptron":
         chosen = _chosen_pairs(v_ptr, choice_ptr, before_ptr, place, score, n_positive, n_negative)
         twice = 2.0 * chosen
-    if LOSS != "hinge":
+    if SIGN == 0:
+        twice = chosen - _chosen_pairs(
+            v_ptr, choice_ptr + plane, before_ptr + plane, place, score, n_positive, n_negative
+        )
+    elif LOSS != "hinge":
         start = tl.where(is_positive, n_positive, 0)
         others = tl.where(is_positive, n_negative, n_positive)
         above = count_above_in(v_ptr, start, others, score, taken, False)
@@ -213,7 +226,8 @@ def gradient_at(
         twice = pairs if LOSS == "perceptron" else twice - pairs
     scale = 1.0 / (n_positive.to(tl.float64) * n_negative.to(tl.float64))
     if LOSS == "direct":
-        scale = scale * SIGN / epsilon_bits.to(tl.float64, bitcast=True)
+        # Half the difference of twice the pairs: the mean of both updates.
+        scale = scale * (1 if SIGN == 0 else SIGN) / epsilon_bits.to(tl.float64, bitcast=True)
     return tl.where(taken, tl.where(is_positive, -twice, twice) * scale, 0.0)
 
 

@@ -20,24 +20,25 @@ _CLASS_MASK = tl.constexpr(3)
 _FIRST_RANKING = tl.constexpr(-(2**29))
 
 
-@triton.jit(do_not_specialize=["n_items", "n_rankings", "ignore_index"])
+@triton.jit(do_not_specialize=["n_items", "n_targets", "n_rankings", "ignore_index"])
 def encode_ragged(
     scores_ptr, targets_ptr, offsets_ptr,
     keys_ptr, groups_ptr,
-    n_items, n_rankings, ignore_index,
+    n_items, n_targets, n_rankings, ignore_index,
     HAS_IGNORE: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Sort keys of the items, and the groups that go before them. One program owns BLOCK_N consecutive items.
 
-    scores_ptr, targets_ptr: (n_items,). keys_ptr: (n_items,) int32, int64 for float64 scores. groups_ptr: (n_items,)
-    int32, which ascend from ranking to ranking and in each from class to class.
+    scores_ptr: (n_items,). targets_ptr: (n_targets,), which serve the next as many items again. keys_ptr: (n_items,)
+    int32, int64 for float64 scores. groups_ptr: (n_items,) int32, which ascend from ranking to ranking and in each from
+    class to class.
     """
     item = (tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
     mask = item < n_items
     score = tl.load(scores_ptr + item, mask=mask, other=0.0)
     if score.dtype != tl.float64:
         score = score.to(tl.float32)
-    target = tl.load(targets_ptr + item, mask=mask, other=0)
+    target = tl.load(targets_ptr + item % n_targets, mask=mask, other=0)
     group, wrong = class_of(target, ignore_index, mask, HAS_IGNORE)
     # As many rankings end before the item or with the one before it.
     ranking = count_choices_below(offsets_ptr + 1, n_rankings, item + 1, mask)
@@ -64,8 +65,8 @@ def ragged_rankings(
     out_ptr: (n_items,) float32 or float64, the gradient; int64 ranks for LOSS "ranking", -1 for ignored items; not
     written for LOSS "ap".
     value_ptr: (n_rankings,) float32 or float64. takes_part_ptr: (n_rankings,) int8, of losses only.
-    v_ptr: (n_items,) float64: scratch. s_ptr: the same, rows_ptr: (6, n_items) int32, sums_ptr: (2, n_items) float64:
-    scratch, of no use to LOSS "ap".
+    v_ptr: (n_items,) float64: scratch. s_ptr: the same, rows_ptr: (6, n_items) int32, with SIGN 0 (7, n_items),
+    sums_ptr: (2, n_items) float64: scratch, of no use to LOSS "ap".
     """
     plane = n_items.to(tl.int64)
     ranking = tl.program_id(0).to(tl.int64)

@@ -56,7 +56,8 @@ def short_rankings(
     out_ptr: (rankings, n_items) float32, the gradient; not written for LOSS "ap".
     value_ptr: (rankings,) float32 or float64. takes_part_ptr: (rankings,) int8.
     v_ptr, s_ptr: (rankings, n_items) float64, order_ptr: the same in int32: scratch.
-    rows_ptr: (6, rankings, n_items) int32, sums_ptr: (2, rankings, n_items) float64: scratch, one number a row.
+    rows_ptr: (6, rankings, n_items) int32, with SIGN 0, the symmetric update, 7 planes of them, sums_ptr: (2, rankings,
+    n_items) float64: scratch, one number a row.
     plane: rankings * n_items, int64.
     """
     plane = plane.to(tl.int64)
@@ -119,8 +120,8 @@ def finish_ranking(
     for LOSS "ap".
     value_ptr: (rankings,) float32 or float64. takes_part_ptr: (rankings,) int8, not written for LOSS "ap" and
     "ranking".
-    rows_ptr: (6, n_items) int32, sums_ptr: (2, n_items) float64, ``plane`` apart: scratch, one number a row; of no use
-    to LOSS "ap".
+    rows_ptr: (6, n_items) int32, with SIGN 0 (7, n_items), sums_ptr: (2, n_items) float64, ``plane`` apart: scratch,
+    one number a row; of no use to LOSS "ap".
     """
     if LOSS != "ap":
         if is_solvable(n_positive, n_negative, flags, LOSS):
@@ -130,7 +131,8 @@ def finish_ranking(
     choice_ptr = rows_ptr
     before_ptr = sums_ptr
     if active:
-        task = task_scale(epsilon_bits, n_negative, SIGN)
+        FIRST: tl.constexpr = -1 if SIGN < 0 else 1
+        task = task_scale(epsilon_bits, n_negative, FIRST)
         n_ptr = v_ptr + n_positive - 1
         # S[0] = 0 stands at the last positive.
         s_ptr += n_positive - 1
@@ -151,18 +153,30 @@ def finish_ranking(
                 choice_ptr, rows_ptr + plane, rows_ptr + 2 * plane, rows_ptr + 3 * plane,
                 rows_ptr + 4 * plane, rows_ptr + 5 * plane, sums_ptr, sums_ptr + plane,
                 n_positive, n_negative, centre, task,
-                SIGN, METHOD, BLOCK, ROWS, PIECES, COLUMNS,
+                FIRST, METHOD, BLOCK, ROWS, PIECES, COLUMNS,
             )  # fmt: skip
             tl.debug_barrier()
+            if SIGN == 0:
+                solve_ranking(
+                    v_ptr, n_ptr, s_ptr,
+                    rows_ptr + plane, rows_ptr + 2 * plane, rows_ptr + 3 * plane, rows_ptr + 4 * plane,
+                    rows_ptr + 5 * plane, rows_ptr + 6 * plane, sums_ptr, sums_ptr + plane,
+                    n_positive, n_negative, centre, -task,
+                    -1, METHOD, BLOCK, ROWS, PIECES, COLUMNS,
+                )  # fmt: skip
+                tl.debug_barrier()
         score_sum = tl.full([], 0.0, tl.float64)
         task_sum = tl.full([], 0.0, tl.float64)
         last_sum = tl.full([], 0.0, tl.float64)
         above = tl.full([], 0.0, tl.float64)
+        above_second = tl.full([], 0.0, tl.float64)
         for base in range(0, summed(n_positive, n_negative, LOSS), BLOCK):
             row = base + tl.arange(0, BLOCK)
             score_part, task_part = row_sums(
-                v_ptr, n_ptr, s_ptr, choice_ptr, row, n_positive, n_negative, centre, flags, LOSS, BLOCK
-            )
+                v_ptr, n_ptr, s_ptr, choice_ptr, choice_ptr + plane,
+                row, n_positive, n_negative, centre, flags,
+                LOSS, SIGN, BLOCK,
+            )  # fmt: skip
             score_sum += score_part
             task_sum += task_part
             if LOSS != "ap" and LOSS != "ranking":
@@ -170,10 +184,17 @@ def finish_ranking(
                 through = above + tl.cumsum(choice, axis=0)
                 tl.store(before_ptr + row, through - choice, mask=row < n_positive)
                 above += tl.sum(choice, axis=0)
+            if SIGN == 0:
+                second = tl.load(choice_ptr + plane + row, mask=row < n_positive, other=0).to(tl.float64)
+                through = above_second + tl.cumsum(second, axis=0)
+                tl.store(before_ptr + plane + row, through - second, mask=row < n_positive)
+                above_second += tl.sum(second, axis=0)
         if LOSS != "ap" and LOSS != "ranking":
             tl.store(before_ptr + n_positive, above)
+        if SIGN == 0:
+            tl.store(before_ptr + plane + n_positive, above_second)
         by_score = tl.full([], 0.0, tl.float64)
-        if LOSS != "ap" and LOSS != "perceptron":
+        if LOSS != "ap" and LOSS != "perceptron" and SIGN != 0:
             is_far = (flags & FAR) != 0
             by_score = tl.load(by_score_ptr, mask=is_far, other=0.0)
             if LOSS == "ranking":
@@ -195,7 +216,7 @@ def finish_ranking(
             m_place = o_place < n_items
             o_item = tl.load(order_ptr + o_place, mask=m_place, other=0)
             result = result_at(
-                v_ptr, choice_ptr, before_ptr,
+                v_ptr, choice_ptr, before_ptr, plane,
                 o_place, n_positive, n_negative, flags, value, active, epsilon_bits,
                 LOSS, SIGN,
             )  # fmt: skip

@@ -5,7 +5,8 @@ All arrays are those of :mod:`kernels.split`, and
 counts_ptr: (rankings, 4) int32: positives, negatives, flags. centre_ptr: (rankings,) float64.
 v_ptr, s_ptr: (rankings, n_items) float64, sorted scores and prefix sums of the negatives.
 rows_ptr: (6, rankings, n_items) int32: choice, starts, last, low, high, work; sums_ptr: (2, rankings, n_items) float64:
-x, y: one number a row, see :mod:`kernels.pool`. plane: rankings * n_items.
+x, y: one number a row, see :mod:`kernels.pool`. plane: rankings * n_items. With SIGN 0, the symmetric update, the
+second ranking is solved one plane further, so that its choices are the second plane, once both are there.
 
 No number is specialised on: variants take up to 20 s to compile, and tiles of one row a thread load no vectors.
 """
@@ -272,12 +273,12 @@ def sum_rows(
     v_ptr, s_ptr, counts_ptr, centre_ptr, rows_ptr,
     parts_ptr,
     n_items, n_tiles,
-    LOSS: tl.constexpr, BLOCK: tl.constexpr,
+    LOSS: tl.constexpr, SIGN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """What the rows of a tile add to the value, and the sum of their choices. One program owns BLOCK rows of a ranking.
 
-    parts_ptr: (3, rankings, n_tiles) float64; tiles beyond the last positive are not written, for LOSS "perceptron"
-    those beyond the last negative too.
+    parts_ptr: (3, rankings, n_tiles) float64, with SIGN 0 (4, rankings, n_tiles); tiles beyond the last positive are
+    not written, for LOSS "perceptron" those beyond the last negative too.
     """
     program = tl.program_id(0).to(tl.int64)
     ranking = program // n_tiles
@@ -287,16 +288,28 @@ def sum_rows(
         v_ptr += ranking * n_items
         s_ptr += ranking * n_items + n_positive - 1
         choice_ptr = rows_ptr + ranking * n_items
+        second_ptr = choice_ptr + _plane(n_items, n_tiles)
         row = first + tl.arange(0, BLOCK)
         score_sum, task_sum = row_sums(
-            v_ptr, v_ptr + n_positive - 1, s_ptr, choice_ptr, row, n_positive, n_negative, centre, flags, LOSS, BLOCK
-        )
+            v_ptr, v_ptr + n_positive - 1, s_ptr, choice_ptr, second_ptr,
+            row, n_positive, n_negative, centre, flags,
+            LOSS, SIGN, BLOCK,
+        )  # fmt: skip
         parts_ptr += program
         tl.store(parts_ptr, score_sum)
         tl.store(parts_ptr + tl.num_programs(0), task_sum)
         if LOSS != "ap":
             choice = tl.load(choice_ptr + row, mask=row < n_positive, other=0).to(tl.float64)
             tl.store(parts_ptr + 2 * tl.num_programs(0).to(tl.int64), tl.sum(choice, axis=0))
+        if SIGN == 0:
+            choice = tl.load(second_ptr + row, mask=row < n_positive, other=0).to(tl.float64)
+            tl.store(parts_ptr + 3 * tl.num_programs(0).to(tl.int64), tl.sum(choice, axis=0))
+
+
+@triton.jit
+def _plane(n_items, n_tiles):
+    """How many items there are in all, of a program for each tile of every ranking."""
+    return tl.num_programs(0).to(tl.int64) // n_tiles * n_items
 
 
 @triton.jit(do_not_specialize=["n_items", "n_tiles", "n_inner", "stride_so", "stride_si", "stride_sn", "epsilon_bits"])
@@ -309,7 +322,8 @@ def sum_rankings(
     """The value of each ranking, and the sum of the choices before each row. One program owns BLOCK rows of a ranking.
 
     value_ptr: (rankings,) float32 or float64. takes_part_ptr: (rankings,) int8.
-    before_ptr: (rankings, n_items) float64, rows 0 to the number of positives; not written for LOSS "ap" and "ranking".
+    before_ptr: (rankings, n_items) float64, rows 0 to the number of positives; not written for LOSS "ap" and "ranking";
+    with SIGN 0 (2, rankings, n_items).
     scores_ptr, order_ptr: where scores that were cut come back from to ``v_ptr``, for LOSS "direct" and "hinge".
     by_score_ptr: see :func:`cut_rankings`, read for these and for LOSS "ranking".
     """
@@ -345,6 +359,11 @@ def sum_rankings(
             choice = tl.load(rows_ptr + ranking * n_items + row, mask=row < n_positive, other=0).to(tl.float64)
             before = _sum_of_tiles(parts_ptr + 2 * stride, tile, BLOCK_T) + tl.cumsum(choice, axis=0) - choice
             tl.store(before_ptr + ranking * n_items + row, before, mask=row <= n_positive)
+            if SIGN == 0:
+                further = _plane(n_items, n_tiles) + ranking * n_items + row
+                choice = tl.load(rows_ptr + further, mask=row < n_positive, other=0).to(tl.float64)
+                before = _sum_of_tiles(parts_ptr + 3 * stride, tile, BLOCK_T) + tl.cumsum(choice, axis=0) - choice
+                tl.store(before_ptr + further, before, mask=row <= n_positive)
     if LOSS == "direct" or LOSS == "hinge":
         if solvable & ((flags & FAR) != 0):
             restore_scores(
@@ -385,7 +404,7 @@ def write_items(
     if LOSS != "ranking":
         value = tl.load(value_ptr + ranking).to(tl.float64)
     result = result_at(
-        v_ptr + start, rows_ptr + start, before_ptr + start,
+        v_ptr + start, rows_ptr + start, before_ptr + start, _plane(n_items, n_tiles),
         place, n_positive, n_negative, flags, value, solvable, epsilon_bits,
         LOSS, SIGN,
     )  # fmt: skip

@@ -147,7 +147,7 @@ _SHORT = (100, 500, 1000, 4001)
 _MIDDLE = 500
 _LONG = 10_001
 _RAGGED = (3, 1000)  # rankings of 10,001 items together: long on average, and short
-_UPDATES: tuple[Update, ...] = ("positive", "negative")
+_UPDATES: tuple[Literal["positive", "negative"], ...] = ("positive", "negative")
 Loss = Literal["direct", "hinge", "perceptron"]
 
 
@@ -183,6 +183,9 @@ def _launches(target: str) -> Iterator[Callable[[], object]]:
     if target not in EXTRAS:
         return
 
+    for items in (_SHORT[-1], _LONG):
+        yield losses(items, update="symmetric")
+    yield losses(_LONG, update="symmetric", ragged=True)
     for items in (_MIDDLE, _LONG):
         yield losses(items, "hinge")
         yield losses(items, "perceptron")

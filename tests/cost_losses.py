@@ -41,6 +41,7 @@ def _perceptron(
 LOSSES: dict[str, Loss] = {
     "positive": _direct("positive"),
     "negative": _direct("negative"),
+    "symmetric": _direct("symmetric"),
     "hinge": _hinge,
     "perceptron": _perceptron,
 }
@@ -51,6 +52,9 @@ def exact_row(
     name: str, logits: list[float], target: int, cost: list[list[float]], weight: float
 ) -> tuple[float, list[float]]:
     """Loss and gradient of one row by trying every class that is not masked, without rounding."""
+    if name == "symmetric":
+        both = [exact_row(update, logits, target, cost, weight) for update in ("positive", "negative")]
+        return sum(loss for loss, _ in both) / 2, [sum(pair) / 2 for pair in zip(*(g for _, g in both), strict=True)]
     scores = {k: Fraction(z) for k, z in enumerate(logits) if z != -inf}
     sign = {"positive": 1, "negative": -1, "hinge": 1, "perceptron": 0}[name]
     augmented = {k: z + sign * Fraction(weight) * Fraction(cost[target][k]) for k, z in scores.items()}

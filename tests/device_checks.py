@@ -31,10 +31,13 @@ Work = Callable[[], Any]
 ORACLES: dict[str, Callable[[Floats, Bools, float], reference.Loss]] = {
     "positive": lambda score, target, weight: reference.direct_ap_loss(score, target, weight, "positive"),
     "negative": lambda score, target, weight: reference.direct_ap_loss(score, target, weight, "negative"),
+    "symmetric": lambda score, target, weight: reference.direct_ap_loss(score, target, weight, "symmetric"),
     "hinge": reference.ap_hinge_loss,
     "perceptron": lambda score, target, weight: reference.ap_perceptron_loss(score, target),
 }
 SIGNS = {"positive": 1, "negative": -1, "hinge": 1}
+# Of the loss-augmented rankings that a gradient is of.
+SOLVED = {**{name: (sign,) for name, sign in SIGNS.items()}, "symmetric": (1, -1), "perceptron": ()}
 # Half of a unit in the last place, relative; and the smallest numbers, below which float16 keeps no digits.
 ROUNDING = {torch.float64: 0.0, torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 SMALLEST = 2.0**-24
@@ -185,7 +188,7 @@ def check_losses(batch: Batch, name: str, device: Device, dtype: torch.dtype, me
             absolute = 1e-13 * _scale(score, batch.epsilon)
             relative = RELATIVE if dtype == torch.float64 else 2.0**-23
             np.testing.assert_allclose(values[row], expected.value, rtol=relative, atol=absolute)
-        if name == "perceptron" or is_unique(score, target, SIGNS[name] * batch.epsilon):
+        if all(is_unique(score, target, sign * batch.epsilon) for sign in SOLVED[name]):
             absolute = (1e-12 if dtype == torch.float64 else 1e-6) * np.abs(expected.gradient).max()
             absolute += SMALLEST if dtype == torch.float16 else 0.0
             np.testing.assert_allclose(

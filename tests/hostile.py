@@ -15,7 +15,7 @@ import fastap
 from tests.spread import REDUCTIONS, by_item, by_ranking, number_of_rankings
 
 SHARDED = ("items", "rankings")
-NAMES = ("positive", "negative", "hinge", "perceptron")
+NAMES = ("positive", "negative", "symmetric", "hinge", "perceptron")
 # Of scores that are multiples of 1/4, many of them equal; each number by itself, so that parts and wholes agree.
 CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda scores: scores.clone(),
@@ -32,6 +32,7 @@ def loss_of(name: str, scale: float) -> Callable[..., Tensor]:
     return {
         "positive": partial(fastap.direct_ap_loss, epsilon=scale),
         "negative": partial(fastap.direct_ap_loss, epsilon=scale, update="negative"),
+        "symmetric": partial(fastap.direct_ap_loss, epsilon=scale, update="symmetric"),
         "hinge": partial(fastap.ap_hinge_loss, margin=scale),
         "perceptron": fastap.ap_perceptron_loss,
     }[name]

@@ -33,6 +33,7 @@ def _perceptron(scores: Tensor, targets: Tensor, *, weight: float = 1.0, dim: Di
 LOSSES: dict[str, Loss] = {
     "positive": _direct("positive"),
     "negative": _direct("negative"),
+    "symmetric": _direct("symmetric"),
     "hinge": _hinge,
     "perceptron": _perceptron,
 }

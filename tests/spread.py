@@ -14,10 +14,22 @@ from torch import Tensor, nn
 
 import fastap
 
+
+def _at_noisy_scores(*given: Any, **options: Any) -> Tensor:
+    """Every rank has a seed of its own: that of the first counts."""
+    seed = 3 if options.get("process_group") is None else 3 + dist.get_rank()
+    generator = torch.Generator(options["scores"].device).manual_seed(seed)
+    return fastap.direct_ap_loss(
+        *given, **options, epsilon=0.7, update="symmetric", noise=0.5, samples=3, generator=generator
+    )
+
+
 SIZES = pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.full)])
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "positive": partial(fastap.direct_ap_loss, epsilon=0.7),
     "negative": partial(fastap.direct_ap_loss, epsilon=0.7, update="negative"),
+    "symmetric": partial(fastap.direct_ap_loss, epsilon=0.7, update="symmetric"),
+    "at noisy scores": _at_noisy_scores,
     "hinge": partial(fastap.ap_hinge_loss, margin=0.7),
     "perceptron": fastap.ap_perceptron_loss,
 }

@@ -136,6 +136,10 @@ class Truth:
 
 def truth(scores: Sequence[float], targets: Sequence[int], name: str, scale: float) -> Truth:
     """Of the loss of that name in :data:`tests.losses.LOSSES`, by the dynamic program in fractions."""
+    if name == "symmetric":
+        more, less = (truth(scores, targets, update, scale) for update in ("positive", "negative"))
+        gradient = None if more.gradient is None or less.gradient is None else (more.gradient + less.gradient) / 2
+        return Truth((more.loss + less.loss) / 2, gradient, more.best)
     p = sorted((Fraction(score) for score, target in zip(scores, targets, strict=True) if target), reverse=True)
     n = sorted((Fraction(score) for score, target in zip(scores, targets, strict=True) if not target), reverse=True)
     sign = -1 if name == "negative" else 1

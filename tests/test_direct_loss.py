@@ -13,6 +13,7 @@ from torch import Tensor
 
 import fastap
 from examples.shortest_path import shortest_path
+from fastap.types import UPDATES
 from tests.cost_losses import problem, value_and_gradient
 from tests.losses import random_batch
 
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-@pytest.mark.parametrize("update", ["positive", "negative"])
+@pytest.mark.parametrize("update", UPDATES)
 def test_the_loss_of_classes_from_its_solutions(update: str, dtype: torch.dtype) -> None:
     logits, targets, cost = problem(16, 50, 5, dtype=dtype)
     cost = cost.to(torch.float64)
@@ -53,15 +54,16 @@ def score_of_ranking(scores: Tensor, targets: Tensor, ranks: Tensor) -> Tensor:
     return (pairs * above * (scores[:, :, None] - scores[:, None, :])).sum((1, 2)) / pairs.sum((1, 2))
 
 
-@pytest.mark.parametrize("update", ["positive", "negative"])
+@pytest.mark.parametrize("update", UPDATES)
 def test_the_loss_of_ap_from_its_solutions(update: str) -> None:
     scores, targets = random_batch(17, 20, 15)
 
     def solve(weight: float) -> Tensor:
         if weight == 0:
             return scores.argsort(descending=True).argsort()
-        assert (weight > 0) == (update == "positive")
-        return fastap.loss_augmented_ranking(scores, targets, epsilon=abs(weight), update=update, dim=-1).ranks
+        sign = "positive" if weight > 0 else "negative"
+        assert update in (sign, "symmetric")
+        return fastap.loss_augmented_ranking(scores, targets, epsilon=abs(weight), update=sign, dim=-1).ranks
 
     results = []
     for loss in (

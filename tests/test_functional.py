@@ -11,11 +11,10 @@ from torch import Tensor
 
 import fastap
 from fastap.backends import reference
-from fastap.types import METHODS
+from fastap.types import METHODS, ONE_SIDED, UPDATES
 from tests.losses import LOSSES, Loss, random_batch, value_and_gradient
 
 HALF = torch.float16, torch.bfloat16
-UPDATES = ("positive", "negative")
 
 
 def identical(given: Tensor, expected: Tensor) -> None:
@@ -41,7 +40,7 @@ def test_every_axis_can_be_ranked(shape: tuple[int, ...], loss: Loss, path: str)
         identical(gradient.movedim(dim, -1).reshape(-1, shape[dim]), slope)
 
 
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("update", ONE_SIDED)
 @pytest.mark.parametrize("dim", [0, 1, 2, -1, -3])
 def test_ranking_has_the_shape_of_the_scores(dim: int, update: str) -> None:
     scores, targets = (each[0].view(4, 5, 6) for each in random_batch(2, 1, 120, ignored=0.1))
@@ -136,7 +135,7 @@ def test_nothing_left_is_zero_with_a_graph(
     assert (scores.grad == 0).all()
 
 
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("update", ONE_SIDED)
 def test_one_class_alone_is_ranked_by_score(update: str) -> None:
     scores, targets = one_class_rows()
     ranks, value = fastap.loss_augmented_ranking(scores, targets, update=update, ignore_index=-1, dim=-1)
@@ -152,7 +151,7 @@ def test_one_class_alone_is_ranked_by_score(update: str) -> None:
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("update", ONE_SIDED)
 def test_a_score_that_is_not_finite_spoils_its_rank_only(bad: float, update: str) -> None:
     scores, targets = random_batch(11, 4, 15)
     before = fastap.loss_augmented_ranking(scores, targets, update=update, dim=-1)
@@ -198,7 +197,7 @@ def test_types_of_loss_and_gradient(dtype: torch.dtype, reduction: str, loss: Lo
     torch.testing.assert_close(gradient.double(), slope, rtol=0.5 * roundings, atol=0)
 
 
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("update", ONE_SIDED)
 def test_half_gradients_are_scaled_before_they_are_rounded(update: str, path: str) -> None:
     sign = 1 if update == "positive" else -1
     scores = torch.tensor([0.5 * sign, 0.0], dtype=torch.float16, requires_grad=True)  # the update turns them round
@@ -268,7 +267,7 @@ def test_all_scores_equal_still_learns(score: float, update: str, path: str) -> 
         assert (gradient[~targets] > 0).all()
 
 
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("update", ONE_SIDED)
 def test_equal_scores_of_a_class_stand_in_the_order_of_the_input(update: str) -> None:
     scores, targets = random_batch(18, 5, 40, levels=3)
     ranks, _ = fastap.loss_augmented_ranking(scores, targets, update=update, epsilon=0.5, dim=-1)
@@ -317,7 +316,7 @@ def test_scaling_scores_and_weight_together_scales_the_loss(exponent: int, loss:
     scores, targets = random_batch(21, 5, 60)
     value, gradient = value_and_gradient(loss, scores, targets, weight=0.5)
     scaled, slope = value_and_gradient(loss, scores * scale, targets, weight=0.5 * scale)
-    if loss in (LOSSES["positive"], LOSSES["negative"]):
+    if loss in [LOSSES[update] for update in UPDATES]:
         identical(scaled, value)
         identical(slope * scale, gradient)
     else:
@@ -345,7 +344,7 @@ def test_backends_agree(dtype: torch.dtype, levels: int, loss: Loss, path: str) 
                 torch.testing.assert_close(given, expected, rtol=close, atol=close * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("update", ONE_SIDED)
 def test_backends_agree_on_the_ranking(update: str) -> None:
     scores, targets = random_batch(23, 6, 50, ignored=0.2)
     scores[3, 1] = torch.nan
@@ -379,7 +378,7 @@ def test_hinge_bounds_the_task_loss(margin: float, path: str) -> None:
     torch.testing.assert_close(hinge, margin * direct + perceptron, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("name", ["positive", "negative", "hinge"])
+@pytest.mark.parametrize("name", [*UPDATES, "hinge"])
 def test_both_methods_say_the_same_of_bad_scores(name: str, path: str) -> None:
     """NaN, infinities, scores too large to be summed, and rankings without one of the classes."""
     scores, targets = random_batch(29, 8, 12)
@@ -416,6 +415,21 @@ def test_direct_losses_bracket_the_task_loss_and_tend_to_it(path: str) -> None:
     torch.testing.assert_close(low, task_loss, rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("epsilon", [0.05, 1.0, 30.0])
+def test_the_symmetric_update_is_the_mean_of_both(epsilon: float, path: str) -> None:
+    """Of ties and of scores far apart too, whose gradients may be one of several: all three choose alike."""
+    scores, targets = random_batch(30, 40, 60, ignored=0.1)
+    scores[10:20], scores[20:30] = (2 * scores[10:20]).round(), scores[20:30].pow(15)
+    results = [value_and_gradient(LOSSES[u], scores, targets, ignore_index=-1, weight=epsilon) for u in UPDATES]
+    for positive, negative, symmetric in zip(*results, strict=True):
+        torch.testing.assert_close(symmetric, (positive + negative) / 2, rtol=1e-12, atol=1e-13)
+
+
+def test_one_ranking_has_no_symmetric_update() -> None:
+    with pytest.raises(ValueError, match="update must be one of 'positive', 'negative', got 'symmetric'"):
+        fastap.loss_augmented_ranking(torch.zeros(2), torch.tensor([0, 1]), update="symmetric")  # type: ignore[arg-type]
+
+
 def test_direct_gradient_turns_a_wrong_pair(path: str) -> None:
     """One positive and one negative in the wrong order: ``a`` goes from 1 to 0 for the negative update."""
     scores, targets = torch.tensor([0.0, 0.25], dtype=torch.float64), torch.tensor([1, 0])
@@ -444,9 +458,6 @@ def test_medium_sizes_against_the_oracle(case: str, epsilon: float) -> None:
     targets = np.zeros(scores.shape, dtype=bool)
     targets[:, :n_positive] = True
     for update in UPDATES:
-        ranks, value = fastap.loss_augmented_ranking(
-            torch.tensor(scores), torch.tensor(targets), epsilon=epsilon, update=update, dim=-1
-        )
         loss, gradient = value_and_gradient(LOSSES[update], torch.tensor(scores), torch.tensor(targets), weight=epsilon)
         for row in range(0, rankings, 13):
             expected = reference.direct_ap_loss(scores[row], targets[row], epsilon, update)
@@ -454,6 +465,10 @@ def test_medium_sizes_against_the_oracle(case: str, epsilon: float) -> None:
             np.testing.assert_allclose(
                 gradient[row].numpy(), expected.gradient, rtol=0, atol=1e-12 * np.abs(expected.gradient).max()
             )
+    for update in ONE_SIDED:
+        ranks, value = fastap.loss_augmented_ranking(
+            torch.tensor(scores), torch.tensor(targets), epsilon=epsilon, update=update, dim=-1
+        )
         for row in range(0, rankings, 13):
             order, best = reference.augmented_ranking(scores[row], targets[row], epsilon, update)
             assert float(value[row]) == pytest.approx(best, rel=1e-9)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 import fastap
 from bench import gpu_times
+from fastap.types import ONE_SIDED
 from tests import device_checks as checks
 from tests.kernels import poisoned
 from tests.losses import LOSSES, Loss, value_and_gradient
@@ -31,10 +32,9 @@ pytestmark = [
 ]
 
 CUDA = "cuda"
-UPDATES = ("positive", "negative")
 # The perceptron has no method.
 SOLVED = pytest.mark.parametrize(
-    ("name", "method"), [*product(LOSSES, ["auto"]), *product(["positive", "negative", "hinge"], ["dp"])]
+    ("name", "method"), [*product(LOSSES, ["auto"]), *product(["positive", "negative", "symmetric", "hinge"], ["dp"])]
 )
 # Types and sizes, and how many batches of them: short rows in each of the four launches, and long ones.
 RANDOM = [
@@ -78,7 +78,7 @@ def test_random_losses(dtype: torch.dtype, items: int, count: int, name: str, me
 
 
 @pytest.mark.parametrize("method", ["auto", "dp"])
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("update", ONE_SIDED)
 @pytest.mark.parametrize(("dtype", "items", "count"), RANDOM, ids=name_of)
 def test_random_rankings(dtype: torch.dtype, items: int, count: int, update: str, method: str) -> None:
     for batch in checks.padded_batches(items + 1, count // 2, items):
@@ -91,7 +91,7 @@ def test_random_metrics(dtype: torch.dtype, items: int, count: int) -> None:
         checks.check_metric(batch, CUDA, dtype)
 
 
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("update", ONE_SIDED)
 @pytest.mark.parametrize("items", SIZES)
 def test_sizes_around_the_limits(items: int, update: str) -> None:
     for kind in ("gaussian", "conflicting") if items > 2 else ("gaussian",):
@@ -117,7 +117,7 @@ def test_ragged_losses(lengths: str, dtype: torch.dtype, name: str, method: str)
 
 
 @pytest.mark.parametrize("method", ["auto", "dp"])
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("update", ONE_SIDED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name_of)
 @pytest.mark.parametrize("lengths", ["short", "long"])
 def test_ragged_augmented_rankings(lengths: str, dtype: torch.dtype, update: str, method: str) -> None:
@@ -156,7 +156,7 @@ def test_odd_rankings(items: int, name: str, dtype: torch.dtype) -> None:
     batch = checks.odd_batch(items)
     checks.check_losses(batch, name, CUDA, dtype)
     checks.check_metric(batch, CUDA, dtype)
-    if name in UPDATES:
+    if name in ONE_SIDED:
         checks.check_rankings(batch, name, CUDA, dtype)
 
 
@@ -166,11 +166,11 @@ def test_odd_rankings(items: int, name: str, dtype: torch.dtype) -> None:
 def test_scores_far_apart(items: int, name: str, dtype: torch.dtype, method: str) -> None:
     for ragged in (False, True):
         checks.check_far(name, CUDA, dtype, items, method, ragged=ragged)
-    if name in UPDATES and items <= 1000:
+    if name in ONE_SIDED and items <= 1000:
         checks.check_far_ranking(name, CUDA, dtype, items, method)
 
 
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("update", ONE_SIDED)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("rankings", "items"), [(2, 65_537), (1, 1_000_003)])
 def test_long_rankings(rankings: int, items: int, kind: str, update: str) -> None:
@@ -186,12 +186,12 @@ def test_few_and_many_positives(share: float) -> None:
     checks.check_long(scores, targets, "positive", CUDA)
 
 
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("update", ONE_SIDED)
 def test_ten_million_items(update: str) -> None:
     checks.check_long(*gaussian(1, 10_000_000, share=0.01), update, CUDA)
 
 
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("update", ONE_SIDED)
 def test_the_dynamic_program_at_length(update: str) -> None:
     checks.check_long(*gaussian(1, 50_001, share=0.01), update, CUDA, method="dp")
     checks.check_long(*gaussian(1, 23_001, share=0.13), update, CUDA, method="dp")
@@ -199,7 +199,7 @@ def test_the_dynamic_program_at_length(update: str) -> None:
     checks.check_long(*gaussian(150, 4_500, share=0.02), update, CUDA, method="dp")
 
 
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("update", ONE_SIDED)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=name_of)
 def test_other_types_at_length(dtype: torch.dtype, update: str) -> None:
     scores, targets = gaussian(3, 65_537)
@@ -264,7 +264,7 @@ def test_auto_is_this_backend(loss: Loss) -> None:
 
 
 @pytest.mark.parametrize("method", ["auto", "dp"])
-@pytest.mark.parametrize("name", UPDATES)
+@pytest.mark.parametrize("name", ONE_SIDED)
 @pytest.mark.parametrize(
     ("rankings", "items", "dtype"),
     [(300, 1000, torch.float32), (40, 5000, torch.float32), (200, 1000, torch.float64), (1, 300_000, torch.float32)],
@@ -329,9 +329,12 @@ def ragged_arguments(name: str, method: str, layout: str) -> tuple[Tensor, dict[
 
 def ragged_loss(name: str, scores: Tensor, **options: Any) -> Tensor:
     """The loss by its own name: ``weight`` is that of the rankings."""
-    if name in UPDATES:
-        return fastap.direct_ap_loss(scores, update=name, **options)
-    return (fastap.ap_hinge_loss if name == "hinge" else fastap.ap_perceptron_loss)(scores, **options)
+    functions = {"hinge": fastap.ap_hinge_loss, "perceptron": fastap.ap_perceptron_loss}
+    return (
+        functions[name](scores, **options)
+        if name in functions
+        else fastap.direct_ap_loss(scores, update=name, **options)
+    )
 
 
 @pytest.mark.parametrize("layout", ["offsets", "groups"])
@@ -469,7 +472,7 @@ def test_a_short_batch_is_one_launch(loss: Loss) -> None:
         assert len(kernels) == 1, kernels
 
 
-@pytest.mark.parametrize("name", UPDATES)
+@pytest.mark.parametrize("name", ONE_SIDED)
 @pytest.mark.parametrize(
     ("rankings", "items", "method"),
     [(1, 1_010_000, "auto"), (64, 65_536, "auto"), (64, 65_536, "dp"), (4096, 1000, "auto"), (4096, 1000, "dp")],
@@ -543,7 +546,7 @@ def test_strides_beyond_32_bits(loss: Loss, items: int) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize(("rankings", "items"), [(400_000, 1000), (200, 2_000_000)])
-@pytest.mark.parametrize("name", UPDATES)
+@pytest.mark.parametrize("name", ONE_SIDED)
 def test_work_space_beyond_32_bits(name: str, rankings: int, items: int) -> None:
     """Work space holds six whole numbers a score."""
     with room_for(40):

@@ -22,6 +22,7 @@ LAYERS = (
     ("fastap.measures",),
     ("fastap.operators",),
     ("fastap.distributed",),
+    ("fastap.noise",),
     ("fastap.backends",),
     ("fastap.reduce", "fastap.ragged"),
     ("fastap.arguments",),

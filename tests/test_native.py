@@ -19,7 +19,7 @@ from torch import Tensor
 import fastap
 from fastap import backends
 from fastap.backends import native
-from fastap.types import Batch, Objective
+from fastap.types import UPDATES, Batch, Objective
 from tests.losses import LOSSES, Loss, random_batch, value_and_gradient
 from tests.problems import KINDS, draw
 
@@ -102,7 +102,7 @@ def test_no_bit_depends_on_the_threads(dtype: torch.dtype, threads: Any, loss: L
 
 
 @pytest.mark.parametrize("name", ["direct", "hinge", "perceptron"])
-@pytest.mark.parametrize("update", ["positive", "negative"])
+@pytest.mark.parametrize("update", UPDATES)
 def test_a_loss_without_its_gradient(update: Any, name: Any) -> None:
     """The same bits, of any layout, NaN and rankings of one class too; of the reference as well."""
     scores, targets = random_batch(6, 9, 60, levels=25, ignored=0.1)
@@ -145,7 +145,7 @@ def test_every_interpreter_and_import_has_a_module_of_its_own() -> None:
     assert importlib.util.module_from_spec(spec) is not native._engine
     with pytest.raises(TypeError, match="expected 24 arguments, got 1"):
         native._engine.solve(1)
-    with pytest.raises(TypeError, match="expected 15 arguments, got 1"):
+    with pytest.raises(TypeError, match="expected 16 arguments, got 1"):
         native._engine.measure(1)
 
 
@@ -173,7 +173,7 @@ def test_rankings_of_one_class_are_sorted(kind: str, items: int, dtype: torch.dt
             assert torch.equal(found.ranks, expected)
 
 
-@pytest.mark.parametrize("update", ["positive", "negative"])
+@pytest.mark.parametrize("update", UPDATES)
 def test_ties_across_the_parts_of_a_long_ranking(update: str, threads: Any) -> None:
     """Equal scores share their gradient however many threads fill it in."""
     generator = torch.Generator().manual_seed(3)
@@ -208,7 +208,7 @@ def test_a_bool_that_is_no_bool_stays_inside_memory() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e100, 1e150, 1e200])
-@pytest.mark.parametrize("update", ["positive", "negative"])
+@pytest.mark.parametrize("update", UPDATES)
 def test_the_answer_scales_with_the_scores(scale: float, update: str) -> None:
     """Products of the search overflow long before the sums do; then it must not look through every place, either."""
     scores, targets = one_ranking("gaussian", 300, 4_000, torch.float64)

@@ -14,17 +14,19 @@ from fastap import measures
 from fastap import operators as ops
 from tests.losses import LOSSES, Loss, random_batch
 
-DIRECT = ("direct", 0.7, "positive", "auto")
+DIRECT = (None, "direct", 0.7, "positive", "auto", 0.0, 1)  # no seed, no noise, one draw
 EVEN = (None, None, None)  # no groups, offsets or weight
 ALONE = (None, "items", True)  # no process group, and a gradient
-# loss, epsilon, update, method of `ops.ap_loss`, by the names of LOSSES
+# seed, loss, epsilon, update, method, noise, samples of `ops.ap_loss`, by the names of LOSSES
 OBJECTIVES = {
     "positive": DIRECT,
-    "negative": ("direct", 0.7, "negative", "auto"),
-    "negative, dp": ("direct", 0.7, "negative", "dp"),
-    "hinge": ("hinge", 0.7, "positive", "auto"),
-    "hinge, dp": ("hinge", 0.7, "positive", "dp"),
-    "perceptron": ("perceptron", 1.0, "positive", "auto"),
+    "negative": (None, "direct", 0.7, "negative", "auto", 0.0, 1),
+    "negative, dp": (None, "direct", 0.7, "negative", "dp", 0.0, 1),
+    "symmetric": (None, "direct", 0.7, "symmetric", "auto", 0.0, 1),
+    "hinge": (None, "hinge", 0.7, "positive", "auto", 0.0, 1),
+    "hinge, dp": (None, "hinge", 0.7, "positive", "dp", 0.0, 1),
+    "perceptron": (None, "perceptron", 1.0, "positive", "auto", 0.0, 1),
+    "noise": (torch.tensor(5), "direct", 0.7, "symmetric", "auto", 0.5, 3),
 }
 
 
@@ -49,6 +51,7 @@ ignores_warnings = pytest.mark.filterwarnings("ignore")
         (torch.float32, 0.0, "negative", 1, "mean", "reference"),
         (torch.float32, 0.3, "negative, dp", 0, "mean", "auto"),
         (torch.float64, 0.0, "hinge, dp", 1, "none", "reference"),
+        (torch.float32, 0.3, "noise", 0, "none", "auto"),
     ],
 )
 def test_opcheck_ap_loss(
@@ -111,9 +114,9 @@ def test_second_derivatives(operator: bool) -> None:
     torch.testing.assert_close(mixed, (plain * scores.detach()).sum(1), rtol=1e-13, atol=1e-15)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "noise"])
 def test_the_operator_is_the_eager_function(objective: str) -> None:
-    _, weight, _, method = OBJECTIVES[objective]
+    _, _, weight, _, method, _, _ = OBJECTIVES[objective]
     loss = LOSSES[objective.partition(",")[0]]
     options = {"method": method} if method == "dp" else {}
     for dtype in (torch.float16, torch.float32, torch.float64):

@@ -99,6 +99,17 @@ def test_direct_loss_is_its_definition(seed: int, update: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
+def test_the_symmetric_loss_is_its_definition(seed: int) -> None:
+    scores, targets = problem(seed, 5 + seed % 2, tied=seed > 1)
+    for epsilon in (0.1, 1.0, 10.0):
+        more, less = (reference.brute_force(scores, targets, sign * epsilon)[0] for sign in (1, -1))
+        loss, gradient = reference.direct_ap_loss(scores, targets, epsilon, "symmetric")
+        assert loss == pytest.approx((more - less) / (2 * epsilon), abs=1e-12 / epsilon)
+        both = [reference.direct_ap_loss(scores, targets, epsilon, update).gradient for update in SIGNS]
+        np.testing.assert_allclose(gradient, sum(both) / 2, rtol=0, atol=1e-14 / epsilon)
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_hinge_and_perceptron_are_their_definitions(seed: int) -> None:
     scores, targets = problem(seed, 5 + seed % 2, tied=seed > 1)
     ideal = reference.ranking_score(scores, targets, np.argsort(-targets, kind="stable"))
@@ -113,7 +124,7 @@ def test_hinge_and_perceptron_are_their_definitions(seed: int) -> None:
     assert loss == pytest.approx(2 * pairs.mean(), abs=1e-12)
 
 
-@pytest.mark.parametrize("loss", ["positive", "negative", "hinge", "perceptron"])
+@pytest.mark.parametrize("loss", ["positive", "negative", "symmetric", "hinge", "perceptron"])
 @pytest.mark.parametrize("seed", range(4))
 def test_gradient_by_finite_differences(seed: int, loss: str) -> None:
     scores, targets = problem(seed, 12)

@@ -16,6 +16,7 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 import fastap
+from fastap import types
 from tests.bad_arguments import SCORES, TARGETS
 from tests.losses import LOSSES, value_and_gradient
 from tests.paths import PATHS, solving
@@ -64,7 +65,7 @@ def test_losses_are_exact(ranking: Ranking, scale: float, method: str) -> None:
                 assert may_be_lost(ranking.scores, None if name == "perceptron" else scale)
                 assert gradient.isnan().all()
                 continue
-            direct = name in UPDATES
+            direct = name in types.UPDATES
             nearly(value, float_of(exact.loss), unit, 1e-9 * (1.0 if direct else scale if name == "hinge" else 0.0))
             if direct:
                 assert 0 <= value <= 1

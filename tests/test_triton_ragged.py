@@ -250,7 +250,7 @@ def test_groups_and_weights(name: str) -> None:
 def _called(name: str, call: dict[str, Tensor], backend: str, reduction: str) -> tuple[Tensor, Tensor]:
     leaf = call["scores"].clone().requires_grad_()
     functions: dict[str, Any] = {"hinge": fastap.ap_hinge_loss, "perceptron": fastap.ap_perceptron_loss}
-    options = {"update": name} if name in ("positive", "negative") else {}
+    options = {} if name in functions else {"update": name}
     with few_programs():
         value = functions.get(name, fastap.direct_ap_loss)(
             leaf, call["targets"], groups=call["groups"], weight=call["weight_of"], ignore_index=-1,

@@ -136,8 +136,13 @@ class Loss(NamedTuple):
 def direct_ap_loss(
     scores: npt.ArrayLike, targets: npt.ArrayLike, epsilon: float = 1.0, update: Update = "positive"
 ) -> Loss:
-    """``s/epsilon * [max(F + s epsilon L) - max F]``, ``s`` = +1 or -1 for the positive or negative update."""
+    """``s/epsilon * [max(F + s epsilon L) - max F]``, ``s`` = +1 or -1 for the positive or negative update.
+
+    The symmetric one is the mean of both, ``1/(2 epsilon) * [max(F + epsilon L) - max(F - epsilon L)]``.
+    """
     score, target = _split_checked(scores, targets)
+    if update == "symmetric":
+        return _symmetric_ap_loss(score, target, epsilon)
     sign = _sign(update)
     augmented = _augmented_pairs(score, target, sign * epsilon)
     if augmented is None:
@@ -148,6 +153,16 @@ def direct_ap_loss(
     # L(y_direct) + s/epsilon [F(y_direct) - F(y_w)], the two maxima without their common part.
     loss = task_loss + sign / epsilon * float(np.mean((pairs - standard) * gap))
     return Loss(loss, _gradient(target, pairs - standard, sign / epsilon))
+
+
+def _symmetric_ap_loss(score: Floats, target: npt.NDArray[np.bool_], epsilon: float) -> Loss:
+    more, less = (_augmented_pairs(score, target, scale) for scale in (epsilon, -epsilon))
+    if more is None or less is None:
+        return Loss(0.0, np.zeros_like(score))
+    pairs = more[0] - less[0]
+    # The two maxima without what they have in common.
+    loss = (more[1] + less[1]) / 2 + float(np.mean(pairs * _pair_gap(score, target))) / (2 * epsilon)
+    return Loss(loss, _gradient(target, pairs, 1 / (2 * epsilon)))
 
 
 def ap_hinge_loss(scores: npt.ArrayLike, targets: npt.ArrayLike, margin: float = 1.0) -> Loss:
@@ -313,5 +328,6 @@ def _rankings(batch: Batch) -> Iterator[tuple[int, Ints, Floats, npt.NDArray[np.
     is_positive, is_taken = positive.numpy(), taken.numpy()
     ends = np.arange(batch.rankings + 1) * batch.items if batch.offsets is None else batch.offsets.numpy()
     for number in range(batch.rankings):
-        items = ends[number] + np.flatnonzero(is_taken[ends[number] : ends[number + 1]])
-        yield number, items, scores[items], is_positive[items]
+        each = np.arange(ends[number], ends[number + 1])
+        items = each[is_taken[each % is_taken.size]]
+        yield number, items, scores[items], is_positive[items % is_taken.size]

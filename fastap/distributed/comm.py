@@ -70,6 +70,10 @@ class Link:
             self._run(purpose, gather, got.view(-1), sent.view(-1))
         return got.to(values.device)
 
+    def of_first(self, value: Tensor, purpose: str) -> Tensor:
+        """The number that the first rank has."""
+        return self.from_all(value.view(1), purpose)[0, 0]
+
     def concatenated(self, values: Tensor, lengths: Sequence[int], purpose: str) -> Tensor:
         """The values of every rank end to end along the first axis, of which every rank has its own length."""
         longest, rest = max(lengths), values.shape[1:]

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastap import backends, ragged
+from fastap import backends, noise, ragged
 from fastap.arguments import check_lengths
 from fastap.distributed.comm import Link, connect
 from fastap.ragged import Ragged
@@ -65,13 +65,15 @@ def losses_across(call: Arguments) -> Exchanged:
     weighted = "weight" if call.weight is not None else "no weight"
     words = (
         f"{call.objective}, reduction={call.reduction!r}, sharded={call.sharded!r}, ignore_index={call.ignore_index}, "
-        f"{kind}, {weighted}, {call.scores.dtype}"
+        f"{kind}, {weighted}, {call.scores.dtype}, noise={call.noise}, samples={call.samples}"
     )
     return _by_ranking(link, call, words) if call.sharded == "rankings" else _by_item(link, call, words)
 
 
 def _by_ranking(link: Link, call: Arguments, words: str) -> Exchanged:
     """Every rank has rankings of its own, in any number."""
+    if call.seed is not None:
+        call = _with_noise(link, call, words)
 
     def prepare() -> tuple[tuple[Ragged | None, Losses, Tensor | None], list[int]]:
         layout = _layout(call)
@@ -80,7 +82,8 @@ def _by_ranking(link: Link, call: Arguments, words: str) -> Exchanged:
         else:
             batch = layout.batch(call.scores, call.targets, call.ignore_index)
         weight = None if call.weight is None else _checked_weight(call.weight, batch.rankings, layout, call)
-        return (layout, _solve(batch, call), weight), [batch.rankings]
+        ids = None if call.groups is None or layout is None else ragged.ids_of(call.groups, layout)
+        return (layout, _solve(batch, call, ids), weight), [batch.rankings]
 
     (layout, losses, weight), numbers = link.agree(words, prepare)
     counts = [number[0] for number in numbers]
@@ -91,6 +94,19 @@ def _by_ranking(link: Link, call: Arguments, words: str) -> Exchanged:
         value, share = reduce_across(link, losses, weight, counts, call.dtype, mean=call.reduction == "mean")
     gradient = _gradient(losses).mul_(ragged.for_items(share * link.size, layout).to(call.dtype))
     return Exchanged(own(value), _in_place(gradient, layout).view(call.scores.shape), _numbers(call, layout))
+
+
+def _with_noise(link: Link, call: Arguments, words: str) -> Arguments:
+    """The call with the seed of the first rank, and numbered after the rankings of the ranks before."""
+    assert call.seed is not None
+
+    def count() -> tuple[None, list[int]]:
+        layout = _layout(call)
+        return None, [call.scores.shape[:-1].numel() if layout is None else layout.offsets.shape[0] - 1]
+
+    _, numbers = link.agree(words, count)
+    first = sum(number[0] for number in numbers[: link.rank])
+    return call._replace(seed=link.of_first(call.seed, "share a seed"), first=first)
 
 
 def reduce_across(
@@ -132,7 +148,10 @@ def _by_item(link: Link, call: Arguments, words: str) -> Exchanged:
     scores, classes = (link.exchange(each, send, receive, purpose) for each in (sent.scores, sent.classes))
     whole = _assemble(link, call, sent, scores, classes, send, receive)
 
-    losses = _solve(whole.batch, call)
+    if call.seed is not None:
+        first = sum(whole.counts[: link.rank])
+        call = call._replace(seed=link.of_first(call.seed, "share a seed"), first=first)
+    losses = _solve(whole.batch, call, whole.ids)
     columns = [_bits(losses.loss), losses.takes_part, *([] if whole.ids is None else [whole.ids])]
     loss, takes_part, *ids = link.concatenated(_table(columns), whole.counts, "gather the losses").unbind(1)
     mine = torch.arange(sum(whole.counts[: link.rank]), sum(whole.counts[: link.rank + 1]), device=loss.device)
@@ -269,13 +288,14 @@ def _checksum(weight: Tensor | None) -> Tensor:
     return ((halves % 2147483647) * places % 2147483647).sum().view(1)
 
 
-def _solve(batch: Batch, call: Arguments) -> Losses:
+def _solve(batch: Batch, call: Arguments, ids: Tensor | None) -> Losses:
     shape = batch.scores.shape if batch.offsets is not None else (batch.rankings, batch.items)
     if batch.scores.numel() == 0:
         loss = batch.scores.new_zeros(batch.rankings, dtype=torch.float64)
         gradient = batch.scores.new_zeros(shape, dtype=call.dtype)
         return Losses(loss, gradient, torch.zeros_like(loss, dtype=torch.bool))
-    losses = backends.get(call.backend, batch.scores.device).losses(batch, call.objective, torch.float64)
+    engine = backends.get(call.backend, batch.scores.device)
+    losses = noise.losses(engine, batch, call.objective, torch.float64, noise.of(call), ids)
     return losses._replace(gradient=_gradient(losses).view(shape))
 
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.distributed import ProcessGroup
 from torch.utils.checkpoint import checkpoint
 
@@ -15,7 +15,9 @@ from fastap import operators
 from fastap.arguments import (
     check_class_to_ignore,
     check_count,
+    check_generator,
     check_method,
+    check_noise,
     check_process_group,
     check_reduction,
     check_scale,
@@ -27,6 +29,7 @@ from fastap.backends import check_backend
 from fastap.distributed import gather
 from fastap.distributed.comm import Link, connect
 from fastap.distributed.loss import reduce_across
+from fastap.noise import seed_of
 from fastap.reduce import reduce
 from fastap.retrieval import targets as relevance
 from fastap.retrieval.targets import Classes, Relevance
@@ -55,6 +58,9 @@ def retrieval_ap_loss(
     cameras: Tensor | None = None,
     ref_cameras: Tensor | None = None,
     reduction: Reduction = "mean",
+    noise: float = 0.0,
+    samples: int = 1,
+    generator: Generator | None = None,
     backend: str = "auto",
     max_pairs: int = 2**24,
     process_group: ProcessGroup | None = None,
@@ -104,6 +110,10 @@ def retrieval_ap_loss(
             with ``indices_tuple``.
         ref_cameras: ``(M,)``, the same of the references; those of the batch itself are ``cameras``.
         reduction: ``"mean"`` over the queries that take part, ``"sum"`` or ``"none"``, ``(N,)``.
+        noise: that of :func:`fastap.direct_ap_loss`, on the similarities; as are ``samples`` and ``generator``. It does
+            not depend on ``max_pairs``.
+        samples: draws of the noise.
+        generator: of its seeds.
         backend: what computes the losses.
         max_pairs: similarities held at a time, though at least those of one query. If there are more, queries are taken
             in chunks, and once more in the backward pass (``torch.utils.checkpoint``); but for rounding the result is
@@ -156,7 +166,10 @@ def retrieval_ap_loss(
         "update": check_update(update),
         "method": check_method(method),
         "backend": check_backend(backend, embeddings.device),
+        "noise": check_noise(noise),
+        "samples": check_count("samples", samples),
     }
+    seed = seed_of(options["noise"], check_generator(generator, embeddings.device), embeddings.device)
     if link is None and labels is not None and ref_labels is not None:
         labels, ref_labels = relevance.without_unused(labels, ref_labels)
     n, device = embeddings.shape[0], embeddings.device
@@ -188,6 +201,8 @@ def retrieval_ap_loss(
             f"embeddings {embeddings.dtype} of shape (*, {embeddings.shape[1:]})"
         )
         (classes, ref_classes, weights), lengths = link.agree(words, prepare)
+    options["seed"] = seed if seed is None or link is None else link.of_first(seed, "share a seed")
+    queries_before = 0 if link is None else sum(length[0] for length in lengths[: link.rank])
     named = None if indices_tuple is None else relevance.of_pairs(indices_tuple, n, references.shape[0], device)
     first = 0 if itself else None
 
@@ -199,7 +214,7 @@ def retrieval_ap_loss(
             items = _prepared(references.to(dtype), ref_classes, similarity)
         if link is not None and itself:
             assert ref_classes is not None
-            first = sum(length[0] for length in lengths[: link.rank])
+            first = queries_before
             items = gather(items, process_group=process_group)
             assert classes is not None
             gathered = gather(ref_classes.values, process_group=process_group)
@@ -210,12 +225,12 @@ def retrieval_ap_loss(
         relevant = Relevance(classes, ref_classes, seen, named, first)
         m = items.shape[0]
         if n * m <= max_pairs:
-            losses, takes_part = _of_chunk(queries, items, similarity, relevant, 0, options)
+            losses, takes_part = _of_chunk(queries, items, similarity, relevant, 0, options, queries_before)
         else:
             rows = max(1, max_pairs // m)
             chunks = []
             for start in range(0, n, rows):
-                chunk = (queries[start : start + rows], items, similarity, relevant, start, options)
+                chunk = (queries[start : start + rows], items, similarity, relevant, start, options, queries_before)
                 if torch.is_grad_enabled():
                     chunks.append(checkpoint(_of_chunk, *chunk, use_reentrant=False))
                 else:  # nothing to be computed again; `checkpoint` loads the compiler, which takes 2 s
@@ -233,6 +248,7 @@ def _of_chunk(
     relevant: Relevance,
     start: int,
     options: dict[str, Any],
+    queries_before: int,
 ) -> tuple[Tensor, Tensor]:
     """The loss of each of these queries and whether it takes part."""
     targets = relevant.targets(start, start + queries.shape[0])
@@ -259,6 +275,7 @@ def _of_chunk(
         process_group=None,
         sharded="rankings",
         needs_gradient=torch.is_grad_enabled() and scores.requires_grad,
+        first=queries_before + start,
         **options,
     )
     return operators.loss_of(call), takes_part

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.distributed import ProcessGroup
 
 from fastap.arguments import (
@@ -19,7 +19,7 @@ from fastap.arguments import (
     check_update,
 )
 from fastap.backends import check_backend
-from fastap.modules import _Loss
+from fastap.modules import _NOISE, _Loss
 from fastap.retrieval.loss import Similarity, _check_similarity, retrieval_ap_loss
 from fastap.types import Method, Reduction, Update
 
@@ -48,6 +48,7 @@ class RetrievalAPLoss(_Loss):
         "ignore_index",
         "distractor_label",
         "reduction",
+        *_NOISE,
         "backend",
         "max_pairs",
         "process_group",
@@ -63,12 +64,16 @@ class RetrievalAPLoss(_Loss):
         ignore_index: int | None = None,
         distractor_label: int | None = None,
         reduction: Reduction = "mean",
+        noise: float = 0.0,
+        samples: int = 1,
+        generator: Generator | None = None,
         backend: str = "auto",
         max_pairs: int = 2**24,
         process_group: ProcessGroup | None = None,
     ) -> None:
         nn.Module.__init__(self)  # by name: in fastap.metric_learning another base comes next
         _check_similarity(similarity)
+        self._hold_noise(noise, samples, generator)
         check_update(update)
         check_method(method)
         check_reduction(reduction)

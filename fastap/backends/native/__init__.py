@@ -43,8 +43,8 @@ _TARGETS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch
 _TYPES = {dtype: number for number, dtype in enumerate(_TARGETS)}
 _MOST_ITEMS = 2**31 - 2  # places are int32
 _WRONG_TARGET = 1
-# Of y_direct and of the standard ranking in the gradient, in halves: of equal scores half stand above.
-_WEIGHTS = {"direct": (2, -1), "hinge": (2, 0), "perceptron": (0, 1)}
+# In the order of batch.h.
+_RANKINGS = ("perfect", "standard", "positive", "negative")
 
 
 def losses(batch: Batch, objective: Objective, dtype: torch.dtype, gradient: bool = True) -> Losses:
@@ -113,13 +113,12 @@ def _solve(batch: Batch, objective: Objective, outputs: tuple[int, ...]) -> None
     _call(
         _engine.solve,
         batch,
-        objective.sign,
+        *map(_RANKINGS.index, objective.rankings),
         objective.method == "dp",
         objective.epsilon,
         objective.gain,
         objective.task_weight,
         objective.ceiling,
-        *_WEIGHTS[objective.loss],
         *outputs,
     )
 
@@ -136,6 +135,7 @@ def _call(function: Any, batch: Batch, *arguments: Any) -> None:
         scores.data_ptr(),
         scores.dtype == torch.float64,
         targets.data_ptr(),
+        targets.numel(),
         _TYPES[targets.dtype],
         ignored,
         batch.rankings,

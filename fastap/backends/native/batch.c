@@ -41,16 +41,18 @@ static int is_finite(Sorted sorted)
     return isfinite(score_at(sorted, 0)) && isfinite(score_at(sorted, sorted.count - 1));
 }
 
-static int solve(const Ranking *ranking, const Terms *terms, const Objective *objective, Watch *watch)
+/* The choice of every row into `a`. */
+static int solve(int32_t *a, int wanted, Terms *terms, const Objective *objective, Watch *watch)
 {
-    if (!objective->chosen_weight)
-        memcpy(ranking->a, ranking->lo, sizeof *ranking->a * (size_t)terms->rows);
+    terms->task = sign_of(wanted) * fabs(terms->task);
+    if (wanted == BY_SCORE)
+        memcpy(a, terms->lo, sizeof *a * (size_t)terms->rows);
     else if (objective->full)
-        return full_program(terms, ranking->a, watch);
-    else if (objective->sign > 0)
-        return positive_update(terms, ranking->a, watch);
+        return full_program(terms, a, watch);
+    else if (wanted == MORE_LOSS)
+        return positive_update(terms, a, watch);
     else
-        return negative_update(terms, ranking->a, watch);
+        return negative_update(terms, a, watch);
     return 0;
 }
 
@@ -63,10 +65,17 @@ static int infer(Ranking *ranking, const Objective *objective, Solution *solutio
         return SOLVED;
     *near = *terms = terms_of(ranking, objective);
     solution->solved = can_sum(terms);
-    if (solution->solved && objective->chosen_weight && cut_gaps(ranking, objective, near))
+    if (solution->solved && objective->first != BY_SCORE && cut_gaps(ranking, objective, near))
         return NO_MEMORY;
     lap(watch, STAGE_SUMS);
-    return solution->solved && solve(ranking, near, objective, watch) ? NO_MEMORY : SOLVED;
+    if (!solution->solved)
+        return SOLVED;
+    if (objective->second == LESS_LOSS) {
+        if (solve(ranking->a, LESS_LOSS, near, objective, watch))
+            return NO_MEMORY;
+        memcpy(ranking->b, ranking->a, sizeof *ranking->a * (size_t)near->rows); /* nobody asks for hi any more */
+    }
+    return solve(ranking->a, objective->first, near, objective, watch) ? NO_MEMORY : SOLVED;
 }
 
 static int solve_ranking(const Work *work, int64_t line, Ranking *ranking)

@@ -8,7 +8,8 @@ typedef struct {
     const void *scores;
     int wide; /* double, or else float */
     const void *targets;
-    int type; /* of the targets, see split.c */
+    int64_t distinct; /* targets; where scores are more, they serve the next as many again */
+    int type;         /* of the targets, see split.c */
     int ignores;
     int64_t ignored; /* the target of items that take no part, where `ignores` */
     int64_t rankings, items; /* items of each, where there are no offsets */
@@ -16,12 +17,17 @@ typedef struct {
     int threads;
 } Batch;
 
+/* y*, argmax F, argmax F + epsilon L, argmax F - epsilon L; the order is that of __init__._RANKINGS. */
+enum { PERFECT, BY_SCORE, MORE_LOSS, LESS_LOSS };
+
+/* A difference of two of them, as in fastap/types.py; LESS_LOSS is second only where MORE_LOSS is first. */
 typedef struct {
-    int sign, full; /* of the update; the program over every cell */
-    double epsilon;
-    double gain, task_weight, ceiling;  /* as in fastap/types.py */
-    int chosen_weight, standard_weight; /* of y_direct and y_w in the gradient, in halves */
+    int first, second;
+    int full; /* the program over every cell */
+    double epsilon, gain, task_weight, ceiling;
 } Objective;
+
+static inline double sign_of(int ranking) { return ranking == LESS_LOSS ? -1.0 : 1.0; }
 
 typedef struct {
     void *loss; /* double if loss_wide, or else float */
@@ -58,7 +64,8 @@ typedef struct {
     int threads; /* for this ranking */
     Sorted positives, negatives;
     double *p, *sum;      /* [positives], [negatives + 1] */
-    int32_t *lo, *hi, *a; /* [positives] */
+    int32_t *lo, *hi, *a; /* [positives]; `a` is the first ranking's choice */
+    int32_t *b;           /* in the place of hi, the second's, where it has one */
     void *near;           /* scores whose gaps have been cut, where they must be */
 } Ranking;
 

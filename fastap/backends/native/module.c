@@ -8,14 +8,16 @@
 #define WHOLE() PyLong_AsLongLong(*next++)
 #define REAL() PyFloat_AsDouble(*next++)
 
-/* Of what both functions begin with: scores, wide, targets, type, ignored or None, rankings, items, offsets, threads. */
-#define OF_BATCH 9
+/* Of what both functions begin with: scores, wide, targets, distinct, type, ignored or None, rankings, items, offsets,
+ * threads. */
+#define OF_BATCH 10
 
 static PyObject *const *read_batch(PyObject *const *next, Batch *batch)
 {
     batch->scores = ADDRESS();
     batch->wide = (int)WHOLE();
     batch->targets = ADDRESS();
+    batch->distinct = WHOLE();
     batch->type = (int)WHOLE();
     batch->ignores = *next != Py_None;
     batch->ignored = batch->ignores ? WHOLE() : (next++, 0);
@@ -35,24 +37,23 @@ static int is_count(Py_ssize_t given, Py_ssize_t wanted)
 
 static PyObject *result(int status) { return status == NO_MEMORY ? PyErr_NoMemory() : PyLong_FromLong(status); }
 
-/* solve(batch..., sign, full, epsilon, gain, task_weight, ceiling, chosen_weight, standard_weight,
- *       loss, loss_wide, gradient, takes_part, ranks, value, seconds) -> status; addresses may be 0 */
+/* solve(batch..., first, second, full, epsilon, gain, task_weight, ceiling, loss, loss_wide, gradient, takes_part, ranks,
+ *       value, seconds) -> status; addresses may be 0 */
 static PyObject *solve(PyObject *self, PyObject *const *next, Py_ssize_t count)
 {
     (void)self;
-    if (!is_count(count, OF_BATCH + 15))
+    if (!is_count(count, OF_BATCH + 14))
         return NULL;
     Batch batch = {0};
     next = read_batch(next, &batch);
     Objective objective = {0};
-    objective.sign = (int)WHOLE();
+    objective.first = (int)WHOLE();
+    objective.second = (int)WHOLE();
     objective.full = (int)WHOLE();
     objective.epsilon = REAL();
     objective.gain = REAL();
     objective.task_weight = REAL();
     objective.ceiling = REAL();
-    objective.chosen_weight = (int)WHOLE();
-    objective.standard_weight = (int)WHOLE();
     Output output = {0};
     output.loss = ADDRESS();
     output.loss_wide = (int)WHOLE();

@@ -24,11 +24,15 @@ static double standard_gap(const Terms *terms)
 static double loss_of(const Ranking *ranking, const Terms *terms, const Terms *near, const Objective *objective)
 {
     /* The direct losses see only pairs that the two rankings order differently, none of them across a large gap. */
-    double gap = objective->standard_weight < 0 ? 0.0 : standard_gap(terms), task = 0.0;
+    double gap = objective->second == PERFECT ? standard_gap(terms) : 0.0, task = 0.0;
+    const int has_two = objective->second == LESS_LOSS;
+    const int32_t *second = has_two ? ranking->b : ranking->lo;
     for (int32_t row = 0; row < terms->rows; row++) {
         gap += standard_of(near, near->p[row], ranking->a[row]);
-        gap -= standard_of(near, near->p[row], ranking->lo[row]);
+        gap -= standard_of(near, near->p[row], second[row]);
         task += task_loss(row + 1.0, ranking->a[row]);
+        if (has_two)
+            task += task_loss(row + 1.0, second[row]);
     }
     double loss = gap * (2.0 * objective->gain) / ((double)terms->rows * terms->negatives.count);
     if (objective->task_weight)
@@ -36,11 +40,31 @@ static double loss_of(const Ranking *ranking, const Terms *terms, const Terms *n
     return isfinite(loss) ? fmin(fmax(loss, 0.0), objective->ceiling) : NAN; /* sums may overflow */
 }
 
+/* What the gradient is made of: choices of the rows, and how often each counts. */
+typedef struct {
+    const int32_t *choice;
+    double weight;
+} Part;
+
+#define MOST_SUMMANDS 3
 typedef struct {
     const Ranking *ranking;
-    double chosen_weight, standard_weight, scale;
+    Part summands[MOST_SUMMANDS];
+    int count;
+    double scale;
     void *gradient;
 } Filling;
+
+/* Of equal scores half stand above in the ranking by score; of y* nothing is left, as no negative is above. */
+static void add_ranking(Filling *filling, int wanted, const int32_t *choice, double weight)
+{
+    if (wanted == BY_SCORE) {
+        filling->summands[filling->count++] = (Part){filling->ranking->lo, 0.5 * weight};
+        filling->summands[filling->count++] = (Part){filling->ranking->hi, 0.5 * weight};
+    } else if (wanted != PERFECT) {
+        filling->summands[filling->count++] = (Part){choice, weight};
+    }
+}
 
 static inline void put(const Filling *filling, Sorted sorted, int32_t place, double gradient)
 {
@@ -69,19 +93,28 @@ static void fill_positives(void *work, int part, int parts)
     for (int32_t first = group_start(sorted, part_start(sorted.count, part, parts)), end; first < to; first = end) {
         double above = 0.0;
         for (end = first; end < to && ranking->p[end] == ranking->p[first]; end++)
-            above += filling->chosen_weight * ranking->a[end] +
-                     filling->standard_weight * ((double)ranking->lo[end] + ranking->hi[end]);
+            for (int each = 0; each < filling->count; each++)
+                above += filling->summands[each].weight * filling->summands[each].choice[end];
         for (int32_t row = first; row < end; row++)
             put(filling, sorted, row, above / (end - first) * -filling->scale);
     }
 }
 
-/* #{i : a_i > place}, `a` non-decreasing, for places that come in order; *row is the first row counted so far. */
-static inline int32_t rows_below(const int32_t *a, int32_t rows, int32_t *row, int32_t place)
+/* Of every summand #{i : choice_i > place}, by weight, for places that come in order; row[] are the first counted so
+ * far. Up to *end nothing changes. */
+static inline double rows_below(const Filling *filling, int32_t *row, int32_t place, int32_t *end)
 {
-    while (*row < rows && a[*row] <= place)
-        ++*row;
-    return rows - *row;
+    const int32_t rows = filling->ranking->positives.count;
+    double below = 0.0;
+    for (int each = 0; each < filling->count; each++) {
+        const int32_t *choice = filling->summands[each].choice;
+        while (row[each] < rows && choice[row[each]] <= place)
+            ++row[each];
+        below += filling->summands[each].weight * (rows - row[each]);
+        if (row[each] < rows && choice[row[each]] < *end)
+            *end = choice[row[each]];
+    }
+    return below;
 }
 
 static int32_t first_row_beyond(const int32_t *a, int32_t rows, int32_t place)
@@ -97,43 +130,32 @@ static int32_t first_row_beyond(const int32_t *a, int32_t rows, int32_t place)
     return first;
 }
 
-/* The negative at `place` gets a weight for every row that stands below it. Equal negatives, some of which y_direct
+/* The negative at `place` gets a weight for every row that stands below it. Equal negatives, some of which a ranking
  * puts above a positive and some below it, get the mean: which of them comes first is arbitrary. */
 static void fill_negatives(void *work, int part, int parts)
 {
     const Filling *filling = work;
-    const Ranking *ranking = filling->ranking;
-    const Sorted sorted = ranking->negatives;
-    const int32_t rows = ranking->positives.count;
-    const int32_t *a = ranking->a, *lo = ranking->lo, *hi = ranking->hi;
+    const Sorted sorted = filling->ranking->negatives;
     const int32_t from = group_start(sorted, part_start(sorted.count, part, parts));
     const int32_t to = group_start(sorted, part_start(sorted.count, part + 1, parts));
-    int32_t row_a = first_row_beyond(a, rows, from);
-    int32_t row_lo = first_row_beyond(lo, rows, from), row_hi = first_row_beyond(hi, rows, from);
-    for (int32_t place = from, end; place < to; place = end) {
-        /* Up to `end` all counts are the same. */
-        const double chosen = rows_below(a, rows, &row_a, place);
-        const double standard = (double)rows_below(lo, rows, &row_lo, place) + rows_below(hi, rows, &row_hi, place);
-        end = to;
-        end = row_lo < rows && lo[row_lo] < end ? lo[row_lo] : end;
-        end = row_hi < rows && hi[row_hi] < end ? hi[row_hi] : end;
-        int32_t first = end, last = end; /* a group that y_direct cuts */
-        if (row_a < rows && a[row_a] < end) {
-            first = end = a[row_a];
-            if (score_at(sorted, end) == score_at(sorted, end - 1)) {
-                while (first > place && score_at(sorted, first - 1) == score_at(sorted, end))
-                    first--;
-                while (end < to && score_at(sorted, end) == score_at(sorted, first))
-                    end++;
-            }
-            last = end;
+    int32_t row[MOST_SUMMANDS];
+    for (int each = 0; each < filling->count; each++)
+        row[each] = first_row_beyond(filling->summands[each].choice, filling->ranking->positives.count, from);
+    for (int32_t place = from, last; place < to; place = last) {
+        int32_t first = to;
+        const double below = rows_below(filling, row, place, &first);
+        last = first;
+        if (first < to && score_at(sorted, first) == score_at(sorted, first - 1)) { /* a group that is cut */
+            while (first > place && score_at(sorted, first - 1) == score_at(sorted, last))
+                first--;
+            while (last < to && score_at(sorted, last) == score_at(sorted, first))
+                last++;
         }
-        const double others = filling->standard_weight * standard;
         for (; place < first; place++)
-            put(filling, sorted, place, (filling->chosen_weight * chosen + others) * filling->scale);
+            put(filling, sorted, place, below * filling->scale);
         double sum = 0.0;
-        for (int32_t each = first; each < last; each++)
-            sum += filling->chosen_weight * rows_below(a, rows, &row_a, each) + others;
+        for (int32_t each = first, end = to; each < last; each++)
+            sum += rows_below(filling, row, each, &end);
         for (; place < last; place++)
             put(filling, sorted, place, sum / (last - first) * filling->scale);
     }
@@ -160,8 +182,9 @@ static void fill(const Batch *batch, const Objective *objective, const Ranking *
     }
     if (rows + (int64_t)columns < ranking->items)
         memset(gradient, 0, (batch->wide ? sizeof(double) : sizeof(float)) * (size_t)ranking->items);
-    Filling filling = {ranking, objective->chosen_weight, objective->standard_weight,
-                       objective->gain / ((double)rows * columns), gradient};
+    Filling filling = {.ranking = ranking, .scale = 2.0 * objective->gain / ((double)rows * columns), .gradient = gradient};
+    add_ranking(&filling, objective->first, ranking->a, 1.0);
+    add_ranking(&filling, objective->second, ranking->b, -1.0);
     share(ranking, rows, fill_positives, &filling);
     share(ranking, columns, fill_negatives, &filling);
 }
@@ -194,7 +217,7 @@ static double value_of(const Ranking *ranking, const Terms *terms, const Objecti
         task += task_loss(row + 1.0, ranking->a[row]);
     }
     double value = positives / rows - terms->sum[terms->negatives.count] / columns + gap * (2.0 / (rows * columns));
-    return value + task / rows * (objective->sign * objective->epsilon);
+    return value + task / rows * (sign_of(objective->first) * objective->epsilon);
 }
 
 /* That value and the place of every item. A ranking that lacks a class is ranked by score. */

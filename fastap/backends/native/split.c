@@ -79,7 +79,8 @@ static void classify(void *work, int part, int parts)
     const int64_t items = split->ranking->items;
     const int64_t from = part_start(items, part, parts), to = part_start(items, part + 1, parts);
     unsigned char *class = split->ranking->class;
-    classifiers[split->batch->type](split->batch, split->ranking->start, from, to, class);
+    const int64_t start = split->ranking->start % split->batch->distinct;
+    classifiers[split->batch->type](split->batch, start, from, to, class);
     uint32_t positives = 0, negatives = 0, wrong = 0; /* sums of comparisons, which compilers turn into vectors */
     for (int64_t item = from; item < to; item++) {
         positives += class[item] == POSITIVE;
@@ -153,7 +154,7 @@ int split_ranking(const Batch *batch, Ranking *ranking)
     for (int32_t row = 0; row < ranking->positives.count; row++)
         ranking->p[row] = score_at(ranking->positives, row);
     ranking->lo = (int32_t *)(negatives + 2 * of_negatives);
-    ranking->hi = ranking->lo + total[POSITIVE];
+    ranking->b = ranking->hi = ranking->lo + total[POSITIVE];
     ranking->a = ranking->hi + total[POSITIVE];
     return SOLVED;
 }
@@ -215,7 +216,7 @@ Terms terms_of(Ranking *ranking, const Objective *objective)
                    .hi = ranking->hi,
                    .rows = ranking->positives.count,
                    .centre = centre,
-                   .task = negatives.count * (0.5 * objective->sign * objective->epsilon),
+                   .task = negatives.count * (0.5 * objective->epsilon),
                    .threads = ranking->threads};
 }
 

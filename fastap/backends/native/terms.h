@@ -23,7 +23,7 @@ typedef struct {
     const int32_t *hi;    /* [rows] #{n >= p_i} */
     int32_t rows;
     double centre; /* a common offset of the scores costs the sums no digits */
-    double task;   /* s epsilon N / 2 */
+    double task;   /* s epsilon N / 2, s the sign of what is solved */
     int threads;   /* for this ranking */
 } Terms;
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -49,14 +49,34 @@ class Task:
     """What kernels are compiled for, and the one number they are given."""
 
     loss: str
-    sign: int
+    sign: int  # of the update; 0 is the symmetric one
     method: str
     epsilon: float
 
     @staticmethod
     def of(objective: Objective) -> Task:
         method = "standard" if objective.loss == "perceptron" else objective.method
-        return Task(objective.loss, objective.sign, method, objective.epsilon)
+        sign = 0 if objective.is_symmetric else objective.sign
+        return Task(objective.loss, sign, method, objective.epsilon)
+
+    @property
+    def is_symmetric(self) -> bool:
+        return self.sign == 0
+
+    @property
+    def first(self) -> Task:
+        """The task whose ranking is the first, with a sign."""
+        return replace(self, sign=1) if self.is_symmetric else self
+
+    @property
+    def second(self) -> Task:
+        """Of a symmetric task, the one whose ranking is the second."""
+        return replace(self, sign=-1)
+
+    @property
+    def planes(self) -> int:
+        """Numbers a row, of int32, as scratch."""
+        return 7 if self.is_symmetric else 6
 
     @property
     def epsilon_bits(self) -> int:
@@ -74,6 +94,8 @@ def inputs_of(batch: Batch) -> Inputs:
     scores, targets = batch.scores, batch.targets
     if scores.dtype not in _SCORE_TYPES:
         scores = scores.float()
+    if targets.dim() < scores.dim():
+        targets = targets.expand(scores.shape)
     has_ignore = batch.ignore_index is not None and can_hold(targets.dtype, batch.ignore_index)
     if targets.dtype == torch.bool:
         targets, has_ignore = targets.view(torch.uint8), False

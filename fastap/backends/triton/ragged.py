@@ -32,7 +32,7 @@ def run_ragged(
     # The metric has no rows to solve.
     is_metric = task.loss == "ap"
     s = value if is_metric else inputs.empty(items, dtype=torch.float64)
-    rows = order if is_metric else inputs.empty(6 * items, dtype=torch.int32)
+    rows = order if is_metric else inputs.empty(task.planes * items, dtype=torch.int32)
     sums = value if is_metric else inputs.empty(2 * items, dtype=torch.float64)
     if out is None and inputs.scores.dtype == torch.float64 and not is_metric:
         out = inputs.empty(items, dtype=torch.float64)
@@ -58,7 +58,7 @@ def sort_flat(inputs: Inputs, launch: RaggedLaunch) -> tuple[Tensor, Tensor]:
     ragged.encode_ragged[(triton.cdiv(items, launch.items),)](
         inputs.scores, inputs.targets, inputs.offsets,
         keys, groups,
-        items, inputs.rankings, inputs.ignore_index,
+        items, inputs.targets.shape[0], inputs.rankings, inputs.ignore_index,
         HAS_IGNORE=inputs.has_ignore, BLOCK_N=launch.items, num_warps=launch.num_warps,
     )  # fmt: skip
     order = torch.sort(keys, stable=True).indices

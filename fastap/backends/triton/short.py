@@ -20,7 +20,7 @@ def run_short(
     order = inputs.empty(plane, dtype=torch.int32)
     s = inputs.empty(plane, dtype=torch.float64)
     # The metric has no rows to solve.
-    rows = order if task.loss == "ap" else inputs.empty(6 * plane, dtype=torch.int32)
+    rows = order if task.loss == "ap" else inputs.empty(task.planes * plane, dtype=torch.int32)
     sums = s if task.loss == "ap" else inputs.empty(2 * plane, dtype=torch.float64)
     if out is None:
         # Of a loss the gradient comes where nobody looks any more, which costs less than another variant to compile.

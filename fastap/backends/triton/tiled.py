@@ -21,7 +21,7 @@ def run_tiled(
     sorted_ = sort_and_split(inputs, launch)
     v, s, counts, centre = sorted_.v, sorted_.s, sorted_.counts, sorted_.centre
     # The metric has no rows to solve.
-    rows = sorted_.order if task.loss == "ap" else inputs.empty(6 * plane, dtype=torch.int32)
+    rows = sorted_.order if task.loss == "ap" else inputs.empty(task.planes * plane, dtype=torch.int32)
     sums = s if task.loss == "ap" else inputs.empty(2 * plane, dtype=torch.float64)
     by_score = s if task.loss in ("ap", "perceptron") else inputs.empty(rankings, dtype=torch.float64)
     if task.loss != "ap":
@@ -31,15 +31,17 @@ def run_tiled(
             items, plane, bits,
             LOSS=task.loss, BLOCK=launch.items, **compiler_options(launch.tiles),
         )  # fmt: skip
-        solve(inputs, task, launch, sorted_, rows, sums)
+        solve(inputs, task.first, launch, sorted_, rows, sums)
+        if task.is_symmetric:
+            solve(inputs, task.second, launch, sorted_, rows[plane:], sums)
     block = launch.tiles.rows
     tiles = triton.cdiv(items, block)
-    parts = inputs.empty(3, rankings * tiles, dtype=torch.float64)
+    parts = inputs.empty(4 if task.is_symmetric else 3, rankings * tiles, dtype=torch.float64)
     tiled.sum_rows[(rankings * tiles,)](
         v, s, counts, centre, rows,
         parts,
         items, tiles,
-        LOSS=task.loss, BLOCK=block, num_warps=launch.num_warps,
+        LOSS=task.loss, SIGN=task.sign, BLOCK=block, num_warps=launch.num_warps,
     )  # fmt: skip
     tiled.sum_rankings[(rankings * tiles,)](
         inputs.scores, s, sorted_.order, counts, centre, rows, parts, by_score,
