@@ -40,9 +40,9 @@ def shared_out(rank: int) -> tuple[int, int]:
     """How many items of how many rankings this rank solved."""
     solved, solve = [], exchange._solve
 
-    def spy(batch: Any, call: Any) -> Any:
+    def spy(batch: Any, call: Any, ids: Any) -> Any:
         solved.append((batch.scores.numel(), batch.rankings))
-        return solve(batch, call)
+        return solve(batch, call, ids)
 
     exchange._solve = spy  # of this process alone, and last
     given = by_item("columns", [8, 8, 8, 8], torch.float32, "cpu").parts[rank]
