@@ -9,6 +9,8 @@ The test labels are clean, and nothing is chosen by them.
 
 A wrong label is another kind, any being as likely. With ``--flips each`` every class has labels of its own, and of each
 class the same share is turned into its opposite, as in the paper: at 20 %, two labelled positives in three are wrong.
+``--model`` is the network: two layers, linear, convolutional, or frozen, which is linear on 64 features that another
+network has learnt of five of the kinds; there the rankings are those of the other five.
 """
 
 from __future__ import annotations
@@ -73,7 +75,8 @@ def main() -> None:
     if config.model not in MODELS:
         raise SystemExit(f"--model must be one of {', '.join(MODELS)}, got {config.model}")
     results = harness.run(config, [(noise,) for noise in config.noises], fit)
-    report.show(f"label-noise-{config.dataset}{'-each' * (config.flips == 'each')}", results, config.out)
+    parts = [config.dataset, *([] if config.model == MODELS[0] else [config.model]), "each" * (config.flips == "each")]
+    report.show("-".join(["label-noise", *filter(None, parts)]), results, config.out)
 
 
 if __name__ == "__main__":
