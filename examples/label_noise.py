@@ -15,7 +15,7 @@ network has learnt of five of the kinds; there the rankings are those of the oth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -74,6 +74,10 @@ def main() -> None:
         raise SystemExit(f"--flips must be kind or each, got {config.flips}")
     if config.model not in MODELS:
         raise SystemExit(f"--model must be one of {', '.join(MODELS)}, got {config.model}")
+    if config.model != MODELS[0] and config.methods == Config.methods:
+        # Of labels of their own, cross-entropy is one-vs-rest already.
+        others = {"BCE"} if config.flips == "each" else set()
+        config = replace(config, methods=tuple(name for name in methods.SMOOTHING if name not in others))
     results = harness.run(config, [(noise,) for noise in config.noises], fit)
     parts = [config.dataset, *([] if config.model == MODELS[0] else [config.model]), "each" * (config.flips == "each")]
     report.show("-".join(["label-noise", *filter(None, parts)]), results, config.out)

@@ -298,4 +298,6 @@ RELATIVE: dict[str, Method] = {
     for name, loss in (("relative", relative_direct_ap), ("standardised", standardised_direct_ap))
     for sign, update in (("pos", "positive"), ("neg", "negative"))
 }
+# What is compared on models that cannot fit everything, and on the convolutional network.
+SMOOTHING = ("pos-AP", "neg-AP", "hinge-AP", "x-ent", *ROBUST, "SmoothAP", *SMOOTHED, *CONTROLS)
 METHODS = {**PAPER, **AP_SVM, **ROBUST, **OTHER_AP, **LIBAUC, **RELATIVE, **SMOOTHED, **LOG_ODDS, **CONTROLS}

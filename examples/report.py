@@ -24,7 +24,7 @@ from bench.markdown import machine, table
 from bench.plots import COLOURS, DASHES, MARKERS, save
 from examples import harness
 from examples.harness import Results, Setting
-from examples.methods import AP_SVM, METHODS, PAPER
+from examples.methods import AP_SVM, LOG_ODDS, METHODS, PAPER, SMOOTHED
 
 RESULTS = ROOT / "examples" / "results"
 PAGE = ROOT / "docs" / "experiments.md"
@@ -181,7 +181,7 @@ def legend(figure: Figure, axes: Axes) -> None:
 
 
 def noise_figure(results: Results, title: str) -> Figure:
-    """The paper's methods to the left, others to the right, and ours in both."""
+    """The paper's methods to the left, direct losses with noise, others to the right, and ours in all."""
     names = results.methods()
     found = {method: [mean_ap(results, setting, method) for setting in results.settings()] for method in names}
     means = {method: [ap.mean for ap in aps if ap is not None] for method, aps in found.items()}
@@ -189,15 +189,23 @@ def noise_figure(results: Results, title: str) -> Figure:
     bottom = max(low - (top - low) - 0.05, min(map(min, means.values())) - 0.06)
     shown = [method for method in names if max(means[method]) > bottom]
     paper = [method for method in shown if method in PAPER or method in AP_SVM]
-    others = [method for method in shown if method not in paper]
-    shared = [method for method in paper if method in OURS and others]
-    groups = [group for group in (paper, [*shared, *others]) if group]
-    figure, axes = panels([title, "beyond the paper"][: len(groups)], width=5.0 * len(groups))
+    smoothed = [method for method in shown if method in SMOOTHED or method in LOG_ODDS]
+    others = [method for method in shown if method not in paper and method not in smoothed]
+    own = [method for method in shown if method == ours(results)]
+    groups = {title: paper, "noise, the symmetric update, sums": smoothed, "beyond the paper": others}
+    groups = {says: group for says, group in groups.items() if group}
+    figure, axes = panels([*groups], width=5.0 * len(groups))
     shares = [100 * float(setting[0]) for setting in results.settings()]
-    for each, group in zip(axes, groups, strict=True):
-        lines(results, each, group, results.settings(), shares)
+    for each, group in zip(axes, groups.values(), strict=True):
+        lines(results, each, [*dict.fromkeys((*own, *group))], results.settings(), shares)
         each.set(xlabel="training and validation labels that are wrong (%)", xticks=shares)
-        each.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4)
+        each.legend(
+            fontsize=8,
+            frameon=False,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.12),
+            ncols=4 if len(groups) < 3 else 2,
+        )
     axes[0].set(ylabel="AP, clean test labels", ylim=(bottom, top + 0.02))
     if hidden := ", ".join(method for method in names if method not in shown):
         axes[0].text(0.02, 0.02, f"below: {hidden}", transform=axes[0].transAxes, fontsize=8)

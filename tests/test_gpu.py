@@ -425,6 +425,30 @@ def test_a_captured_ragged_loss_replays_on_changed_inputs(name: str, layout: str
         assert torch.equal(result[1], expected[1])
 
 
+@pytest.mark.parametrize("layout", ["rows", "offsets", "groups"])
+def test_noise_is_drawn_anew_in_every_replay_and_nobody_waits(layout: str) -> None:
+    if layout == "rows":
+        scores, targets = (each.to(CUDA) for each in gaussian(4, 1000))
+        options: dict[str, Any] = {"targets": targets, "dim": -1}
+    else:
+        scores, options = ragged_arguments("symmetric", "auto", layout)
+    leaf = scores.clone().requires_grad_()
+
+    def work() -> tuple[Tensor, Tensor]:
+        loss = fastap.direct_ap_loss(leaf, update="symmetric", noise=1.0, samples=3, **options)
+        return loss, torch.autograd.grad(loss, leaf)[0]
+
+    work()
+    with no_waiting():
+        work()
+    graph, (loss, gradient) = captured(work)
+    values = []
+    for _ in range(3):
+        graph.replay()
+        values.append((loss.item(), gradient.sum().item()))
+    assert len({value for value, _ in values}) == 3
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_captured_metric_replays_on_changed_inputs(shape: tuple[int, int]) -> None:
     scores, targets = (each.to(CUDA) for each in gaussian(*shape))
