@@ -115,7 +115,11 @@ class _APLoss(_Loss):
 
 
 class DirectAPLoss(_APLoss):
-    """:func:`fastap.direct_ap_loss` as a module."""
+    """:func:`fastap.direct_ap_loss` as a module.
+
+    Where all positives of a ranking stand below its negatives the default has no gradient; what has one is
+    ``DirectAPLoss(update="symmetric", noise=sigma, samples=2)`` with a ``sigma`` of the size of the scores.
+    """
 
     _function = staticmethod(functional.direct_ap_loss)
     _options = ("epsilon", "update", *_APLoss._options, "method")

@@ -82,14 +82,14 @@ def noisy(batch: Batch, noise: Noise, number: Tensor, start: int, samples: int) 
     """The rankings of so many draws, one draw after the other, all with the same targets."""
     scores = batch.scores.to(loss_dtype(batch.scores))
     normal = _normal(_counters(batch, noise, number, start // 2, (samples + 1) // 2)).view(-1, *scores.shape)
-    noisy = torch.empty(samples, *scores.shape, dtype=scores.dtype, device=scores.device)
-    for sign, drawn in ((1, noisy[0::2]), (-1, noisy[1::2])):
+    result = torch.empty(samples, *scores.shape, dtype=scores.dtype, device=scores.device)
+    for sign, drawn in ((1, result[0::2]), (-1, result[1::2])):
         torch.add(scores, normal[: drawn.shape[0]], alpha=sign * noise.scale, out=drawn)
     if batch.offsets is None:
-        return batch._replace(scores=noisy)
+        return batch._replace(scores=result)
     ends = torch.arange(samples, device=scores.device)[:, None] * batch.items + batch.offsets[1:]
     offsets = torch.nn.functional.pad(ends.flatten(), (1, 0))
-    return batch._replace(scores=noisy.flatten(), offsets=offsets)
+    return batch._replace(scores=result.flatten(), offsets=offsets)
 
 
 def _counters(batch: Batch, noise: Noise, number: Tensor, first: int, pairs: int) -> Tensor:
@@ -98,9 +98,8 @@ def _counters(batch: Batch, noise: Noise, number: Tensor, first: int, pairs: int
     seeds = noise.seed.reshape(-1)
     pair = torch.arange(first, first + pairs, device=device)
     streams = _mixed_(seeds + _GOLDEN * pair[:, None])
-    rankings = number.view(seeds.shape[0], -1)
-    if seeds.shape[0] > 1:  # mapped by torch.func.vmap, and each of its samples counted by itself
-        rankings = rankings - rankings[:, :1]
+    # Of several seeds, which torch.func.vmap maps, the rankings of each are counted by themselves.
+    rankings = number[: number.shape[0] // seeds.shape[0]]
     keys = _mixed_(streams[:, :, None] + _GOLDEN * rankings).flatten(1)
     if batch.offsets is None:
         return keys[:, :, None] + _GOLDEN * torch.arange(1, batch.items + 1, device=device)
