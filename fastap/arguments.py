@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import Generator, Tensor, device
+from torch import Generator, Tensor, device, dtype, float64
 from torch.masked import MaskedTensor
 
 from fastap.targets import FLOATING, INTEGER, NUMBERS, PLAIN, REAL, are_weights, can_look, have_values, right_weights
@@ -379,10 +379,16 @@ def check_scale(name: str, value: float) -> float:
     return value if isinstance(value, float) else float(value)
 
 
-def check_noise(noise: float) -> float:
-    """A finite number, 0 or positive."""
-    is_none = isinstance(noise, numbers.Real) and not isinstance(noise, bool) and noise == 0
-    return 0.0 if is_none else check_scale("noise", noise)
+def check_noise(noise: float, held: dtype = float64) -> float:
+    """A number, 0 or positive, that is finite in the type of the noisy scores, with all that is drawn."""
+    if isinstance(noise, numbers.Real) and not isinstance(noise, bool) and noise == 0:
+        return 0.0
+    if isinstance(noise, numbers.Real) and not isinstance(noise, bool) and not noise > 0:
+        raise ValueError(f"noise must be 0, or finite and positive, got {noise}")
+    noise = check_scale("noise", noise)
+    if noise > torch.finfo(held).max / 8:
+        raise ValueError(f"noise must be at most {torch.finfo(held).max / 8:.4g} for scores of that type, got {noise}")
+    return noise
 
 
 def check_generator(generator: Generator | None, where: device | None = None) -> Generator | None:

@@ -33,7 +33,18 @@ from fastap.backends import check_backend
 from fastap.noise import seed_of
 from fastap.reduce import mean_precision
 from fastap.targets import can_look, without_ignored_class
-from fastap.types import ONE_SIDED, Arguments, AugmentedRanking, Dim, Method, Objective, Reduction, Sharded, Update
+from fastap.types import (
+    ONE_SIDED,
+    Arguments,
+    AugmentedRanking,
+    Dim,
+    Method,
+    Objective,
+    Reduction,
+    Sharded,
+    Update,
+    loss_dtype,
+)
 
 Average = Literal["none", "macro", "micro", "weighted", "samples"]
 AVERAGES = ("none", "macro", "micro", "weighted", "samples")
@@ -98,13 +109,15 @@ def direct_ap_loss(
         noise: the loss becomes its expectation at noisy scores, ``E_z[loss(scores + noise * z)]``, ``z`` independent
             standard normal numbers: a smooth function, whose gradient the direct gradient at noisy scores is on
             average, as ``epsilon`` falls. In units of the scores, finite; 0 is none. An ``epsilon`` of a third of it is
-            small enough. It is drawn anew in every call, in evaluation too.
-        samples: draws that the mean is of, in pairs ``z`` and ``-z``. Time grows with them; memory
-            does until 4 million noisy scores are held, and then no more.
+            small enough. It is drawn anew in every call, in evaluation too. Noisy scores are float32, but of float64
+            scores: noise below 1e-4 of the largest score is lost in their rounding.
+        samples: draws that the mean is of, in pairs ``z`` and ``-z``; of no meaning without noise. Time grows with
+            them, and so does memory, until 4 million noisy scores are held.
         generator: of the one number that each call draws as a seed, on the device of the scores; None is PyTorch's own.
-            The noise of an item depends on it, on the number of its ranking (of groups the id) and its place there: the
-            same seed gives the same bits on each backend, and a batch in shards the same as whole. With
-            ``process_group`` the first rank draws.
+            The noise of an item depends on it, on the number of its ranking (of groups the id) and its place there: on
+            one device the same seed gives the same bits, and a batch in shards the same as whole. With
+            ``process_group`` the first rank draws. Under ``torch.compile`` it breaks the graph, and in
+            ``torch.utils.checkpoint`` only PyTorch's own is drawn from alike a second time.
         backend: ``"auto"``: ``"native"``, in C, for tensors of the CPU and ``"triton"`` for those of a CUDA device;
             those of other devices are copied to the CPU, and the results back. ``"reference"`` is the dynamic program
             in NumPy: slow, for checking. :func:`show_config` tells what is there.
@@ -381,7 +394,7 @@ def _ap_loss(
         check_lengths(scores.numel(), scores.numel())
     if weight is not None:
         check_weight(weight, scores, items.dim, groups, items.offsets)
-    noise = check_noise(noise)
+    noise = check_noise(noise, loss_dtype(scores))
     call = Arguments(
         scores=scores,
         targets=items.targets,

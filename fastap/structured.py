@@ -114,7 +114,7 @@ def direct_loss(
         )
     dtype = loss_dtype(upper)
     share = objective.task_weight
-    loss = (upper.to(dtype) - lower.to(dtype)) / (objective.sign * _within(objective.epsilon, dtype)) * share
+    loss = (upper.to(dtype) - lower.to(dtype)) * share / (objective.sign * _within(objective.epsilon, dtype))
     if task_loss is not None:
         for solution in (direct, standard) if is_symmetric else (direct,):
             loss = loss + _task(task_loss, solution, loss) * share
@@ -282,7 +282,7 @@ def _cost_loss(
         )[0].squeeze(dim)
         for sign in ((1, -1) if is_symmetric else (objective.sign,))
     ]
-    return _reduced((losses[0] + losses[1]) / 2 if is_symmetric else losses[0], ignored, reduction)
+    return _reduced(losses[0] / 2 + losses[1] / 2 if is_symmetric else losses[0], ignored, reduction)
 
 
 def _reduced(loss: Tensor, ignored: Tensor | None, reduction: Reduction) -> Tensor:

@@ -34,7 +34,7 @@ from fastap.reduce import reduce
 from fastap.retrieval import targets as relevance
 from fastap.retrieval.targets import Classes, Relevance
 from fastap.targets import FLOATING, can_look, right_weights
-from fastap.types import Arguments, Losses, Method, Reduction, Update, weight_dtype
+from fastap.types import Arguments, Losses, Method, Reduction, Update, loss_dtype, weight_dtype
 from fastap.warning import warn_of_nothing, warn_once
 
 Similarity = Literal["cosine", "dot", "euclidean"] | Callable[[Tensor, Tensor], Tensor]
@@ -132,8 +132,9 @@ def retrieval_ap_loss(
     a similarity held at a time, 0.35 GB with the default ``max_pairs`` (measured on the CPU, cosines of 128 numbers of
     4,000 and 12,000 items: 12.4 in one chunk and 21.4 in nine; 14.3 and 35.4 where glibc keeps what is free, as it does
     unless ``MALLOC_MMAP_THRESHOLD_`` is set). On CUDA the work space of the kernels, up to 64 bytes a
-    similarity, comes on top. Cosines need normalised copies of the embeddings, and ``indices_tuple`` a byte for each of
-    the N x M pairs.
+    similarity (68 of the symmetric update), comes on top. With noise up to 4 million similarities are held noisy at a
+    time, or one pair of draws of a chunk. Cosines need normalised copies of the embeddings, and ``indices_tuple`` a
+    byte for each of the N x M pairs.
 
     Raises:
         TypeError, ValueError: naming the argument, what was given and what is wanted. On CUDA no value is looked at:
@@ -166,7 +167,7 @@ def retrieval_ap_loss(
         "update": check_update(update),
         "method": check_method(method),
         "backend": check_backend(backend, embeddings.device),
-        "noise": check_noise(noise),
+        "noise": check_noise(noise, loss_dtype(embeddings)),
         "samples": check_count("samples", samples),
     }
     seed = seed_of(options["noise"], check_generator(generator, embeddings.device), embeddings.device)

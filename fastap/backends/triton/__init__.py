@@ -1,8 +1,8 @@
 """The exact algorithm in Triton kernels, for CUDA devices; with ``TRITON_INTERPRET=1`` in Python, for the CPU.
 
 Nothing here computes: kernels and PyTorch's sort do. Nothing waits for the device: sizes come from shapes, counts stay
-where they are. Time: a sort and ``O((P + N) log N)``. Memory: at most 64 bytes a score beside input and gradient, and
-of ragged rankings 17 bytes a ranking.
+where they are. Time: a sort and ``O((P + N) log N)``. Memory: at most 64 bytes a score beside input and gradient, 68
+of the symmetric update, and of ragged rankings 17 bytes a ranking.
 """
 
 from __future__ import annotations
