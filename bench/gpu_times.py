@@ -23,7 +23,7 @@ from bench.inputs import Shape, stream
 from bench.isolated import peak_bytes
 from bench.store import Row
 from fastap.backends.triton.sort import choose_algorithm, sort_rows
-from fastap.types import UPDATES
+from fastap.types import ONE_SIDED, UPDATES
 
 SECONDS = 0.4  # of calls for one figure
 REPEATS = (5, 100)
@@ -73,6 +73,7 @@ WORKS = {
             ("forward ", forward, {}, (update, "auto")),
             ("dp ", losses, {"method": "dp"}, (update, "dp")),
         )
+        if update in ONE_SIDED or not prefix
     },
 }
 SORTS = ("sort_rows torch", "sort_rows triton")
@@ -210,7 +211,7 @@ def judge(rows: Sequence[Row], launches: int | str) -> list[tuple[str, str, str,
 
     count = float(launches) if isinstance(launches, int) else None
     add("80 x 1,024, launches in forward", "1", count, lambda x: x == 1, "{:.0f}")
-    for update in UPDATES:
+    for update in ONE_SIDED:
         long, short = to_sort(ONE_LONG, update), figure(MULTI_LABEL, f"forward {update}", unit=1e-6)
         many, cells = figure(RETRIEVAL, update, unit=1e-3), figure(FULL_BANDS, f"dp {update}", "cells a second")
         what = f"{ONE_LONG.name}, forward + backward, {update}"

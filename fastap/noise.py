@@ -57,13 +57,13 @@ def losses(
 ) -> Losses:
     """``engine.losses``, the mean over the draws. ``ids``, int64, number the rankings, which else are counted."""
     if noise is None:
-        return engine.losses(batch, objective, dtype, gradient)
+        return engine.losses(batch, objective, dtype, gradient=gradient)
     number = torch.arange(noise.first, noise.first + batch.rankings, device=batch.scores.device) if ids is None else ids
     at_a_time = max(2, _HELD // batch.scores.numel() // 2 * 2)
     held: Losses | None = None
     for start in range(0, noise.samples, at_a_time):
         samples = min(at_a_time, noise.samples - start)
-        each = engine.losses(noisy(batch, noise, number, start, samples), objective, torch.float64, gradient)
+        each = engine.losses(noisy(batch, noise, number, start, samples), objective, torch.float64, gradient=gradient)
         loss = each.loss.view(samples, -1).sum(0)
         slope = None if each.gradient is None else each.gradient.view(samples, *batch.shape).sum(0)
         if held is not None:

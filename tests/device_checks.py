@@ -319,7 +319,6 @@ def check_long(
     expected, expected_gradient = value_and_gradient(LOSSES[update], scores.double(), targets)
     with poisoned():
         given, gradient = _solve(update, scores.to(device), targets.to(device), 1.0, method, ignore_index=None)
-    ranks, value = _rank(update, scores.to(device), targets.to(device), 1.0, method)
     scale = 1.0 + float((scores.double() - scores.double().median()).abs().max())
     torch.testing.assert_close(given.cpu().double(), expected, rtol=RELATIVE, atol=2.0**-24 + 1e-12 * scale)
     if unique:
@@ -327,6 +326,9 @@ def check_long(
         differs = off > 1e-9 * expected_gradient.abs().max() + 1e-6 * expected_gradient.abs()
         assert int(differs.sum()) <= 1e-3 * differs.numel()
         assert float(off.sum()) <= 1e-5 * float(expected_gradient.abs().sum())
+    if update == "symmetric":  # which has two rankings
+        return
+    ranks, value = _rank(update, scores.to(device), targets.to(device), 1.0, method)
     best = fastap.loss_augmented_ranking(scores.double(), targets, update=update, dim=-1).value
     torch.testing.assert_close(value, best, rtol=RELATIVE, atol=1e-12 * scale)
     for row in range(scores.shape[0]):

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 import fastap
 
 
-def _at_noisy_scores(*given: Any, **options: Any) -> Tensor:
+def _at_noisy_scores(scores: Tensor, targets: Tensor, **options: Any) -> Tensor:
     """Every rank has a seed of its own: that of the first counts."""
     seed = 3 if options.get("process_group") is None else 3 + dist.get_rank()
-    generator = torch.Generator(options["scores"].device).manual_seed(seed)
+    generator = torch.Generator(scores.device).manual_seed(seed)
     return fastap.direct_ap_loss(
-        *given, **options, epsilon=0.7, update="symmetric", noise=0.5, samples=3, generator=generator
+        scores, targets, **options, epsilon=0.7, update="symmetric", noise=0.5, samples=3, generator=generator
     )
 
 

@@ -304,6 +304,7 @@ def weight_of(weight: Tensor, present: Tensor) -> Tensor:
 AP_LOSSES = {
     "positive": lambda *given, **options: fastap.direct_ap_loss(*given, epsilon=0.7, **options),
     "negative": lambda *given, **options: fastap.direct_ap_loss(*given, epsilon=0.7, update="negative", **options),
+    "symmetric": lambda *given, **options: fastap.direct_ap_loss(*given, epsilon=0.7, update="symmetric", **options),
     "hinge": lambda *given, **options: fastap.ap_hinge_loss(*given, margin=0.7, **options),
     "perceptron": fastap.ap_perceptron_loss,
 }

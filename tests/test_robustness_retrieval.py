@@ -396,6 +396,7 @@ BAD_INDICES = [
 ]
 WRONG: dict[str, list[Any]] = {
     **{name: BAD[name] for name in ("epsilon", "update", "method", "reduction", "backend", "process_group")},
+    **{name: BAD[name] for name in ("noise", "samples", "generator")},
     "embeddings": [*NO_TENSORS, *BAD_ROWS],
     "labels": [None, *BAD_LABELS],
     "ref_embeddings": [*NO_TENSORS[1:], *BAD_ROWS, ROWS.to("meta"), ROWS[:, :2], ROWS[:, :0]],

@@ -312,7 +312,7 @@ def test_encode_ragged(dtype: torch.dtype) -> None:
         keys = memory(items, dtype=torch.int64 if dtype == torch.float64 else torch.int32)
         groups = memory(items, dtype=torch.int32)
         kernels.encode_ragged[(-(-items // TILE),)](
-            batch.scores, batch.targets, batch.offsets, keys, groups, items, rankings, -1,
+            batch.scores, batch.targets, batch.offsets, keys, groups, items, items, rankings, -1,
             HAS_IGNORE=has_ignore, BLOCK_N=TILE, num_warps=1,
         )  # fmt: skip
         targets = batch.targets.cpu()
