@@ -381,13 +381,13 @@ def check_scale(name: str, value: float) -> float:
 
 def check_noise(noise: float, held: dtype = float64) -> float:
     """A number, 0 or positive, that is finite in the type of the noisy scores, with all that is drawn."""
-    if isinstance(noise, numbers.Real) and not isinstance(noise, bool) and noise == 0:
-        return 0.0
     if isinstance(noise, numbers.Real) and not isinstance(noise, bool) and not noise > 0:
+        if noise == 0:
+            return 0.0
         raise ValueError(f"noise must be 0, or finite and positive, got {noise}")
-    noise = check_scale("noise", noise)
-    if noise > torch.finfo(held).max / 8:
-        raise ValueError(f"noise must be at most {torch.finfo(held).max / 8:.4g} for scores of that type, got {noise}")
+    noise, most = check_scale("noise", noise), torch.finfo(held).max / 8
+    if noise > most:
+        raise ValueError(f"noise must be at most {most:.4g} for scores of that type, got {noise}")
     return noise
 
 
