@@ -1,9 +1,10 @@
-"""Which ``epsilon``: direct AP over a grid of it, on tasks whose scores differ in spread, given in three ways.
+"""Which ``epsilon``: direct AP over a grid of it, on tasks whose scores differ in spread: all updates, with and without
+noise, and ``epsilon`` given in three ways.
 
-``absolute`` is the library's: in the scores' units. ``relative``: in units of the standard deviation of each ranking's
+By itself it is the library's: in the scores' units. ``relative``: in units of the standard deviation of each ranking's
 scores, a constant to the gradient. ``standardised``: of scores divided by their standard deviation, through which the
-gradient flows. For every task, way and ``epsilon`` the learning rate is chosen on validation labels. What counts is
-whether one ``epsilon`` serves all tasks.
+gradient flows. Noise is three times ``epsilon``. For every task, method and ``epsilon`` the learning rate is chosen on
+validation labels. What counts is whether one ``epsilon`` serves all tasks.
 
     python -m examples.epsilon --data DIR      # Fashion-MNIST, from its four IDX files
 """
@@ -27,12 +28,15 @@ TASKS: dict[str, tuple[Callable[[Any, harness.Trial], harness.Outcome], Any, har
     "rare positives": (detection_batches.fit, detection_batches.Config(), (0.0, 512)),
     "teacher": (synthetic_teacher.fit, synthetic_teacher.Config(), ()),
     "shells, 20 %": (synthetic_noise.fit, synthetic_noise.Config(), (0.2,)),
+    "linear, 0 %": (label_noise.fit, label_noise.Config(model="linear", flips="each"), (0.0,)),
+    "linear, 40 %": (label_noise.fit, label_noise.Config(model="linear", flips="each"), (0.4,)),
+    "frozen, 20 %": (label_noise.fit, label_noise.Config(model="frozen", known=2, flips="each"), (0.2,)),
 }
 
 
 @dataclass(frozen=True)
 class Config(harness.Config):
-    methods: tuple[str, ...] = ("pos-AP", "neg-AP", *methods.RELATIVE)
+    methods: tuple[str, ...] = ("pos-AP", "neg-AP", *methods.RELATIVE, "sym-AP", "sym-AP noise")
     no_options: ClassVar[tuple[str, ...]] = ("draws",)  # all of the grid
     seeds: int = 2
     tasks: tuple[str, ...] = tuple(TASKS)

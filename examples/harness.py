@@ -46,9 +46,11 @@ OPTIONS = {
     "dataset": "fashion-mnist or digits",
     "flips": "kind: a wrong label is another kind; each: labels of every class are flipped apart",
     "model": "two layers, linear, frozen (linear, on features learnt of other kinds) or convolutional",
+    "known": "kinds that the network of frozen features has learnt",
     "weights": "state dict of torchvision's AlexNet from ImageNet; random weights without it",
     "freeze_features": "train the linear layers only",
     "methods": "those to compare",
+    "noises": "shares of wrong labels",
     "draws": "triples of learning rate, weight decay and own parameter for each method, a power of two",
     "seeds": "repetitions, each with its own choice among the best triples",
     "steps": "training steps",
@@ -355,15 +357,15 @@ def parse(config: C, quick: dict[str, Any], text: str) -> C:
             if isinstance(given, bool):
                 kind: dict[str, Any] = {"action": "store_true"}
             elif isinstance(given, tuple):
-                kind = {"nargs": "+"}
+                kind = {"nargs": "+", "type": type(given[0])}
             else:
                 kind = {"type": Path if given is None else type(given)}  # what may be left out is a file
             parser.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=says, **kind)
     given = vars(parser.parse_args())
     if given.pop("quick"):
         config = replace(config, out=config.out.with_stem(f"quick-{config.out.stem}"), **quick)
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     if "methods" in given:
-        given["methods"] = tuple(given["methods"])
         for name in given["methods"]:
             if name not in METHODS:
                 parser.error(f"--methods must be among {', '.join(METHODS)}, got {name}")

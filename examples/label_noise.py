@@ -10,7 +10,8 @@ The test labels are clean, and nothing is chosen by them.
 A wrong label is another kind, any being as likely. With ``--flips each`` every class has labels of its own, and of each
 class the same share is turned into its opposite, as in the paper: at 20 %, two labelled positives in three are wrong.
 ``--model`` is the network: two layers, linear, convolutional, or frozen, which is linear on 64 features that another
-network has learnt of five of the kinds; there the rankings are those of the other five.
+network has learnt of the first ``--known`` kinds; there the rankings are those of the other kinds. The fewer are known,
+the less these features separate the others.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Config(harness.Config):
     dataset: str = "fashion-mnist"
     flips: str = "kind"
     model: str = "two layers"
+    known: int = 5
     data: Path = Path("data/fashion-mnist")
     noises: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4)
     size: int = 1500  # of each third
@@ -45,7 +47,7 @@ def fit(config: Config, trial: harness.Trial) -> harness.Outcome:
     """One network; the seed draws the thirds, the flips and the first weights, the same for every method."""
     (noise,) = trial.setting
     if config.model == "frozen":
-        images = data.frozen_features(config.data)
+        images = data.frozen_features(config.data, config.known)
     else:
         images = data.digits() if config.dataset == "digits" else data.fashion_mnist(config.data)
     classes = int(images.labels.max()) + 1
@@ -72,6 +74,8 @@ def main() -> None:
         raise SystemExit(f"--dataset must be fashion-mnist or digits, got {config.dataset}")
     if config.flips not in ("kind", "each"):
         raise SystemExit(f"--flips must be kind or each, got {config.flips}")
+    if not 2 <= config.known <= 8:
+        raise SystemExit(f"--known must be 2 to 8 of the ten kinds, got {config.known}")
     if config.model not in MODELS:
         raise SystemExit(f"--model must be one of {', '.join(MODELS)}, got {config.model}")
     if config.model != MODELS[0] and config.methods == Config.methods:
@@ -79,8 +83,11 @@ def main() -> None:
         others = {"BCE"} if config.flips == "each" else set()
         config = replace(config, methods=tuple(name for name in methods.SMOOTHING if name not in others))
     results = harness.run(config, [(noise,) for noise in config.noises], fit)
-    parts = [config.dataset, *([] if config.model == MODELS[0] else [config.model]), "each" * (config.flips == "each")]
-    report.show("-".join(["label-noise", *filter(None, parts)]), results, config.out)
+    network = "" if config.model == MODELS[0] else config.model
+    if config.model == "frozen" and config.known != Config.known:
+        network = f"frozen-{config.known}"
+    parts = ["label-noise", config.dataset, network, "each" if config.flips == "each" else ""]
+    report.show("-".join(filter(None, parts)), results, config.out)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import pairwise, product
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
@@ -264,9 +264,8 @@ def batches_figure(results: Results) -> Figure:
     return figure
 
 
-# Of the study of epsilon: way of giving it, task and epsilon -> mean AP over the seeds, at the learning rate chosen.
+# Of the study of epsilon: method, task and epsilon -> mean AP over the seeds, at the learning rate chosen.
 Grid = dict[tuple[str, str, float], float]
-WAYS = ("absolute", "relative", "standardised")
 
 
 def grid(results: Results) -> Grid:
@@ -277,12 +276,8 @@ def grid(results: Results) -> Grid:
     return {key: fmean(outcome.test for outcome in each) for key, each in chosen.items()}
 
 
-def name_of(sign: str, way: str) -> str:
-    return f"{sign}-AP" if way == "absolute" else f"{sign}-AP {way}"
-
-
 def shortfalls(found: Grid, method: str, task: str, epsilon: float) -> float:
-    """How far from the best AP of the task, whatever the update, the way and epsilon."""
+    """How far from the best AP of the task, whatever the method and epsilon."""
     return max(ap for (_, other, _), ap in found.items() if other == task) - found[method, task, epsilon]
 
 
@@ -291,8 +286,7 @@ def epsilon(results: Results) -> Parts:
     found = grid(results)
     tasks, epsilons = (sorted({key[k] for key in found}) for k in (1, 2))
     rows, transfers = [], []
-    for sign, way in product(("pos", "neg"), WAYS):
-        method = name_of(sign, way)
+    for method in results.methods():
         by_task = {task: [100 * shortfalls(found, method, task, e) for e in epsilons] for task in tasks}
         columns = list(zip(*by_task.values(), strict=True))
         rows.append([method, *(f"{fmean(column):.1f} ({max(column):.1f})" for column in columns)])
@@ -317,17 +311,16 @@ def epsilon_figure(results: Results) -> Figure:
     found = grid(results)
     tasks, epsilons = (sorted({key[k] for key in found}) for k in (1, 2))
     figure = Figure(figsize=(9.0, 6.0), layout="constrained")
-    axes = figure.subplots(2, len(WAYS), sharex=True, sharey=True)
-    for (row, sign), (column, way) in product(enumerate(("pos", "neg")), enumerate(WAYS)):
-        each = axes[row][column]
+    axes = figure.subplots(2, (len(results.methods()) + 1) // 2, sharex=True, sharey=True)
+    for each, method in zip(axes.flat, results.methods(), strict=False):
         for number, task in enumerate(tasks):
-            values = [100 * shortfalls(found, name_of(sign, way), task, e) for e in epsilons]
+            values = [100 * shortfalls(found, method, task, e) for e in epsilons]
             each.plot(epsilons, values, label=task, linewidth=1.5, markersize=4, **style(number))
         each.set(xscale="log", ylim=(20, -0.5))
-        prepare(each, f"{'positive' if sign == 'pos' else 'negative'} update, {way}")
+        prepare(each, method)
     figure.supxlabel("epsilon", fontsize=10)
     figure.supylabel("hundredths of AP below the best of the task (cut at 20)", fontsize=10)
-    legend(figure, axes[0][0])
+    legend(figure, axes.flat[0])
     return figure
 
 
