@@ -136,8 +136,9 @@ class Results:
         return sorted({trial.setting for trial in self.repeats})
 
     def methods(self) -> list[str]:
-        """In the order of :data:`METHODS`."""
-        return sorted({trial.method for trial in self.repeats}, key=[*METHODS].index)
+        """In the order of :data:`METHODS`, and others in that of their first trials."""
+        order = [*METHODS, *dict.fromkeys(trial.method for trial in self.repeats)]
+        return sorted({trial.method for trial in self.repeats}, key=order.index)
 
     def values(self, setting: Setting, method: str, part: str = "test") -> dict[int, float]:
         """Seed -> AP, in the order of the seeds."""

@@ -270,10 +270,12 @@ PROGRAMS = {
     "synthetic_teacher": [],
     "synthetic_noise": [],
     "label_noise": ["--data", "{images}"],
+    "label_noise frozen": ["--data", "{images}", "--model", "frozen", "--known", "3", "--methods", "sym-AP noise"],
     "label_noise digits": ["--dataset", "digits", "--flips", "each", "--methods", "pos-AP", "x-ent"],
     "detection_batches": ["--data", "{images}"],
     "epsilon": [],
-    "retrieval_digits": [],
+    "retrieval": [],
+    "retrieval unseen": ["--dataset", "fashion-mnist", "--data", "{images}"],
 }
 
 

@@ -91,7 +91,7 @@ def retrieval_ap_loss(
         epsilon: weight of AP against the similarities, in their units. Cosines cannot grow to suit it, as scores can:
             it should be of the size of the differences that ought to matter, and 1.0 is half of what there is. On
             scikit-learn's digits 0.05 to 1.0 were level with right labels (held-out mAP 0.954 to 0.959, five seeds);
-            with a fifth of them wrong 1.0 was ahead, 0.926 against 0.917 (``python -m examples.retrieval_digits``).
+            with a fifth of them wrong 1.0 was ahead, 0.926 against 0.917 (``python -m examples.retrieval``).
             ``"dot"`` has scores that grow, and takes a larger one well.
         update: as in :func:`fastap.direct_ap_loss`, as are ``method`` and ``backend``.
         method: how the loss-augmented ranking is found.
