@@ -24,7 +24,7 @@ N_SOUGHT = 5
 
 @dataclass(frozen=True)
 class Config(harness.Config):
-    methods: tuple[str, ...] = ("pos-AP", "neg-AP", "hinge-AP", "x-ent")
+    methods: tuple[str, ...] = ("pos-AP", "neg-AP", "hinge-AP", "x-ent", *methods.FLEXIBLE)
     no_options: ClassVar[tuple[str, ...]] = ("steps",)  # passes say it
     draws: int = 8
     finalists: int = 2

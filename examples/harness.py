@@ -358,7 +358,7 @@ def parse(config: C, quick: dict[str, Any], text: str) -> C:
             if isinstance(given, bool):
                 kind: dict[str, Any] = {"action": "store_true"}
             elif isinstance(given, tuple):
-                kind = {"nargs": "+", "type": type(given[0])}
+                kind = {"nargs": "+", "type": type(given[0]) if given else str}
             else:
                 kind = {"type": Path if given is None else type(given)}  # what may be left out is a file
             parser.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=says, **kind)

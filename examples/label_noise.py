@@ -28,7 +28,7 @@ MODELS = ("two layers", "linear", "frozen", "convolutional")
 
 @dataclass(frozen=True)
 class Config(harness.Config):
-    methods: tuple[str, ...] = (*methods.PAPER, *methods.AP_SVM, *methods.ROBUST, *methods.OTHER_AP)
+    methods: tuple[str, ...] = ()  # those that suit model and labels
     dataset: str = "fashion-mnist"
     flips: str = "kind"
     model: str = "two layers"
@@ -68,6 +68,17 @@ def fit(config: Config, trial: harness.Trial) -> harness.Outcome:
     return harness.fit(net.to(config.device), parts.to(config.device), problem, trial, config)
 
 
+def compared(config: Config) -> tuple[str, ...]:
+    """A network of two layers has the paper's methods as well. Labels of their own exclude nothing."""
+    suited = methods.EXCLUSIVE if config.flips == "kind" else (*methods.FLEXIBLE, "GCE")
+    if config.model == "two layers":
+        return (*methods.PAPER, *methods.AP_SVM, *methods.ROBUST, *methods.OTHER_AP, *suited)
+    if config.model == "convolutional":
+        return ("pos-AP", "hinge-AP", "x-ent", *methods.ROBUST, *suited)
+    # Of labels of their own, cross-entropy is one-vs-rest already.
+    return tuple(name for name in methods.RESTRICTED if config.flips == "kind" or name != "BCE")
+
+
 def main() -> None:
     config = harness.parse(Config(), QUICK, __doc__)
     if config.dataset not in ("fashion-mnist", "digits"):
@@ -78,10 +89,8 @@ def main() -> None:
         raise SystemExit(f"--known must be 2 to 8 of the ten kinds, got {config.known}")
     if config.model not in MODELS:
         raise SystemExit(f"--model must be one of {', '.join(MODELS)}, got {config.model}")
-    if config.model != MODELS[0] and config.methods == Config.methods:
-        # Of labels of their own, cross-entropy is one-vs-rest already.
-        others = {"BCE"} if config.flips == "each" else set()
-        config = replace(config, methods=tuple(name for name in methods.SMOOTHING if name not in others))
+    if not config.methods:
+        config = replace(config, methods=compared(config))
     results = harness.run(config, [(noise,) for noise in config.noises], fit)
     network = "" if config.model == MODELS[0] else config.model
     if config.model == "frozen" and config.known != Config.known:

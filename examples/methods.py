@@ -135,6 +135,11 @@ def at_noisy_scores(
     return Method(make, parameter, 0.03, 10.0, chooses=by_log_odds)
 
 
+def untuned(method: Method, value: float) -> Method:
+    """With this value of its own parameter, so that of its draws only learning rate and weight decay differ."""
+    return Method(lambda problem, _: method.make(problem, value), chooses=method.chooses)
+
+
 def noisy_cross_entropy(logits: Tensor, labels: Tensor, *, noise: float) -> Tensor:
     """At noisy logits, a mean of two draws: what noise does without AP."""
     drawn = noise * torch.randn_like(logits)
@@ -286,6 +291,12 @@ LOG_ODDS: dict[str, Method] = {
     "neg-AP noise, odds": at_noisy_scores(update="negative", by_log_odds=True),
     "sym-AP noise, odds + 0.1 x-ent": at_noisy_scores(update="symmetric", by_log_odds=True, cross_entropy=0.1),
 }
+# As the library recommends them, with nothing of their own to tune.
+UNTUNED: dict[str, Method] = {
+    "sym-AP noise, untuned": untuned(SMOOTHED["sym-AP noise"], 0.3),
+    "sym-AP noise + 0.1 x-ent, untuned": untuned(SMOOTHED["sym-AP noise + 0.1 x-ent"], 0.3),
+    "sym-AP noise, odds + 0.1 x-ent, untuned": untuned(LOG_ODDS["sym-AP noise, odds + 0.1 x-ent"], 0.3),
+}
 CONTROLS: dict[str, Method] = {
     "hinge-AP noise": at_noisy_scores(fastap.ap_hinge_loss, "margin", 1.0),
     "x-ent noise": choosing(noisy_cross_entropy, "noise", 0.1, 10.0),
@@ -298,6 +309,29 @@ RELATIVE: dict[str, Method] = {
     for name, loss in (("relative", relative_direct_ap), ("standardised", standardised_direct_ap))
     for sign, update in (("pos", "positive"), ("neg", "negative"))
 }
-# What is compared on models that cannot fit everything, and on the convolutional network.
-SMOOTHING = ("pos-AP", "neg-AP", "hinge-AP", "x-ent", *ROBUST, "SmoothAP", *SMOOTHED, *CONTROLS)
-METHODS = {**PAPER, **AP_SVM, **ROBUST, **OTHER_AP, **LIBAUC, **RELATIVE, **SMOOTHED, **LOG_ODDS, **CONTROLS}
+# What is compared on models that cannot fit everything.
+RESTRICTED = (
+    "pos-AP",
+    "neg-AP",
+    "hinge-AP",
+    "x-ent",
+    *ROBUST,
+    "SmoothAP",
+    *SMOOTHED,
+    "sym-AP noise, untuned",
+    *CONTROLS,
+)
+# What those that can are compared by, beyond the paper's methods.
+FLEXIBLE = (
+    *("sym-AP noise", "sym-AP noise + 0.1 x-ent", "sym-AP noise + 0.1 x-ent, untuned"),
+    *("hinge-AP noise", "x-ent noise"),
+)
+EXCLUSIVE = (
+    "sym-AP noise",
+    *LOG_ODDS,
+    "sym-AP noise, odds + 0.1 x-ent, untuned",
+    "x-ent noise",
+    "x-ent smoothed",
+    "GCE",
+)
+METHODS = {**PAPER, **AP_SVM, **ROBUST, **OTHER_AP, **LIBAUC, **RELATIVE, **SMOOTHED, **LOG_ODDS, **UNTUNED, **CONTROLS}

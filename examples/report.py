@@ -24,7 +24,7 @@ from bench.markdown import machine, table
 from bench.plots import COLOURS, DASHES, MARKERS, save
 from examples import harness
 from examples.harness import Results, Setting
-from examples.methods import AP_SVM, LOG_ODDS, METHODS, PAPER, SMOOTHED
+from examples.methods import AP_SVM, LOG_ODDS, METHODS, PAPER, SMOOTHED, UNTUNED
 
 RESULTS = ROOT / "examples" / "results"
 PAGE = ROOT / "docs" / "experiments.md"
@@ -190,7 +190,7 @@ def noise_figure(results: Results, title: str) -> Figure:
     bottom = max(low - (top - low) - 0.05, min(map(min, means.values())) - 0.06)
     shown = [method for method in names if max(means[method]) > bottom]
     paper = [method for method in shown if method in PAPER or method in AP_SVM]
-    smoothed = [method for method in shown if method in SMOOTHED or method in LOG_ODDS]
+    smoothed = [method for method in shown if method in (*SMOOTHED, *LOG_ODDS, *UNTUNED)]
     others = [method for method in shown if method not in paper and method not in smoothed]
     own = [method for method in shown if method == ours(results)]
     groups = {title: paper, "noise, the symmetric update, sums": smoothed, "beyond the paper": others}

@@ -18,7 +18,7 @@ from examples import data, harness, methods, report
 
 @dataclass(frozen=True)
 class Config(harness.Config):
-    methods: tuple[str, ...] = ("pos-AP", "neg-AP", "hinge-AP", *methods.AP_SVM, "x-ent")
+    methods: tuple[str, ...] = ("pos-AP", "neg-AP", "hinge-AP", *methods.AP_SVM, "x-ent", *methods.FLEXIBLE)
     noises: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4)
     points: int = 1000
     test_points: int = 10_000

@@ -23,7 +23,7 @@ POSITIVE_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Config(harness.Config):
-    methods: tuple[str, ...] = tuple(methods.PAPER)
+    methods: tuple[str, ...] = (*methods.PAPER, *methods.FLEXIBLE)
     points: int = N_POINTS
     width: int = 32
     out: Path = Path("results/synthetic-teacher.json")
