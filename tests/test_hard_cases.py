@@ -110,7 +110,7 @@ def entry_points() -> dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]]:
         "cost_perceptron_loss": (fastap.cost_perceptron_loss, logits),
         "direct_loss": (_direct_loss, logits),
         "retrieval_ap_loss": (fastap.retrieval_ap_loss, logits),
-        "DirectAPLoss": (fastap.DirectAPLoss(dim=-1), ranking),
+        "DirectAPLoss": (fastap.DirectAPLoss(dim=-1).eval(), ranking),
         "APHingeLoss": (fastap.APHingeLoss(dim=-1), ranking),
         "APPerceptronLoss": (fastap.APPerceptronLoss(dim=-1), ranking),
         "MulticlassAPLoss": (fastap.MulticlassAPLoss(), logits),

@@ -30,10 +30,10 @@ class Model(nn.Module):
 
 
 TRACED: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "direct": (fastap.DirectAPLoss, 1),
+    "direct": (lambda: fastap.DirectAPLoss(noise=0), 1),
     "hinge": (fastap.APHingeLoss, 1),
     "perceptron": (fastap.APPerceptronLoss, 1),
-    "none": (lambda: fastap.DirectAPLoss(update="negative", reduction="none", dim=0), 3),
+    "none": (lambda: fastap.DirectAPLoss(update="negative", noise=0, reduction="none", dim=0), 3),
     "retrieval": (fastap.RetrievalAPLoss, 3),
     "retrieval in chunks": (lambda: fastap.RetrievalAPLoss(max_pairs=100), 3),
     "cost": (fastap.DirectCostLoss, 3),

@@ -21,7 +21,11 @@ COMMON: dict[str, Any] = {"dim": 0, "ignore_index": -1, "reduction": "none", "ba
 OF_CLASSES: dict[str, Any] = {"ignore_index": -1, "reduction": "none"}
 COST = torch.tensor([[0.0, 1.0, 2.0], [0.5, 0.0, 1.0], [3.0, 0.1, 0.0]])
 CASES: dict[str, tuple[Callable[..., nn.Module], Callable[..., torch.Tensor], dict[str, Any]]] = {
-    "direct": (fastap.DirectAPLoss, fastap.direct_ap_loss, {"epsilon": 0.3, "update": "negative", **COMMON, **METHOD}),
+    "direct": (
+        fastap.DirectAPLoss,
+        fastap.direct_ap_loss,
+        {"epsilon": 0.5, "update": "negative", **COMMON, **METHOD, "noise": 0.0},
+    ),
     "hinge": (fastap.APHingeLoss, fastap.ap_hinge_loss, {"margin": 2.5, **COMMON, **METHOD}),
     "perceptron": (fastap.APPerceptronLoss, fastap.ap_perceptron_loss, COMMON),
     "multiclass": (
@@ -54,10 +58,11 @@ def inputs(case: str, seed: int, rows: int, *, ignored: float = 0.0) -> tuple[to
 @pytest.mark.parametrize("case", CASES)
 def test_a_module_is_its_function(case: str, options: bool) -> None:
     module, function, given = CASES[case]
-    given = given if options else {name: given[name] for name in ("dim",) if name in given}
+    given = given if options else {name: given[name] for name in ("dim", "noise") if name in given}
+    trained = {"epsilon": 0.3, "update": "symmetric"} if case == "direct" else {}  # the module's own defaults
     scores, targets = inputs(case, 1, 20, ignored=0.2 if options else 0.0)
     results = []
-    for loss in (module(**given), lambda *tensors: function(*tensors, **given)):
+    for loss in (module(**given), lambda *tensors: function(*tensors, **{**trained, **given})):
         leaf = scores.clone().requires_grad_()
         value = loss(leaf, targets)
         value.sum().backward()
@@ -71,14 +76,17 @@ def test_a_module_is_its_function(case: str, options: bool) -> None:
 def test_repr_shows_every_option(case: str) -> None:
     module, _, given = CASES[case]
     shown = {
-        name: tuple(option.shape) if isinstance(option, torch.Tensor) else option for name, option in given.items()
+        name: tuple(option.shape) if isinstance(option, torch.Tensor) else option
+        for name, option in given.items()
+        if name != "noise"  # where there is none
     }
     assert repr(module(**given)) == f"{module.__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
 
 def test_repr_of_the_defaults() -> None:
     common = "dim=None, ignore_index=None, reduction='mean', backend='auto'"
-    assert repr(fastap.DirectAPLoss()) == f"DirectAPLoss(epsilon=1.0, update='positive', {common}, method='auto')"
+    noisy = common.replace("'mean',", "'mean', noise=1.0, samples=2, generator=None,")
+    assert repr(fastap.DirectAPLoss()) == f"DirectAPLoss(epsilon=0.3, update='symmetric', {noisy}, method='auto')"
     assert repr(fastap.APHingeLoss()) == f"APHingeLoss(margin=1.0, {common}, method='auto')"
     assert repr(fastap.APPerceptronLoss()) == f"APPerceptronLoss({common})"
     common = "ignore_index=-100, reduction='mean', backend='auto', method='auto'"

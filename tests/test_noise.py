@@ -292,14 +292,32 @@ def test_classes_are_ranked_by_noisy_log_odds() -> None:
 
 
 def test_modules_hold_noise_and_generator() -> None:
+    """The one of direct AP has what the function is recommended with."""
     scores, targets = random_batch(16, 4, 20)
-    module = fastap.DirectAPLoss(dim=-1, generator=seeded(), **NOISE)
+    module = fastap.DirectAPLoss(dim=-1, generator=seeded())
     first, second = module(scores, targets), deepcopy(module)(scores, targets)
+    recommended: dict[str, Any] = {"update": "symmetric", "epsilon": 0.3, "noise": 1.0, "samples": 2}
     generator = seeded()
-    assert first == fastap.direct_ap_loss(scores, targets, dim=-1, generator=generator, **NOISE)
-    assert second == fastap.direct_ap_loss(scores, targets, dim=-1, generator=generator, **NOISE)
-    assert "noise=1.0, samples=5" in repr(module)
-    assert "noise" not in repr(fastap.DirectAPLoss(dim=-1))
+    assert first == fastap.direct_ap_loss(scores, targets, dim=-1, generator=generator, **recommended)
+    assert second == fastap.direct_ap_loss(scores, targets, dim=-1, generator=generator, **recommended)
+    assert "noise=1.0, samples=2" in repr(module)
+    assert "noise" not in repr(fastap.DirectAPLoss(dim=-1, noise=0))
+
+
+def test_after_eval_there_is_no_noise() -> None:
+    logits, labels = torch.randn(30, 4, generator=seeded(), dtype=torch.float64), torch.arange(30) % 4
+    targets = torch.nn.functional.one_hot(labels, 4)
+    for module, wanted in (
+        (fastap.DirectAPLoss(dim=0), targets),
+        (fastap.APHingeLoss(dim=0, noise=1), targets),
+        (fastap.MulticlassAPLoss(noise=1), labels),
+        (fastap.RetrievalAPLoss(noise=1), labels),
+    ):
+        module.eval()
+        assert module(logits, wanted) == module(logits, wanted)
+        value = module(logits, wanted)
+        module.noise = 0.0
+        assert module.train()(logits, wanted) == value
 
 
 def test_a_generator_elsewhere_is_refused() -> None:

@@ -77,7 +77,7 @@ def test_compiled_ragged_metric_ranking_and_weights(name: str) -> None:
         (partial(fastap.average_precision, dim=-1), {"sample_weight": sample_weight}),
         (partial(fastap.loss_augmented_ranking, dim=-1), {}),
         (partial(fastap.direct_ap_loss, dim=-1), {"weight": weight}),
-        (fastap.DirectAPLoss(dim=-1, reduction="none"), {"weight": weight}),
+        (fastap.DirectAPLoss(dim=-1, reduction="none", noise=0), {"weight": weight}),
     ):
         given = compiled(lambda at, f=function, o=options: f(at, targets, **layout, **o))(scores)
         equal(given, function(scores, targets, **layout, **options))
@@ -147,7 +147,7 @@ class _Model(torch.nn.Module):
 @pytest.mark.parametrize(
     "module",
     [
-        fastap.DirectAPLoss(dim=-1, epsilon=0.3, update="negative"),
+        fastap.DirectAPLoss(dim=-1, epsilon=0.3, update="negative", noise=0),
         fastap.APHingeLoss(dim=-1, reduction="none"),
         fastap.APPerceptronLoss(dim=-1),
     ],

@@ -131,4 +131,4 @@ class RetrievalAPLoss(_Loss):
                 raise TypeError("ref_emb is another name of ref_embeddings; give one")
             given["ref_embeddings"] = also
         given |= {"weight": weight, "cameras": cameras, "ref_cameras": ref_cameras}
-        return retrieval_ap_loss(embeddings, labels, **given, **self._given())
+        return retrieval_ap_loss(embeddings, labels, **given, **self._now())
