@@ -34,6 +34,7 @@ SEEDS = tuple(f"seed = {seed}" for seed in range(5))
 MULTIPLES = tuple(f"multiple = {multiple}" for multiple in (10, 1, 3, 30))
 # Page -> the lines that its runs have in place of the page's own, and these first.
 RUNS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "quickstart/frozen": (SEEDS,),
     "quickstart/multilabel": (SEEDS,),
     "quickstart/detection": (SEEDS,),
     "quickstart/retrieval": (SEEDS,),

@@ -267,7 +267,10 @@ class _ClassLoss(_Loss):
 
 
 class MulticlassAPLoss(_ClassLoss):
-    """:func:`fastap.multiclass_ap_loss` as a module; ``weight`` moves with it to another device."""
+    """:func:`fastap.multiclass_ap_loss` as a module, with the defaults of :class:`DirectAPLoss`.
+
+    ``weight`` moves with it to another device.
+    """
 
     _of_classes = "weight"
     _options = ("weight", "epsilon", "update", *_ClassLoss._options, *_NOISE, "backend", "process_group", "method")
@@ -276,12 +279,12 @@ class MulticlassAPLoss(_ClassLoss):
         self,
         weight: Tensor | None = None,
         *,
-        epsilon: float = 1.0,
-        update: Update = "positive",
+        epsilon: float = 0.3,
+        update: Update = "symmetric",
         ignore_index: int | None = -100,
         reduction: Reduction = "mean",
-        noise: float = 0.0,
-        samples: int = 1,
+        noise: float = 1.0,
+        samples: int = 2,
         generator: Generator | None = None,
         backend: str = "auto",
         process_group: ProcessGroup | None = None,

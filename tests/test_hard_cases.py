@@ -113,7 +113,7 @@ def entry_points() -> dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]]:
         "DirectAPLoss": (fastap.DirectAPLoss(dim=-1).eval(), ranking),
         "APHingeLoss": (fastap.APHingeLoss(dim=-1), ranking),
         "APPerceptronLoss": (fastap.APPerceptronLoss(dim=-1), ranking),
-        "MulticlassAPLoss": (fastap.MulticlassAPLoss(), logits),
+        "MulticlassAPLoss": (fastap.MulticlassAPLoss().eval(), logits),
         "DirectCostLoss": (fastap.DirectCostLoss(), logits),
         "CostHingeLoss": (fastap.CostHingeLoss(), logits),
         "CostPerceptronLoss": (fastap.CostPerceptronLoss(), logits),

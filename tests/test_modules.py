@@ -33,7 +33,7 @@ CASES: dict[str, tuple[Callable[..., nn.Module], Callable[..., torch.Tensor], di
         fastap.multiclass_ap_loss,
         {
             **{"weight": torch.tensor([1.0, 2.0, 0.5]), "epsilon": 0.3, "update": "negative", **OF_CLASSES},
-            **{"backend": "reference", **METHOD},
+            **{"backend": "reference", **METHOD, "noise": 0.0},
         },
     ),
     "direct of costs": (
@@ -59,7 +59,7 @@ def inputs(case: str, seed: int, rows: int, *, ignored: float = 0.0) -> tuple[to
 def test_a_module_is_its_function(case: str, options: bool) -> None:
     module, function, given = CASES[case]
     given = given if options else {name: given[name] for name in ("dim", "noise") if name in given}
-    trained = {"epsilon": 0.3, "update": "symmetric"} if case == "direct" else {}  # the module's own defaults
+    trained = {"epsilon": 0.3, "update": "symmetric"} if case in ("direct", "multiclass") else {}  # the module's own defaults
     scores, targets = inputs(case, 1, 20, ignored=0.2 if options else 0.0)
     results = []
     for loss in (module(**given), lambda *tensors: function(*tensors, **{**trained, **given})):
@@ -85,12 +85,14 @@ def test_repr_shows_every_option(case: str) -> None:
 
 def test_repr_of_the_defaults() -> None:
     common = "dim=None, ignore_index=None, reduction='mean', backend='auto'"
-    noisy = common.replace("'mean',", "'mean', noise=1.0, samples=2, generator=None,")
+    noise = "noise=1.0, samples=2, generator=None, "
+    noisy = common.replace("backend", f"{noise}backend")
     assert repr(fastap.DirectAPLoss()) == f"DirectAPLoss(epsilon=0.3, update='symmetric', {noisy}, method='auto')"
     assert repr(fastap.APHingeLoss()) == f"APHingeLoss(margin=1.0, {common}, method='auto')"
     assert repr(fastap.APPerceptronLoss()) == f"APPerceptronLoss({common})"
-    common = "ignore_index=-100, reduction='mean', backend='auto', method='auto'"
-    assert repr(fastap.MulticlassAPLoss()) == f"MulticlassAPLoss(weight=None, epsilon=1.0, update='positive', {common})"
+    common = f"ignore_index=-100, reduction='mean', {noise}backend='auto', method='auto'"
+    of_all = "weight=None, epsilon=0.3, update='symmetric'"
+    assert repr(fastap.MulticlassAPLoss()) == f"MulticlassAPLoss({of_all}, {common})"
     common = "ignore_index=None, reduction='mean'"
     assert repr(fastap.DirectCostLoss()) == f"DirectCostLoss(cost=None, epsilon=1.0, update='positive', {common})"
     assert repr(fastap.CostHingeLoss()) == f"CostHingeLoss(cost=None, margin=1.0, {common})"

@@ -307,17 +307,17 @@ def test_modules_hold_noise_and_generator() -> None:
 def test_after_eval_there_is_no_noise() -> None:
     logits, labels = torch.randn(30, 4, generator=seeded(), dtype=torch.float64), torch.arange(30) % 4
     targets = torch.nn.functional.one_hot(labels, 4)
-    for module, wanted in (
+    for loss, wanted in (
         (fastap.DirectAPLoss(dim=0), targets),
         (fastap.APHingeLoss(dim=0, noise=1), targets),
         (fastap.MulticlassAPLoss(noise=1), labels),
         (fastap.RetrievalAPLoss(noise=1), labels),
     ):
-        module.eval()
-        assert module(logits, wanted) == module(logits, wanted)
-        value = module(logits, wanted)
-        module.noise = 0.0
-        assert module.train()(logits, wanted) == value
+        loss.eval()
+        assert loss(logits, wanted) == loss(logits, wanted)
+        value = loss(logits, wanted)
+        loss.noise = 0.0
+        assert loss.train()(logits, wanted) == value
 
 
 def test_a_generator_elsewhere_is_refused() -> None:
