@@ -122,7 +122,7 @@ class _APLoss(_Loss):
 class DirectAPLoss(_APLoss):
     """:func:`fastap.direct_ap_loss` as a module, with the defaults that train best where nothing is tuned.
 
-    ``DirectAPLoss()(scores, targets)`` is ``direct_ap_loss(scores, targets, update="symmetric", epsilon=0.3, noise=1.0,
+    ``DirectAPLoss()(scores, targets)`` is ``direct_ap_loss(scores, targets, update="symmetric", epsilon=0.3, noise=0.9,
     samples=2)``: on ten tasks it came within 0.9 hundredths of AP of the best of all updates and epsilons, on average
     (``python -m examples.epsilon``). The function alone, whose defaults are the paper's positive update with an epsilon
     of 1 and without noise, came within 1.8. What to change, and when: docs/guide/epsilon.md.
@@ -143,7 +143,7 @@ class DirectAPLoss(_APLoss):
         dim: Dim = None,
         ignore_index: int | None = None,
         reduction: Reduction = "mean",
-        noise: float = 1.0,
+        noise: float = 0.9,
         samples: int = 2,
         generator: Generator | None = None,
         backend: str = "auto",
@@ -283,7 +283,7 @@ class MulticlassAPLoss(_ClassLoss):
         update: Update = "symmetric",
         ignore_index: int | None = -100,
         reduction: Reduction = "mean",
-        noise: float = 1.0,
+        noise: float = 0.9,
         samples: int = 2,
         generator: Generator | None = None,
         backend: str = "auto",

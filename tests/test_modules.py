@@ -59,10 +59,10 @@ def inputs(case: str, seed: int, rows: int, *, ignored: float = 0.0) -> tuple[to
 def test_a_module_is_its_function(case: str, options: bool) -> None:
     module, function, given = CASES[case]
     given = given if options else {name: given[name] for name in ("dim", "noise") if name in given}
-    trained = {"epsilon": 0.3, "update": "symmetric"} if case in ("direct", "multiclass") else {}  # the module's own defaults
+    own_defaults = {"epsilon": 0.3, "update": "symmetric"} if case in ("direct", "multiclass") else {}
     scores, targets = inputs(case, 1, 20, ignored=0.2 if options else 0.0)
     results = []
-    for loss in (module(**given), lambda *tensors: function(*tensors, **{**trained, **given})):
+    for loss in (module(**given), lambda *tensors: function(*tensors, **{**own_defaults, **given})):
         leaf = scores.clone().requires_grad_()
         value = loss(leaf, targets)
         value.sum().backward()
@@ -85,7 +85,7 @@ def test_repr_shows_every_option(case: str) -> None:
 
 def test_repr_of_the_defaults() -> None:
     common = "dim=None, ignore_index=None, reduction='mean', backend='auto'"
-    noise = "noise=1.0, samples=2, generator=None, "
+    noise = "noise=0.9, samples=2, generator=None, "
     noisy = common.replace("backend", f"{noise}backend")
     assert repr(fastap.DirectAPLoss()) == f"DirectAPLoss(epsilon=0.3, update='symmetric', {noisy}, method='auto')"
     assert repr(fastap.APHingeLoss()) == f"APHingeLoss(margin=1.0, {common}, method='auto')"

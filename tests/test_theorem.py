@@ -112,10 +112,13 @@ def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
     [
         ("AP", "positive"),
         ("AP", "negative"),
+        ("AP", "symmetric"),
         ("costs", "positive"),
         ("paths", "negative"),
         pytest.param("costs", "negative", marks=pytest.mark.full),
+        pytest.param("costs", "symmetric", marks=pytest.mark.full),
         pytest.param("paths", "positive", marks=pytest.mark.full),
+        pytest.param("paths", "symmetric", marks=pytest.mark.full),
     ],
 )
 def test_direct_gradients_tend_to_that_of_the_expected_task_loss(name: str, update: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.markdown import table
+from fastap.types import UPDATES
 from tests.test_theorem import EPSILONS, PREDICTORS, differences, direct_gradient, mean_and_error
 
 
@@ -24,7 +25,7 @@ def figures(value: float) -> str:
 
 
 def as_table() -> str:
-    rows = [row(name, update) for name in PREDICTORS for update in ("positive", "negative")]
+    rows = [row(name, update) for name in PREDICTORS for update in UPDATES]
     heads = ["", "draws", *(f"epsilon {epsilon:g}" for epsilon in EPSILONS), f"wrong sign, {EPSILONS[-1]:g}"]
     return table(rows, heads)
 
