@@ -54,7 +54,7 @@ def _one_thread_and_own_seeds() -> object:
 
 LOOP = re.compile(r"^( +)for _ in range\((?:steps|passes)\):$", re.M)
 # Train for seconds. Their pages print what examples/results has: that is what tests/test_quick_starts.py holds.
-LONG = ("detection.md", "imbalanced.md", "calibration.md")
+LONG = ("frozen.md", "detection.md", "imbalanced.md", "calibration.md")
 
 
 @pytest.mark.parametrize(
