@@ -83,6 +83,9 @@ def direct_ap_loss(
     is the mean of the two, a central difference, whose bias falls with ``epsilon`` squared. Equal scores of a positive
     and a negative count as half above, half below, so permuting the items permutes the gradient.
 
+    The defaults are the paper's, without noise. What trains better, where nothing is tuned, are those of the module,
+    :class:`fastap.DirectAPLoss`: ``update="symmetric", epsilon=0.3, noise=0.9, samples=2``.
+
     Args:
         scores: floating tensor of any shape; higher is better. Or a nested tensor of jagged layout, (rankings, items),
             each row a ranking.
@@ -109,8 +112,8 @@ def direct_ap_loss(
         noise: the loss becomes its expectation at noisy scores, ``E_z[loss(scores + noise * z)]``, ``z`` independent
             standard normal numbers: a smooth function, whose gradient the direct gradient at noisy scores is on
             average, as ``epsilon`` falls. In units of the scores, finite; 0 is none. An ``epsilon`` of a third of it is
-            small enough. It is drawn anew in every call, in evaluation too. Noisy scores are float32, but of float64
-            scores: noise below 1e-4 of the largest score is lost in their rounding.
+            small enough. It is drawn anew in every call; a module draws none after ``eval()``. Noisy scores are
+            float32, but of float64 scores: noise below 1e-4 of the largest score is lost in their rounding.
         samples: draws that the mean is of, in pairs ``z`` and ``-z``; of no meaning without noise. Time grows with
             them, and so does memory, until 4 million noisy scores are held.
         generator: of the one number that each call draws as a seed, on the device of the scores; None is PyTorch's own.

@@ -1,4 +1,4 @@
-"""The losses as ``nn.Module``: the same options, held."""
+"""The losses as ``nn.Module``: the same options, held, but for the defaults of the direct losses of AP."""
 
 from __future__ import annotations
 
