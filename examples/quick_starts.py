@@ -145,13 +145,11 @@ def fill(text: str, stored: Stored) -> str:
     )
 
 
-def run(page: str, code: str, progress: tqdm[Any]) -> Stored:
+def run(page: str, code: str, about: dict[str, Any], progress: tqdm[Any]) -> Stored:
     printed = {}
     for lines in product(*RUNS[page]):
         printed[", ".join(lines)] = output(with_lines(code, lines))
         progress.update()
-    with harness.one_thread():
-        about = environment.about()
     return {"about": about, "program": digest(code), "printed": printed}
 
 
@@ -161,11 +159,13 @@ def load() -> dict[str, Stored]:
 
 def main() -> None:
     stored = load()
+    with harness.one_thread():
+        about = environment.about()  # before the results make the checkout another
     codes = {page: program(path_of(page).read_text(encoding="utf-8")) for page in RUNS}
     stale = [page for page, code in codes.items() if page not in stored or stored[page]["program"] != digest(code)]
     with tqdm(total=sum(len(list(product(*RUNS[page]))) for page in stale), unit=" runs") as progress:
         for page in stale:
-            stored[page] = run(page, codes[page], progress)
+            stored[page] = run(page, codes[page], about, progress)
             RESULTS.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
     for page in RUNS:
         path = path_of(page)
