@@ -37,7 +37,7 @@ TASKS: dict[str, tuple[Callable[[Any, harness.Trial], harness.Outcome], Any, har
 @dataclass(frozen=True)
 class Config(harness.Config):
     methods: tuple[str, ...] = ("pos-AP", "neg-AP", *methods.RELATIVE, "sym-AP", "sym-AP noise")
-    no_options: ClassVar[tuple[str, ...]] = ("draws",)  # all of the grid
+    no_options: ClassVar[tuple[str, ...]] = ("draws", "lr")  # all of the grid
     seeds: int = 2
     tasks: tuple[str, ...] = tuple(TASKS)
     epsilons: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)

@@ -51,6 +51,7 @@ OPTIONS = {
     "freeze_features": "train the linear layers only",
     "methods": "those to compare",
     "noises": "shares of wrong labels",
+    "lr": "lowest and highest learning rate that is drawn",
     "draws": "triples of learning rate, weight decay and own parameter for each method, a power of two",
     "seeds": "repetitions, each with its own choice among the best triples",
     "steps": "training steps",

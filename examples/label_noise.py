@@ -87,6 +87,10 @@ def main() -> None:
         raise SystemExit(f"--flips must be kind or each, got {config.flips}")
     if not 2 <= config.known <= 8:
         raise SystemExit(f"--known must be 2 to 8 of the ten kinds, got {config.known}")
+    if config.known != Config.known and config.model != "frozen":
+        raise SystemExit(f"--known is for --model frozen, got {config.model}")
+    if config.model in ("frozen", "convolutional") and config.dataset != "fashion-mnist":
+        raise SystemExit(f"--model {config.model} is for Fashion-MNIST, got {config.dataset}")
     if config.model not in MODELS:
         raise SystemExit(f"--model must be one of {', '.join(MODELS)}, got {config.model}")
     if not config.methods:

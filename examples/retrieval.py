@@ -110,7 +110,7 @@ LOSSES |= PEERS if HAS_PEERS else {}
 @dataclass(frozen=True)
 class Config(harness.Config):
     methods: tuple[str, ...] = tuple(LOSSES)
-    no_options: ClassVar[tuple[str, ...]] = ("methods", "draws", "noises")  # all of the grid
+    no_options: ClassVar[tuple[str, ...]] = ("methods", "draws", "lr")  # all of the grid
     dataset: str = "digits"
     data: Path = Path("data/fashion-mnist")
     seeds: int = 5
