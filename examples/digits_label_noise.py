@@ -3,9 +3,9 @@
 The first is a linear head on features that another network has learnt of the digits 0 and 1: it cannot fit everything.
 Each of the other eight digits has labels of its own, a share of which is flipped. The second is a network that can fit
 everything, with labels that are moved from one digit to another. Cross-entropy, AP hinge and direct AP share data,
-flips, first weights, optimiser and number of steps. For each training the step, and for each method and seed the
-learning rate, is chosen by AP on a validation part whose labels are wrong as often as those of the training part. The
-test labels are clean, and nothing is chosen by them.
+flips, first weights, optimiser, learning rates and number of steps. For each training the step, and for each method
+and seed the learning rate, is chosen by AP on a validation part whose labels are wrong as often as those of the
+training part. The test labels are clean, and nothing is chosen by them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
+from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -35,10 +36,8 @@ Results = dict[tuple[str, str, float], Tensor]  # (case, method, share of wrong 
 @dataclass(frozen=True)
 class Config:
     seeds: int = 4
-    steps: int = 200
     out: Path = Path("demo.png")
     noises: tuple[float, ...] = (0.0, 0.1, 0.2)
-    learning_rates: tuple[float, ...] = (3e-3, 1e-2)
     steps_per_check: int = 10
 
 
@@ -72,6 +71,8 @@ class Case:
     network: Callable[[int, int], nn.Module]
     spoil: Callable[[Part, float, torch.Generator], Part]
     losses: dict[str, Loss]
+    learning_rates: tuple[float, ...]
+    steps: int
     scores: Callable[[Tensor], Tensor] = lambda outputs: outputs
 
 
@@ -114,8 +115,10 @@ CASES = (
         {
             "cross-entropy": lambda scores, t: F.binary_cross_entropy_with_logits(scores, t.float()),
             "AP hinge": fastap.APHingeLoss(dim=0),
-            "direct AP": fastap.DirectAPLoss(dim=0, epsilon=0.1, noise=0.3),
+            "direct AP": fastap.DirectAPLoss(dim=0),
         },
+        learning_rates=(0.1, 0.3),  # a head grows its scores from little, for any loss
+        steps=500,
     ),
     Case(
         "a network that can fit everything",
@@ -127,7 +130,9 @@ CASES = (
             "AP hinge": lambda logits, t: fastap.ap_hinge_loss(log_odds(logits), t, dim=0),
             "direct AP": lambda logits, t: fastap.MulticlassAPLoss()(logits, t.argmax(1)),
         },
-        log_odds,
+        learning_rates=(0.003, 0.01),
+        steps=200,
+        scores=log_odds,
     ),
 )
 
@@ -144,20 +149,21 @@ def fit(case: Case, loss: Loss, lr: float, seed: int, parts: tuple[Part, Part, P
     net = case.network(train.inputs.shape[1], train.targets.shape[1])
     optimiser = torch.optim.AdamW(net.parameters(), lr=lr)
     checks = []
-    for step in range(1, config.steps + 1):
+    for step in range(1, case.steps + 1):
         optimiser.zero_grad()
         loss(net(train.inputs), train.targets).backward()
         optimiser.step()
-        if step % config.steps_per_check == 0 or step == config.steps:
+        if step % config.steps_per_check == 0 or step == case.steps:
             checks.append([mean_ap(net, case, valid), mean_ap(net, case, test)])
-    return max(checks)
+    return max(checks, key=itemgetter(0))
 
 
 def run(config: Config) -> Results:
     """Train every method in each case at every share of wrong labels, from every seed, at every learning rate."""
     results: Results = {}
-    n_each = config.seeds * len(config.learning_rates)
-    with tqdm(total=n_each * len(config.noises) * sum(len(case.losses) for case in CASES), unit=" trainings") as bar:
+    n_each = config.seeds * len(config.noises)
+    n_trainings = n_each * sum(len(case.losses) * len(case.learning_rates) for case in CASES)
+    with tqdm(total=n_trainings, unit=" trainings") as bar:
         for case in CASES:
             train, valid, test = case.parts()
             for (method, loss), noise in product(case.losses.items(), config.noises):
@@ -166,8 +172,8 @@ def run(config: Config) -> Results:
                 for seed in range(config.seeds):
                     generator = torch.Generator().manual_seed(seed)
                     parts = case.spoil(train, noise, generator), case.spoil(valid, noise, generator), test
-                    fits = [fit(case, loss, lr, seed, parts, config) for lr in config.learning_rates]
-                    test_aps.append(max(fits)[1])
+                    fits = [fit(case, loss, lr, seed, parts, config) for lr in case.learning_rates]
+                    test_aps.append(max(fits, key=itemgetter(0))[1])
                     bar.update(len(fits))
                 results[case.title, method, noise] = torch.tensor(test_aps)
     return results
@@ -186,6 +192,18 @@ def table(results: Results, config: Config) -> str:
         for method in case.losses
     ]
     return tabulate(rows, header, tablefmt="github")
+
+
+def leads(results: Results, config: Config) -> str:
+    """Direct AP less cross-entropy in each case, in hundredths of AP, at every share of wrong labels."""
+    lines = []
+    for case in CASES:
+        both = (
+            [results[case.title, name, noise].mean() for noise in config.noises]
+            for name in ("direct AP", "cross-entropy")
+        )
+        lines.append(f"{case.title}: " + ", ".join(f"{100 * (a - b):+.1f}" for a, b in zip(*both, strict=True)))
+    return "\n".join(lines)
 
 
 def figure(results: Results, config: Config) -> Figure:
@@ -214,7 +232,6 @@ def main() -> None:
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=Config.seeds, help="repetitions")
-    parser.add_argument("--steps", type=int, default=Config.steps, help="training steps")
     parser.add_argument("--out", type=Path, default=Config.out, help="file of the figure")
     config = Config(**vars(parser.parse_args()))
 
@@ -223,7 +240,7 @@ def main() -> None:
     figure(results, config).savefig(config.out, dpi=150)
     print(f"\nMean AP on clean test labels; mean ± standard deviation of {config.seeds} seeds:\n")
     print(table(results, config))
-    print("\nThe head cannot fit everything, so AP pays; the network can, and cross-entropy is as good or better.")
+    print(f"\nDirect AP less cross-entropy, in hundredths:\n\n{leads(results, config)}")
     print(f"\nThe same as a figure: {config.out}")
 
 

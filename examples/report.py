@@ -29,7 +29,7 @@ from examples.methods import AP_SVM, LOG_ODDS, METHODS, PAPER, SMOOTHED, UNTUNED
 RESULTS = ROOT / "examples" / "results"
 PAGE = ROOT / "docs" / "experiments.md"
 # Whose lead over the others is told: the first that was run.
-OURS = ("sym-AP noise", "symmetric with noise, epsilon", "pos-AP")
+OURS = ("sym-AP noise", "symmetric with noise, epsilon", "direct AP, epsilon", "pos-AP")
 
 Words = Callable[[Setting], str]  # the head of a setting's column
 Parts = dict[str, str]  # tables and sentences of a study, by name
@@ -313,6 +313,8 @@ def epsilon_figure(results: Results) -> Figure:
     tasks, epsilons = (sorted({key[k] for key in found}) for k in (1, 2))
     figure = Figure(figsize=(9.0, 6.0), layout="constrained")
     axes = figure.subplots(2, (len(results.methods()) + 1) // 2, sharex=True, sharey=True)
+    for unused in axes.flat[len(results.methods()) :]:
+        unused.set_visible(False)
     for each, method in zip(axes.flat, results.methods(), strict=False):
         for number, task in enumerate(tasks):
             values = [100 * shortfalls(found, method, task, e) for e in epsilons]

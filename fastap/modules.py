@@ -1,4 +1,4 @@
-"""The losses as ``nn.Module``: the same options, held, but for the defaults of the direct losses of AP."""
+"""The losses as ``nn.Module``: the same options, held; ``DirectAPLoss`` and ``MulticlassAPLoss`` with other defaults."""
 
 from __future__ import annotations
 
@@ -124,12 +124,11 @@ class DirectAPLoss(_APLoss):
 
     ``DirectAPLoss()(scores, targets)`` is ``direct_ap_loss(scores, targets, update="symmetric", epsilon=0.3, noise=0.9,
     samples=2)``: on ten tasks it came within 0.9 hundredths of AP of the best of all updates and epsilons, on average
-    (``python -m examples.epsilon``). The function alone, whose defaults are the paper's positive update with an epsilon
-    of 1 and without noise, came within 1.8. What to change, and when: docs/guide/epsilon.md.
+    (``python -m examples.epsilon``). The function's defaults, the paper's positive update with an epsilon of 1 and
+    without noise, came within 1.8. What to change, and when: docs/guide/epsilon.md.
 
     As with :class:`torch.nn.Dropout` there is no noise after ``.eval()``; its seeds are those of ``generator``, or of
-    PyTorch's own. Scores that cannot grow, such as cosines, want less: an epsilon of 0.1 and noise of 0.3. A single
-    positive that stands ten units below all negatives wants more, an epsilon of 1 and noise of 3, to be found at all.
+    PyTorch's own.
     """
 
     _function = staticmethod(functional.direct_ap_loss)

@@ -35,6 +35,8 @@ def trained(seed: int, positives: int, deviation: float, steps: int = 300, **opt
     return best
 
 
+# DirectAPLoss()'s: enough but for a single positive among scores as large as these.
+DEFAULTS: dict[str, Any] = {"update": "symmetric", "epsilon": 0.3, "noise": 0.9, "samples": 2}
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(1, 10))]
 
 
@@ -43,6 +45,12 @@ SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(1, 10
 @pytest.mark.parametrize("seed", SEEDS)
 def test_noise_leads_out_of_a_reversed_ranking(seed: int, deviation: float, positives: int) -> None:
     assert trained(seed, positives, deviation, **RECOMMENDED) > 0.95
+
+
+@pytest.mark.parametrize(("positives", "deviation"), [(1, 0.1), (1, 1.0), (5, 0.1), (5, 1.0), (5, 10.0)])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_modules_defaults_do_too(seed: int, deviation: float, positives: int) -> None:
+    assert trained(seed, positives, deviation, **DEFAULTS) > 0.95
 
 
 def test_without_noise_it_stays() -> None:

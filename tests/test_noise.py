@@ -304,6 +304,26 @@ def test_modules_hold_noise_and_generator() -> None:
     assert "noise" not in repr(fastap.DirectAPLoss(dim=-1, noise=0))
 
 
+def test_that_of_classes_has_the_same_defaults() -> None:
+    logits, labels = torch.randn(30, 4, generator=seeded(), dtype=torch.float64), torch.arange(30) % 4
+    recommended: dict[str, Any] = {"update": "symmetric", "epsilon": 0.3, "noise": 0.9, "samples": 2}
+    expected = fastap.multiclass_ap_loss(logits, labels, generator=seeded(), **recommended)
+    assert fastap.MulticlassAPLoss(generator=seeded())(logits, labels) == expected
+
+
+def test_the_defaults_of_the_module_compile_and_map() -> None:
+    """With noise of PyTorch's own generator, and where no ranking takes part."""
+    scores, targets = random_batch(17, 4, 20)
+    leaf, module = scores.clone().requires_grad_(), fastap.DirectAPLoss(dim=-1)
+    for given in (module, torch.compile(module, backend="aot_eager", fullgraph=True)):
+        (gradient,) = torch.autograd.grad(given(leaf, targets), leaf)
+        assert gradient.isfinite().all()
+        assert gradient.any()
+        assert given(leaf, torch.ones_like(targets)) == 0
+    mapped = torch.func.vmap(fastap.DirectAPLoss(), randomness="different")(scores, targets)
+    assert ((mapped > 0) & (mapped < 1)).all()
+
+
 def test_after_eval_there_is_no_noise() -> None:
     logits, labels = torch.randn(30, 4, generator=seeded(), dtype=torch.float64), torch.arange(30) % 4
     targets = torch.nn.functional.one_hot(labels, 4)
@@ -316,6 +336,7 @@ def test_after_eval_there_is_no_noise() -> None:
         loss.eval()
         assert loss(logits, wanted) == loss(logits, wanted)
         value = loss(logits, wanted)
+        assert loss.train()(logits, wanted) != value
         loss.noise = 0.0
         assert loss.train()(logits, wanted) == value
 
