@@ -1,4 +1,4 @@
-"""The losses as ``nn.Module``: the same options, held; ``DirectAPLoss`` and ``MulticlassAPLoss`` with other defaults."""
+"""The losses as ``nn.Module``: the same options, held; those of ``DirectAPLoss`` have other defaults."""
 
 from __future__ import annotations
 
