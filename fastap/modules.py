@@ -127,7 +127,7 @@ class DirectAPLoss(_APLoss):
     (``python -m examples.epsilon``). The function's defaults, the paper's positive update with an epsilon of 1 and
     without noise, came within 1.8. What to change, and when: docs/guide/epsilon.md.
 
-    As with :class:`torch.nn.Dropout` there is no noise after ``.eval()``; its seeds are those of ``generator``, or of
+    As with ``torch.nn.Dropout`` there is no noise after ``.eval()``; its seeds are those of ``generator``, or of
     PyTorch's own.
     """
 
