@@ -165,7 +165,7 @@ def style(number: int) -> dict[str, str]:
 
 def lines(results: Results, axes: Axes, names: Sequence[str], settings: Sequence[Setting], x: Sequence[float]) -> None:
     """A line a method, with intervals, a little apart so that none hides another."""
-    step = min((b - a for a, b in pairwise(x)), default=1.0) / (4 * len(names))
+    step = min((b - a for a, b in pairwise(x)), default=1.0) / (8 * len(names))
     for number, method in enumerate(names):
         found = [(place, mean_ap(results, setting, method)) for place, setting in zip(x, settings, strict=True)]
         shift = (number - len(names) / 2) * step
