@@ -36,6 +36,12 @@ HAS_PEERS = find_spec("pytorch_metric_learning") is not None
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of embeddings and labels
 
 
+def cosines_and_relevant(embeddings: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each item to all; 1 relevant, 0 not, and -1, the item itself."""
+    unit = F.normalize(embeddings, dim=1)
+    return unit @ unit.T, (labels[:, None] == labels).to(torch.int8).fill_diagonal_(-1)
+
+
 class SmoothAP(nn.Module):
     """``bench.baselines.smooth_ap_loss`` of the cosines of each item to all others, averaged; a table of N^3 pairs.
 
@@ -48,21 +54,13 @@ class SmoothAP(nn.Module):
         self.temperature = temperature
 
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        unit = F.normalize(embeddings, dim=1)
-        cosines = unit @ unit.T
-        others = ~torch.eye(len(labels), dtype=torch.bool)
-        relevant = (labels[:, None] == labels) & others
+        cosines, known = cosines_and_relevant(embeddings, labels)
+        others, relevant = known >= 0, known == 1
         # Of query q, how far item j stands above item i.
         above = ((cosines[:, None, :] - cosines[:, :, None]) / self.temperature).sigmoid() * others
         rank, rank_of_relevant = (1 + (above * of[:, None, :]).sum(2) for of in (others, relevant))
         precisions = (rank_of_relevant / rank * relevant).sum(1) / relevant.sum(1)
         return 1 - precisions.mean()
-
-
-def cosines_and_relevant(embeddings: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each item to all; 1 relevant, 0 not, and -1, the item itself."""
-    unit = F.normalize(embeddings, dim=1)
-    return unit @ unit.T, (labels[:, None] == labels).to(torch.int8).fill_diagonal_(-1)
 
 
 def ap_hinge(margin: float) -> Loss:

@@ -18,6 +18,7 @@ from tests.losses import LOSSES, Loss, random_batch, value_and_gradient
 
 SIGMA = 1.0
 NOISE: dict[str, Any] = {"noise": SIGMA, "samples": 5}
+OF_MODULES: dict[str, Any] = {"update": "symmetric", "epsilon": 0.3, "noise": 0.9, "samples": 2}  # their defaults
 
 
 def seeded(seed: int = 3) -> torch.Generator:
@@ -296,18 +297,16 @@ def test_modules_hold_noise_and_generator() -> None:
     scores, targets = random_batch(16, 4, 20)
     module = fastap.DirectAPLoss(dim=-1, generator=seeded())
     first, second = module(scores, targets), deepcopy(module)(scores, targets)
-    recommended: dict[str, Any] = {"update": "symmetric", "epsilon": 0.3, "noise": 0.9, "samples": 2}
     generator = seeded()
-    assert first == fastap.direct_ap_loss(scores, targets, dim=-1, generator=generator, **recommended)
-    assert second == fastap.direct_ap_loss(scores, targets, dim=-1, generator=generator, **recommended)
+    assert first == fastap.direct_ap_loss(scores, targets, dim=-1, generator=generator, **OF_MODULES)
+    assert second == fastap.direct_ap_loss(scores, targets, dim=-1, generator=generator, **OF_MODULES)
     assert "noise=0.9, samples=2" in repr(module)
     assert "noise" not in repr(fastap.DirectAPLoss(dim=-1, noise=0))
 
 
 def test_that_of_classes_has_the_same_defaults() -> None:
     logits, labels = torch.randn(30, 4, generator=seeded(), dtype=torch.float64), torch.arange(30) % 4
-    recommended: dict[str, Any] = {"update": "symmetric", "epsilon": 0.3, "noise": 0.9, "samples": 2}
-    expected = fastap.multiclass_ap_loss(logits, labels, generator=seeded(), **recommended)
+    expected = fastap.multiclass_ap_loss(logits, labels, generator=seeded(), **OF_MODULES)
     assert fastap.MulticlassAPLoss(generator=seeded())(logits, labels) == expected
 
 
