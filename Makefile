@@ -17,7 +17,7 @@ help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
 
 demo: .venv/demo.stamp  ## train two models on wrong labels; a table and demo.png at the end
-	$(VENV) examples/digits_label_noise.py
+	$(VENV) -m examples.digits_label_noise
 
 experiment: .venv/demo.stamp  ## run one of docs/experiments.md: STUDY=label_noise ARGS="--data DIR"
 	$(VENV) -m examples.$(STUDY) $(ARGS)

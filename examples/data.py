@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
@@ -124,22 +125,15 @@ def two_layers(features: int, hidden: int, scores: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, scores))
 
 
-@cache
-def frozen_features(folder: Path, known: int = 5) -> Part:
-    """Fashion-MNIST's other kinds, by what a network has learnt of the first ``known``: 64 features, frozen."""
-    images = fashion_mnist(folder)
+def frozen(images: Part, known: int, body: Callable[[], nn.Module], width: int, passes: int) -> Part:
+    """The other kinds, by the ``width`` features that a network has learnt of the first ``known``."""
     of_known = images.labels < known
     first, rest = images[of_known], images[~of_known]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = nn.Sequential(
-            nn.Unflatten(1, (1, 14, 14)),
-            *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 64), nn.ReLU()),
-        )
-        head = nn.Linear(64, known)
+        net, head = body(), nn.Linear(width, known)
         optimiser = torch.optim.AdamW([*net.parameters(), *head.parameters()], lr=2e-3)
-        for _ in range(2):
+        for _ in range(passes):
             for index in torch.randperm(len(first)).split(128):
                 optimiser.zero_grad()
                 F.cross_entropy(head(net(first.inputs[index])), first.labels[index]).backward()
@@ -147,6 +141,26 @@ def frozen_features(folder: Path, known: int = 5) -> Part:
     with torch.no_grad():
         features = torch.cat([net(part) for part in rest.inputs.split(1000)])
     return Part(features, rest.labels - known)
+
+
+@cache
+def frozen_fashion_mnist(folder: Path, known: int = 5) -> Part:
+    """64 features of a convolutional network."""
+
+    def body() -> nn.Sequential:
+        return nn.Sequential(
+            nn.Unflatten(1, (1, 14, 14)),
+            *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 64), nn.ReLU()),
+        )
+
+    return frozen(fashion_mnist(folder), known, body, width=64, passes=2)
+
+
+@cache
+def frozen_digits(known: int = 2) -> Part:
+    """32 features of a network of two layers."""
+    return frozen(digits(), known, lambda: two_layers(64, 64, 32).append(nn.ReLU()), width=32, passes=60)
 
 
 def convolutional(scores: int) -> nn.Sequential:

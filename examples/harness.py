@@ -266,12 +266,10 @@ def execute(says: str, trials: Sequence[Trial], config: Config, one: Fit, result
     about = environment.about(config.device)
     if left and not any(about == {**run, "date": about["date"]} for run in results.runs):
         results.runs.append(about)
-    on_gpu = torch.device(config.device).type == "cuda"
-    workers = min(config.workers or (1 if on_gpu else os.cpu_count() or 1), len(left))
     stored = time.monotonic()
     try:
         with tqdm(total=len(trials), initial=len(trials) - len(left), desc=says, unit=" fits") as progress:
-            for trial, outcome in parallel(left, partial(one, config), workers):
+            for trial, outcome in parallel(left, partial(one, config), workers(config)):
                 results.done[trial] = outcome
                 progress.update()
                 if time.monotonic() - stored > SECONDS_BETWEEN_SAVES:
@@ -281,8 +279,15 @@ def execute(says: str, trials: Sequence[Trial], config: Config, one: Fit, result
         save(results, config.out)
 
 
+def workers(config: Config) -> int:
+    """One a core, or one for a GPU, unless the configuration says how many."""
+    on_gpu = torch.device(config.device).type == "cuda"
+    return config.workers or (1 if on_gpu else os.cpu_count() or 1)
+
+
 def parallel(trials: Sequence[Trial], one: Callable[[Trial], Outcome], workers: int) -> Iterator[tuple[Trial, Outcome]]:
     """In the order in which they end; in this process if one worker is enough."""
+    workers = min(workers, len(trials))
     if workers <= 1:
         with one_thread():
             yield from ((trial, one(trial)) for trial in trials)

@@ -47,7 +47,7 @@ def fit(config: Config, trial: harness.Trial) -> harness.Outcome:
     """One network; the seed draws the thirds, the flips and the first weights, the same for every method."""
     (noise,) = trial.setting
     if config.model == "frozen":
-        images = data.frozen_features(config.data, config.known)
+        images = data.frozen_fashion_mnist(config.data, config.known)
     else:
         images = data.digits() if config.dataset == "digits" else data.fashion_mnist(config.data)
     classes = int(images.labels.max()) + 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -114,11 +115,12 @@ def at_noisy_scores(
     noise: float = 3.0,
     *,
     by_log_odds: bool = False,
-    cross_entropy: float = 0.0,
+    share: float = 0.0,
+    plus: Loss = F.cross_entropy,
     **fixed: Any,
 ) -> Method:
-    """A loss of this library in one pair of draws, the noise so many times its own parameter, and a share of
-    cross-entropy; of log-odds if the classes exclude each other."""
+    """A loss of this library in one pair of draws, the noise so many times its own parameter, plus a share of another;
+    of log-odds if the classes exclude each other."""
 
     def make(problem: Problem, value: float) -> Objective:
         options = {parameter: value, "noise": noise * value, "samples": 2, **fixed}
@@ -126,9 +128,7 @@ def at_noisy_scores(
         def of(scores: Tensor, labels: Tensor) -> Tensor:
             ranked = problem.log_odds(scores) if by_log_odds else scores
             result = loss(ranked, problem.targets(labels), dim=0, **options)
-            if cross_entropy:
-                result = result + cross_entropy * F.cross_entropy(*problem.choices(scores, labels))
-            return result
+            return result + share * plus(*problem.choices(scores, labels)) if share else result
 
         return of_scores(of)
 
@@ -282,14 +282,17 @@ SMOOTHED: dict[str, Method] = {
     "pos-AP noise": at_noisy_scores(update="positive"),
     "neg-AP noise": at_noisy_scores(update="negative"),
     "sym-AP noise": at_noisy_scores(update="symmetric"),
-    "sym-AP noise + 0.1 x-ent": at_noisy_scores(update="symmetric", cross_entropy=0.1),
-    "sym-AP noise + 0.3 x-ent": at_noisy_scores(update="symmetric", cross_entropy=0.3),
-    "sym-AP noise + 1 x-ent": at_noisy_scores(update="symmetric", cross_entropy=1.0),
+    "sym-AP noise + 0.1 x-ent": at_noisy_scores(update="symmetric", share=0.1),
+    "sym-AP noise + 0.3 x-ent": at_noisy_scores(update="symmetric", share=0.3),
+    "sym-AP noise + 1 x-ent": at_noisy_scores(update="symmetric", share=1.0),
 }
 LOG_ODDS: dict[str, Method] = {
     "sym-AP noise, odds": at_noisy_scores(update="symmetric", by_log_odds=True),
     "neg-AP noise, odds": at_noisy_scores(update="negative", by_log_odds=True),
-    "sym-AP noise, odds + 0.1 x-ent": at_noisy_scores(update="symmetric", by_log_odds=True, cross_entropy=0.1),
+    "sym-AP noise, odds + 0.1 x-ent": at_noisy_scores(update="symmetric", by_log_odds=True, share=0.1),
+    "sym-AP noise, odds + 1 GCE": at_noisy_scores(
+        update="symmetric", by_log_odds=True, share=1.0, plus=partial(generalised_cross_entropy, q=0.7)
+    ),
 }
 # As the library recommends them, with nothing of their own to tune.
 UNTUNED: dict[str, Method] = {
