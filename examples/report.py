@@ -136,8 +136,8 @@ def source(results: Results) -> str:
     """What was run, where, and how long it took."""
     seconds = sum(outcome.seconds for outcome in results.done.values())
     seeds = len({trial.seed for trial in results.done if trial.seed != harness.TUNING_SEED})
-    commits = " and ".join(dict.fromkeys(run["commit"] for run in results.runs))
-    where = machine({**results.runs[-1], "commit": commits})
+    all_of = {key: " and ".join(dict.fromkeys(run[key] for run in results.runs)) for key in ("device", "commit")}
+    where = machine({**results.runs[-1], **all_of})
     return f"{len(results.done):,} trainings, {seconds / 3600:.1f} core hours; {seeds} seeds. {where}."
 
 
