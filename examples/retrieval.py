@@ -4,8 +4,9 @@ Every image of a part is a query, and all others are ranked by their cosine to i
 first weights, batches and steps. ``--dataset digits`` has all ten digits in every part, and embeds them by a network of
 two layers. ``--dataset fashion-mnist`` learns from four kinds, validates on three others and tests on the last three;
 its embedding is a linear map of the pixels which starts as the identity, for a network learns the four kinds by heart
-and finds the others worse than the pixels do. Losses of pytorch-metric-learning are run too if that is there. SmoothAP is the paper's, stated here: that of pytorch-metric-learning 2.9.0 takes a batch of six
-images of ten digits for six classes of ten items, and learns nothing. For every loss, parameter and seed the learning
+and finds the others worse than the pixels do. Losses of pytorch-metric-learning are run too if that is there. SmoothAP
+is the paper's, stated here: that of pytorch-metric-learning 2.9.0 takes a batch of six images of ten digits for six
+classes of ten items, and learns nothing. For every loss, parameter and seed the learning
 rate and the step are chosen on a validation part whose labels are wrong as often as those of the training part; test
 labels are right.
 
