@@ -125,12 +125,14 @@ def two_layers(features: int, hidden: int, scores: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, scores))
 
 
-def frozen(images: Part, known: int, body: Callable[[], nn.Module], width: int, passes: int) -> Part:
-    """The other kinds, by the ``width`` features that a network has learnt of the first ``known``."""
-    of_known = images.labels < known
-    first, rest = images[of_known], images[~of_known]
+def frozen(images: Part, known: int, body: Callable[[], nn.Module], width: int, passes: int, seed: int) -> Part:
+    """``width`` features that a network has learnt of ``known`` kinds, of all the others; the seed draws which."""
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
+        kinds = torch.randperm(int(images.labels.max()) + 1)
+        labels = kinds.argsort()[images.labels]  # the places of the kinds in that order
+        of_known = labels < known
+        first, rest = (Part(images.inputs[chosen], labels[chosen]) for chosen in (of_known, ~of_known))
         net, head = body(), nn.Linear(width, known)
         optimiser = torch.optim.AdamW([*net.parameters(), *head.parameters()], lr=2e-3)
         for _ in range(passes):
@@ -144,7 +146,7 @@ def frozen(images: Part, known: int, body: Callable[[], nn.Module], width: int, 
 
 
 @cache
-def frozen_fashion_mnist(folder: Path, known: int = 5) -> Part:
+def frozen_fashion_mnist(folder: Path, known: int, seed: int) -> Part:
     """64 features of a convolutional network."""
 
     def body() -> nn.Sequential:
@@ -154,13 +156,13 @@ def frozen_fashion_mnist(folder: Path, known: int = 5) -> Part:
             *(nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 64), nn.ReLU()),
         )
 
-    return frozen(fashion_mnist(folder), known, body, width=64, passes=2)
+    return frozen(fashion_mnist(folder), known, body, width=64, passes=2, seed=seed)
 
 
 @cache
-def frozen_digits(known: int = 2) -> Part:
+def frozen_digits(known: int, seed: int) -> Part:
     """32 features of a network of two layers."""
-    return frozen(digits(), known, lambda: two_layers(64, 64, 32).append(nn.ReLU()), width=32, passes=60)
+    return frozen(digits(), known, lambda: two_layers(64, 64, 32).append(nn.ReLU()), width=32, passes=60, seed=seed)
 
 
 def convolutional(scores: int) -> nn.Sequential:

@@ -167,6 +167,8 @@ def triples(method: Method, config: Config) -> list[tuple[float, float, float]]:
     if config.draws & (config.draws - 1):
         raise SystemExit(f"--draws must be a power of two, where Sobol points are balanced, got {config.draws}")
     points = qmc.Sobol(3, seed=0).random(config.draws)
+    if len(config.lr) != 2:
+        raise SystemExit(f"--lr must be the lowest and the highest, got {len(config.lr)} numbers")
     ranges = (config.lr, config.weight_decay, (method.low, method.high))
     return [
         tuple(

@@ -157,7 +157,7 @@ def prepare(axes: Axes, title: str) -> None:
 
 
 def style(number: int) -> dict[str, str]:
-    """The first colour is that of the first alone, which is ours."""
+    """The first colour is that of the first alone."""
     turn, colour = divmod(number - 1, len(COLOURS) - 1) if number else (0, -1)
     return {
         "color": COLOURS[1 + colour],
@@ -169,14 +169,15 @@ def style(number: int) -> dict[str, str]:
 def lines(results: Results, axes: Axes, names: Sequence[str], settings: Sequence[Setting], x: Sequence[float]) -> None:
     """A line a method, with intervals, a little apart so that none hides another."""
     step = min((b - a for a, b in pairwise(x)), default=1.0) / (8 * len(names))
+    own = ours(results)
     for number, method in enumerate(names):
         found = [(place, mean_ap(results, setting, method)) for place, setting in zip(x, settings, strict=True)]
         shift = (number - len(names) / 2) * step
         points = [(place + shift, *ap) for place, ap in found if ap is not None]
         places, means, halves = zip(*points, strict=True)
         axes.errorbar(
-            places, means, halves, label=method, linewidth=2.6 if method in OURS else 1.2, markersize=5, capsize=2,
-            zorder=3 if method in OURS else 2, **style([*METHODS, *names].index(method)),
+            places, means, halves, label=method, linewidth=2.6 if method == own else 1.2, markersize=5, capsize=2,
+            zorder=3 if method == own else 2, **style([*METHODS, *names].index(method)),
         )  # fmt: skip
 
 
