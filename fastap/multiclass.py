@@ -37,8 +37,8 @@ def multiclass_ap_loss(
     and is a positive where ``labels_i == k``. Logits themselves do not compare from item to item: softmax stays the
     same when all logits of an item rise. The scores are computed without cancellation, however sure the model is.
 
-    ``epsilon`` is in units of log-odds. The sum with a tenth of cross-entropy trained best of networks that can fit
-    everything: ``MulticlassAPLoss()(z, y) + 0.1 * torch.nn.functional.cross_entropy(z, y)``.
+    ``epsilon`` is in units of log-odds. For networks that can fit everything the sum with a tenth of cross-entropy was
+    among the best losses of AP: ``MulticlassAPLoss()(z, y) + 0.1 * torch.nn.functional.cross_entropy(z, y)``.
 
     Args:
         logits: floating, (N, C) or (N, C, ...), two classes or more, as ``torch.nn.functional.cross_entropy`` has them.

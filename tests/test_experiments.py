@@ -264,6 +264,17 @@ def test_the_page_is_what_the_results_give() -> None:
         assert (report.PAGE.parent / "images" / f"{name}.png").exists()
 
 
+def test_generalised_cross_entropy_at_any_logits() -> None:
+    """Its formula, and a gradient where float32 rounds a softmax to 0."""
+    labels = torch.tensor([0, 1, 2])
+    for size in (1.0, 300.0):
+        logits = (size * torch.randn(3, 4, generator=seeded())).requires_grad_()
+        loss = methods.generalised_cross_entropy(logits, labels, q=0.7)
+        expected = ((1 - logits.double().softmax(1)[labels, labels] ** 0.7) / 0.7).mean()
+        torch.testing.assert_close(loss.double(), expected, atol=1e-6, rtol=1e-6)
+        assert torch.autograd.grad(loss, logits)[0].isfinite().all()
+
+
 # The programs.
 
 PROGRAMS = {
