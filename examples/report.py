@@ -91,12 +91,18 @@ def lead_table(results: Results, words: Words) -> str:
 
 def lead(results: Results, setting: Setting, method: str) -> str:
     """Of the seeds that both have; seed by seed, as they share data and first weights."""
-    own, its = (results.values(setting, name or "") for name in (ours(results), method))
-    if not (own and its) or method == ours(results):
+    own = ours(results)
+    if own is None or method == own or not all(results.values(setting, name) for name in (own, method)):
         return ""
-    found = interval(100 * (own[seed] - its[seed]) for seed in own if seed in its)
+    found = gain(results, setting, own, method)
     text = f"{found.mean:+.1f} ± {found.half:.1f}"
     return f"**{text}**" if abs(found.mean) > found.half else text
+
+
+def gain(results: Results, setting: Setting, method: str, other: str) -> Interval:
+    """Hundredths of AP, seed by seed."""
+    own, its = (results.values(setting, name) for name in (method, other))
+    return interval(100 * (own[seed] - its[seed]) for seed in own if seed in its)
 
 
 def draws_table(results: Results, words: Words) -> str:
@@ -384,9 +390,8 @@ def gains_figure(results: Results, title: str) -> Figure:
     for number, method in enumerate(trained):
         points = []
         for setting in results.settings():
-            own, its = results.values(setting, method), results.values(setting, before)
-            shift = (number - len(trained) / 2) * 0.8
-            points.append((100 * float(setting[0]) + shift, *interval(100 * (own[seed] - its[seed]) for seed in own)))
+            place = 100 * float(setting[0]) + (number - len(trained) / 2) * 0.8
+            points.append((place, *gain(results, setting, method, before)))
         label = method.partition(",")[0]
         axes.errorbar(*zip(*points, strict=True), label=label, capsize=2, markersize=5, **style(number))
     axes.axhline(0.0, color="black", linewidth=0.8)
