@@ -58,6 +58,9 @@ def fit(config: Config, trial: harness.Trial) -> harness.Outcome:
 
 def main() -> None:
     config = harness.parse(Config(), QUICK, __doc__)
+    for name in config.methods:
+        if methods.METHODS[name].parameter != "epsilon":
+            raise SystemExit(f"--methods must have an epsilon of their own, got {name}")
     trials = [
         harness.Trial((task,), method, seed, lr, config.decay, epsilon)
         for task, method, epsilon, lr, seed in product(

@@ -301,6 +301,7 @@ UNTUNED: dict[str, Method] = {
     "sym-AP noise + 0.1 x-ent, untuned": untuned(SMOOTHED["sym-AP noise + 0.1 x-ent"], 0.3),
     "sym-AP noise, odds, untuned": untuned(LOG_ODDS["sym-AP noise, odds"], 0.3),
     "sym-AP noise, odds + 0.1 x-ent, untuned": untuned(LOG_ODDS["sym-AP noise, odds + 0.1 x-ent"], 0.3),
+    "sym-AP noise, odds + 1 GCE, untuned": untuned(LOG_ODDS["sym-AP noise, odds + 1 GCE"], 0.3),
 }
 CONTROLS: dict[str, Method] = {
     "hinge-AP noise": at_noisy_scores(fastap.ap_hinge_loss, "margin", 1.0),
@@ -334,7 +335,7 @@ FLEXIBLE = (
 EXCLUSIVE = (
     "sym-AP noise",
     *LOG_ODDS,
-    *("sym-AP noise, odds, untuned", "sym-AP noise, odds + 0.1 x-ent, untuned"),
+    *("sym-AP noise, odds, untuned", "sym-AP noise, odds + 0.1 x-ent, untuned", "sym-AP noise, odds + 1 GCE, untuned"),
     "x-ent noise",
     "x-ent smoothed",
     "GCE",

@@ -89,12 +89,22 @@ def lead_table(results: Results, words: Words) -> str:
     return table(rows, [f"{ours(results)} less", *map(words, results.settings())])
 
 
-def lead(results: Results, setting: Setting, method: str) -> str:
-    """Of the seeds that both have; seed by seed, as they share data and first weights."""
-    own = ours(results)
-    if own is None or method == own or not all(results.values(setting, name) for name in (own, method)):
+def untuned_table(results: Results, words: Words) -> str:
+    """The same of each untuned method less cross-entropy, whose learning rate and weight decay are as well tuned."""
+    rows = [
+        [method, *(lead(results, setting, "x-ent", method) for setting in results.settings())]
+        for method in results.methods()
+        if method in UNTUNED
+    ]
+    return table(rows, ["less x-ent", *map(words, results.settings())])
+
+
+def lead(results: Results, setting: Setting, other: str, own: str | None = None) -> str:
+    """Of ours, or of ``own``; seed by seed, as they share data and first weights, over the seeds that both have."""
+    own = own or ours(results)
+    if own is None or other == own or not all(results.values(setting, name) for name in (own, other)):
         return ""
-    found = gain(results, setting, own, method)
+    found = gain(results, setting, own, other)
     text = f"{found.mean:+.1f} ± {found.half:.1f}"
     return f"**{text}**" if abs(found.mean) > found.half else text
 
@@ -225,6 +235,8 @@ def noise_figure(results: Results, title: str) -> Figure:
 
 def by_setting(results: Results, words: Words) -> Parts:
     leads = {"lead": lead_table(results, words)} if ours(results) else {}
+    if any(method in UNTUNED for method in results.methods()):
+        leads["untuned"] = untuned_table(results, words)
     return {
         "ap": ap_table(results, words),
         **leads,
@@ -423,6 +435,7 @@ STUDIES = {
     "label-noise-fashion-mnist-each": of_noise("Fashion-MNIST, labels of each kind flipped"),
     "label-noise-fashion-mnist-linear-each": of_noise("Linear, Fashion-MNIST, labels flipped"),
     "label-noise-fashion-mnist-frozen-each": of_noise("Linear on features of five other kinds, labels flipped"),
+    "label-noise-fashion-mnist-frozen-2": of_noise("Linear on features of two other kinds, labels moved"),
     "label-noise-fashion-mnist-frozen-2-each": of_noise("Linear on features of two other kinds, labels flipped"),
     "label-noise-fashion-mnist-convolutional": of_noise("Convolutional, Fashion-MNIST, labels moved"),
     "label-noise-digits": of_noise("Digits, labels moved to another kind"),
@@ -437,6 +450,7 @@ TITLES = {
     "values": "AP of every value of every own parameter",
     "ap": "AP, mean and half of the 95 % interval over the seeds",
     "lead": "One less each of the others, in hundredths of AP",
+    "untuned": "Each untuned method less cross-entropy, in hundredths of AP",
     "draws": "Test AP of all draws on the tuning seed, median and (lower quartile)",
     "chosen": "Chosen on most seeds: learning rate, weight decay, own parameter (* the lowest or highest of all draws)",
     "grid": "Hundredths of AP below the best of the task, mean over the tasks and (worst task)",

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 
 import fastap
 from bench.environment import ROOT
-from examples import data, harness, methods, report
+from examples import data, epsilon, harness, label_noise, methods, report
 from examples.harness import Outcome, Trial
 from examples.methods import METHODS, Problem
 
@@ -241,15 +242,16 @@ def made(values: dict[str, list[float]], setting: tuple[float, ...] = (0.2,)) ->
 
 
 def test_tables() -> None:
-    results = made({"pos-AP": [0.8, 0.9], "x-ent": [0.7, 0.8], "MAE": [0.9, 0.8]})
+    results = made({"pos-AP": [0.8, 0.9], "x-ent": [0.7, 0.8], "MAE": [0.9, 0.8], "sym-AP noise, untuned": [0.8, 0.8]})
     text = report.by_setting(results, report.share)
     assert "20 %" in text["ap"]
     assert "0.850 ± 0.635" in text["ap"]
     assert "**+10.0 ± 0.0**" in text["lead"]  # seed by seed there is no doubt
     assert "+0.0 ± 127.1" in text["lead"]
+    assert "+5.0 ± 63.5" in text["untuned"]  # less x-ent
     assert "0.001*, 0.01*, 0.5*" in text["chosen"]
     assert "0.500 (0.500)" in text["draws"]
-    assert "9 trainings" in text["source"]
+    assert "12 trainings" in text["source"]
     assert "2 seeds" in text["source"]
 
 
@@ -305,3 +307,23 @@ def test_a_program_runs(program: str, images: Path, tmp_path: Path) -> None:
     assert out.with_suffix(".png").stat().st_size > 10_000
     if program == "label_noise":
         assert ("LibAUC AP" in results.methods()) == (find_spec("libauc") is not None)
+
+
+@pytest.mark.parametrize(
+    ("program", "options", "says"),
+    [
+        (epsilon, ["--methods", "pos-AP", "x-ent"], "--methods must have an epsilon of their own, got x-ent"),
+        (
+            label_noise,
+            ["--dataset", "digits", "--data", "images"],
+            "--data is for Fashion-MNIST, got images for digits",
+        ),
+        (label_noise, ["--known", "3"], "--known is for --model frozen, got two layers"),
+    ],
+)
+def test_an_option_that_means_nothing_is_refused(
+    program: ModuleType, options: list[str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["program", *options])
+    with pytest.raises(SystemExit, match=says):
+        program.main()
