@@ -36,7 +36,9 @@ TASKS: dict[str, tuple[Callable[[Any, harness.Trial], harness.Outcome], Any, har
 
 @dataclass(frozen=True)
 class Config(harness.Config):
-    methods: tuple[str, ...] = ("pos-AP", "neg-AP", *methods.RELATIVE, "sym-AP", "sym-AP noise")
+    methods: tuple[str, ...] = (
+        *("pos-AP", "neg-AP", *methods.RELATIVE, "sym-AP", "pos-AP noise", "neg-AP noise", "sym-AP noise"),
+    )
     no_options: ClassVar[tuple[str, ...]] = ("draws", "lr")  # all of the grid
     seeds: int = 2
     tasks: tuple[str, ...] = tuple(TASKS)

@@ -180,6 +180,8 @@ def main() -> None:
     config = harness.parse(Config(), QUICK, __doc__)
     if config.dataset not in ("fashion-mnist", "digits"):
         raise SystemExit(f"--dataset must be fashion-mnist or digits, got {config.dataset}")
+    if config.dataset == "digits" and config.data != Config.data:
+        raise SystemExit(f"--data is for Fashion-MNIST, got {config.data} for {config.dataset}")
     if config.dataset == "fashion-mnist" and config.lrs == Config.lrs:
         config = replace(config, lrs=LINEAR_LRS)
     trials = [

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 import fastap
 from bench.environment import ROOT
-from examples import data, epsilon, harness, label_noise, methods, report
+from examples import data, epsilon, harness, label_noise, methods, report, retrieval
 from examples.harness import Outcome, Trial
 from examples.methods import METHODS, Problem
 
@@ -318,6 +318,7 @@ def test_a_program_runs(program: str, images: Path, tmp_path: Path) -> None:
             ["--dataset", "digits", "--data", "images"],
             "--data is for Fashion-MNIST, got images for digits",
         ),
+        (retrieval, ["--data", "images"], "--data is for Fashion-MNIST, got images for digits"),
         (label_noise, ["--known", "3"], "--known is for --model frozen, got two layers"),
     ],
 )
