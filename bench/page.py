@@ -278,6 +278,13 @@ def add_section(page: Page, section: Section, rows: Sequence[Row]) -> None:
     left = next((number for number, key in enumerate(keys) if key in SHAPE), len(keys))
     page.add(f"### {section.title}")
     page.table(f"{section.says}{same}: time (ratio to `torch.sort`).", body, heads, left)
+    body = []
+    for key, found in lines.items():
+        cells = [_a_score(row.get("peak_bytes"), figures.scores(row)) if (row := found.get(c)) else "" for c in columns]
+        if any(cells):
+            body.append([*map(_shown, key), *cells])
+    if body:
+        page.table("The same: memory at its peak, in bytes a score.", body, [*heads[: len(keys)], *columns], left)
 
 
 def _in_shape(row: Row) -> str:

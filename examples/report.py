@@ -82,11 +82,13 @@ def bold_best(cells: Sequence[Interval | None]) -> list[str]:
     return ["" if cell is None else f"**{cell}**" if cell == best else str(cell) for cell in cells]
 
 
-def lead_table(results: Results, words: Words) -> str:
-    """How far ours is ahead of each of the others, in hundredths of AP; bold where 0 is outside the interval."""
-    others = [method for method in results.methods() if method != ours(results)]
-    rows = [[method, *(lead(results, setting, method) for setting in results.settings())] for method in others]
-    return table(rows, [f"{ours(results)} less", *map(words, results.settings())])
+def lead_table(results: Results, words: Words, own: str | None = None) -> str:
+    """How far ours, or ``own``, is ahead of each of the others, in hundredths of AP; bold where 0 is outside the
+    interval."""
+    own = own or ours(results)
+    others = [method for method in results.methods() if method != own]
+    rows = [[method, *(lead(results, setting, method, own) for setting in results.settings())] for method in others]
+    return table(rows, [f"{own} less", *map(words, results.settings())])
 
 
 def untuned_table(results: Results, words: Words) -> str:
@@ -235,8 +237,11 @@ def noise_figure(results: Results, title: str) -> Figure:
 
 
 def by_setting(results: Results, words: Words) -> Parts:
-    leads = {"lead": lead_table(results, words)} if ours(results) else {}
-    if any(method in UNTUNED for method in results.methods()):
+    leads = {}
+    if ours(results):
+        leads["lead"] = lead_table(results, words)
+    if untuned := [method for method in results.methods() if method in UNTUNED]:
+        leads["lead-untuned"] = lead_table(results, words, untuned[0])
         leads["untuned"] = untuned_table(results, words)
     return {
         "ap": ap_table(results, words),
@@ -451,6 +456,7 @@ TITLES = {
     "values": "AP of every value of every own parameter",
     "ap": "AP, mean and half of the 95 % interval over the seeds",
     "lead": "One less each of the others, in hundredths of AP",
+    "lead-untuned": "An untuned one less each of the others, in hundredths of AP",
     "untuned": "Each untuned method less cross-entropy, as it is and generalised, in hundredths of AP",
     "draws": "Test AP of all draws on the tuning seed, median and (lower quartile)",
     "chosen": "Chosen on most seeds: learning rate, weight decay, own parameter (* the lowest or highest of all draws)",
