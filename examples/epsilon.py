@@ -3,8 +3,8 @@ noise, and ``epsilon`` given in three ways.
 
 By itself it is the library's: in the scores' units. ``relative``: in units of the standard deviation of each ranking's
 scores, a constant to the gradient. ``standardised``: of scores divided by their standard deviation, through which the
-gradient flows. Noise is three times ``epsilon``. For every task, method and ``epsilon`` the learning rate is chosen on
-validation labels. What counts is whether one ``epsilon`` serves all tasks.
+gradient flows. Noise is three times ``epsilon`` where the name does not say another factor. For every task, method and
+``epsilon`` the learning rate is chosen on validation labels. What counts is whether one ``epsilon`` serves all tasks.
 
     python -m examples.epsilon --data DIR      # Fashion-MNIST, from its four IDX files
 """
@@ -37,7 +37,8 @@ TASKS: dict[str, tuple[Callable[[Any, harness.Trial], harness.Outcome], Any, har
 @dataclass(frozen=True)
 class Config(harness.Config):
     methods: tuple[str, ...] = (
-        *("pos-AP", "neg-AP", *methods.RELATIVE, "sym-AP", "pos-AP noise", "neg-AP noise", "sym-AP noise"),
+        *("pos-AP", "neg-AP", *methods.RELATIVE),
+        *("sym-AP", "pos-AP noise", "neg-AP noise", "sym-AP noise", *methods.OTHER_NOISE),
     )
     no_options: ClassVar[tuple[str, ...]] = ("draws", "lr")  # all of the grid
     seeds: int = 2

@@ -315,6 +315,10 @@ RELATIVE: dict[str, Method] = {
     for name, loss in (("relative", relative_direct_ap), ("standardised", standardised_direct_ap))
     for sign, update in (("pos", "positive"), ("neg", "negative"))
 }
+OTHER_NOISE: dict[str, Method] = {
+    "sym-AP noise of 1 epsilon": at_noisy_scores(noise=1.0, update="symmetric"),
+    "sym-AP noise of 10 epsilon": at_noisy_scores(noise=10.0, update="symmetric"),
+}
 # What is compared on models that cannot fit everything.
 RESTRICTED = (
     "pos-AP",
@@ -340,4 +344,6 @@ EXCLUSIVE = (
     "x-ent smoothed",
     "GCE",
 )
-METHODS = {**PAPER, **AP_SVM, **ROBUST, **OTHER_AP, **LIBAUC, **RELATIVE, **SMOOTHED, **LOG_ODDS, **UNTUNED, **CONTROLS}
+METHODS = (
+    PAPER | AP_SVM | ROBUST | OTHER_AP | LIBAUC | RELATIVE | SMOOTHED | LOG_ODDS | UNTUNED | CONTROLS | OTHER_NOISE
+)
