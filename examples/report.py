@@ -387,16 +387,18 @@ def retrieval(results: Results) -> Parts:
     }
 
 
-def retrieval_figure(results: Results, title: str) -> Figure:
-    found = {key: values for key, values in retrieved(results).items() if key[1].startswith("direct")}
-    figure, (axes,) = panels([title], height=3.8)
-    for number, setting in enumerate(sorted({setting for setting, _, _ in found})):
-        points = [(epsilon, *interval(values)) for (other, _, epsilon), values in found.items() if other == setting]
-        axes.errorbar(
-            *zip(*points, strict=True), label=f"{share(setting)} of the labels wrong", capsize=2, **style(number)
-        )
-    axes.set(xscale="log", xlabel="epsilon", ylabel="mAP, clean test labels")
-    axes.legend(frameon=False, fontsize=8)
+def retrieval_figure(results: Results) -> Figure:
+    """Ours by ``epsilon``, a panel for each share of wrong labels."""
+    found = {key: values for key, values in retrieved(results).items() if key[1].endswith("epsilon")}
+    settings, names = sorted({key[0] for key in found}), [*dict.fromkeys(key[1] for key in found)]
+    figure, panes = panels([f"{share(setting)} of the labels wrong" for setting in settings], width=9.0, height=3.8)
+    for axes, setting in zip(panes, settings, strict=True):
+        for number, name in enumerate(names):
+            points = [(key[2], *interval(values)) for key, values in found.items() if key[:2] == (setting, name)]
+            axes.errorbar(*zip(*points, strict=True), label=name.partition(",")[0], capsize=2, **style(number))
+        axes.set(xscale="log", xlabel="epsilon")
+    panes[0].set_ylabel("mAP, clean test labels")
+    legend(figure, panes[0])
     return figure
 
 
@@ -430,10 +432,6 @@ def of_noise(title: str) -> Study:
     return Study(partial(by_setting, words=share), partial(noise_figure, title=title))
 
 
-def of_retrieval(title: str) -> Study:
-    return Study(retrieval, partial(retrieval_figure, title=title))
-
-
 STUDIES = {
     "synthetic-teacher": Study(teacher, teacher_figure),
     "synthetic-noise": of_noise("Inside or outside of a shell, partly wrong labels"),
@@ -447,7 +445,7 @@ STUDIES = {
     "label-noise-digits": of_noise("Digits, labels moved to another kind"),
     "detection-batches": Study(partial(by_setting, words=batch_words), batches_figure),
     "epsilon": Study(epsilon, epsilon_figure),
-    "retrieval-digits": of_retrieval("Digits that find each other, by epsilon"),
+    "retrieval-digits": Study(retrieval, retrieval_figure),
     "retrieval-fashion-mnist": Study(retrieval, partial(gains_figure, title="Kinds that training has not seen")),
 }
 

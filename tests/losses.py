@@ -38,6 +38,9 @@ LOSSES: dict[str, Loss] = {
     "perceptron": _perceptron,
 }
 
+# Options with which ``RetrievalAPLoss`` is as ``retrieval_ap_loss``, without noise.
+AS_FUNCTION: dict[str, Any] = {"update": "positive", "noise": 0.0}
+
 
 def value_and_gradient(loss: Loss, scores: Tensor, targets: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
     """Every ranking's loss and the gradient of their sum; ``reduction`` is ``"none"`` unless given."""

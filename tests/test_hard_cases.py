@@ -117,7 +117,7 @@ def entry_points() -> dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]]:
         "DirectCostLoss": (fastap.DirectCostLoss(), logits),
         "CostHingeLoss": (fastap.CostHingeLoss(), logits),
         "CostPerceptronLoss": (fastap.CostPerceptronLoss(), logits),
-        "RetrievalAPLoss": (fastap.RetrievalAPLoss(), logits),
+        "RetrievalAPLoss": (fastap.RetrievalAPLoss().eval(), logits),
     }
 
 

@@ -34,8 +34,8 @@ TRACED: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "hinge": (fastap.APHingeLoss, 1),
     "perceptron": (fastap.APPerceptronLoss, 1),
     "none": (lambda: fastap.DirectAPLoss(update="negative", noise=0, reduction="none", dim=0), 3),
-    "retrieval": (fastap.RetrievalAPLoss, 3),
-    "retrieval in chunks": (lambda: fastap.RetrievalAPLoss(max_pairs=100), 3),
+    "retrieval": (lambda: fastap.RetrievalAPLoss(noise=0), 3),
+    "retrieval in chunks": (lambda: fastap.RetrievalAPLoss(noise=0, max_pairs=100), 3),
     "cost": (fastap.DirectCostLoss, 3),
 }
 

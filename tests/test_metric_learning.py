@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import fastap
 from fastap.retrieval import retrieval_ap_loss
+from tests.losses import AS_FUNCTION
 from tests.processes import results
 
 pytest.importorskip("pytorch_metric_learning")
@@ -66,7 +67,7 @@ def test_classes_that_smooth_ap_does_not_take() -> None:
     """Unequal classes are an error of it, and of equal classes it takes those that lie together: of shuffled rows its
     loss is another number. Ours is that of a loop over queries, in any order.
     """
-    smooth, ours = losses.SmoothAPLoss(), RetrievalAPLoss()
+    smooth, ours = losses.SmoothAPLoss(), RetrievalAPLoss(**AS_FUNCTION)
     leaf = rows(1)
     with pytest.raises(ValueError, match="same number of elements"):
         smooth(leaf, CLASSES)
@@ -80,8 +81,8 @@ def test_classes_that_smooth_ap_does_not_take() -> None:
 
 def test_its_similarities() -> None:
     leaf = rows(2)
-    loss = RetrievalAPLoss(distances.CosineSimilarity())
-    torch.testing.assert_close(loss(leaf, CLASSES), RetrievalAPLoss()(leaf, CLASSES), **EXACT)
+    loss = RetrievalAPLoss(distances.CosineSimilarity(), **AS_FUNCTION)
+    torch.testing.assert_close(loss(leaf, CLASSES), RetrievalAPLoss(**AS_FUNCTION)(leaf, CLASSES), **EXACT)
 
 
 # Memory
@@ -90,7 +91,7 @@ def test_its_similarities() -> None:
 @pytest.mark.parametrize("max_pairs", [90, 2**24])
 def test_cross_batch_memory(max_pairs: int) -> None:
     """Each batch against the latest 30 embeddings, which hold the batch itself: a query does not retrieve its copy."""
-    memory = losses.CrossBatchMemory(RetrievalAPLoss(max_pairs=max_pairs), 5, memory_size=30)
+    memory = losses.CrossBatchMemory(RetrievalAPLoss(**AS_FUNCTION, max_pairs=max_pairs), 5, memory_size=30)
     held, held_labels = torch.zeros(0, 5, dtype=torch.float64), torch.zeros(0, dtype=torch.int64)
     for step in range(5):
         leaf, labels = rows(10 + step), CLASSES.roll(step)
@@ -107,7 +108,7 @@ def test_cross_batch_memory(max_pairs: int) -> None:
 
 def test_cross_batch_memory_with_a_mask_of_what_to_keep() -> None:
     """The other half of the batch is the queries, and nothing is a copy."""
-    memory = losses.CrossBatchMemory(RetrievalAPLoss(), 5, memory_size=30)
+    memory = losses.CrossBatchMemory(RetrievalAPLoss(**AS_FUNCTION), 5, memory_size=30)
     leaf, keep = rows(20), torch.arange(12) % 2 == 0
     ours = memory(leaf, CLASSES, enqueue_mask=keep)
     theirs = loop(leaf[~keep], *masks(CLASSES[~keep], CLASSES[keep]), leaf[keep].detach())
@@ -116,7 +117,7 @@ def test_cross_batch_memory_with_a_mask_of_what_to_keep() -> None:
 
 def test_cross_batch_memory_with_a_miner() -> None:
     miner = miners.MultiSimilarityMiner(epsilon=0.5)
-    memory = losses.CrossBatchMemory(RetrievalAPLoss(), 5, memory_size=30, miner=miner)
+    memory = losses.CrossBatchMemory(RetrievalAPLoss(**AS_FUNCTION), 5, memory_size=30, miner=miner)
     leaf = rows(21)
     ours = memory(leaf, CLASSES)
     pairs = pml.remove_self_comparisons(miner(leaf, CLASSES, leaf.detach(), CLASSES.clone()), torch.arange(12), 30)
@@ -128,7 +129,7 @@ def test_cross_batch_memory_with_a_miner() -> None:
 
 
 def test_cross_batch_memory_under_autocast() -> None:
-    memory = losses.CrossBatchMemory(RetrievalAPLoss(), 5, memory_size=30)
+    memory = losses.CrossBatchMemory(RetrievalAPLoss(**AS_FUNCTION), 5, memory_size=30)
     leaf = rows(22).detach().float().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         half = leaf @ torch.eye(5)
@@ -157,7 +158,7 @@ def test_miners(miner: miners.BaseMiner, indices: int) -> None:
     leaf = rows(30)
     found = miner(leaf, CLASSES)
     assert len(found) == indices
-    ours = RetrievalAPLoss()(leaf, CLASSES, found)
+    ours = RetrievalAPLoss(**AS_FUNCTION)(leaf, CLASSES, found)
     relevant, irrelevant = torch.zeros(2, 12, 12, dtype=torch.bool)
     a1, p, a2, n = pml.convert_to_pairs(found, CLASSES)
     relevant[a1, p], irrelevant[a2, n] = True, True
@@ -171,7 +172,7 @@ def test_a_miner_that_finds_nothing() -> None:
     leaf = rows(31)
     found = miners.PairMarginMiner(pos_margin=100.0, neg_margin=-1.0)(leaf, CLASSES)
     assert not any(index.numel() for index in found)
-    loss = RetrievalAPLoss()(leaf, CLASSES, found)
+    loss = RetrievalAPLoss(**AS_FUNCTION)(leaf, CLASSES, found)
     assert loss == 0
     assert not gradient(loss, leaf).any()
 
@@ -181,7 +182,7 @@ def test_a_miner_that_finds_nothing() -> None:
 
 def test_multiple_losses() -> None:
     leaf, contrastive = rows(40), losses.ContrastiveLoss(reducer=reducers.MeanReducer())
-    both = losses.MultipleLosses([RetrievalAPLoss(), contrastive], weights=[2.0, 0.5])
+    both = losses.MultipleLosses([RetrievalAPLoss(**AS_FUNCTION), contrastive], weights=[2.0, 0.5])
     expected = 2 * retrieval_ap_loss(leaf, CLASSES) + 0.5 * contrastive(leaf, CLASSES)
     torch.testing.assert_close(both(leaf, CLASSES), expected, **EXACT)
 
@@ -190,7 +191,7 @@ def test_multiple_losses() -> None:
 def test_self_supervised_loss(symmetric: bool) -> None:
     """Two views of each item: its other view is the one relevant item."""
     first, second = rows(41), rows(42)
-    ours = losses.SelfSupervisedLoss(RetrievalAPLoss(), symmetric=symmetric)(first, second)
+    ours = losses.SelfSupervisedLoss(RetrievalAPLoss(**AS_FUNCTION), symmetric=symmetric)(first, second)
     views, labels = torch.cat([first, second]), torch.arange(12)
     theirs = loop(views, *masks(labels.repeat(2)), views) if symmetric else loop(first, *masks(labels, labels), second)
     torch.testing.assert_close(ours, theirs, **EXACT)
@@ -198,7 +199,7 @@ def test_self_supervised_loss(symmetric: bool) -> None:
 
 def test_a_loss_is_one_of_its_losses_and_as_before() -> None:
     """It has none of the parts that its base class would give it."""
-    loss = RetrievalAPLoss()
+    loss = RetrievalAPLoss(**AS_FUNCTION)
     assert isinstance(loss, losses.BaseMetricLossFunction)
     assert RetrievalAPLoss.__name__ in losses.CrossBatchMemory.supported_losses()
     assert "ContrastiveLoss" in losses.CrossBatchMemory.supported_losses()
@@ -232,7 +233,7 @@ class Numbers(torch.utils.data.Dataset[Any]):
 def test_a_trainer(kind: str) -> None:
     """Random batches, of unequal classes; the loss of all data falls."""
     torch.manual_seed(0)
-    net, loss, data = nn.Linear(5, 4), RetrievalAPLoss(), Numbers()
+    net, loss, data = nn.Linear(5, 4), RetrievalAPLoss(**AS_FUNCTION), Numbers()
     before = loss(net(data.data), data.labels)
     metric = losses.CrossBatchMemory(loss, 4, memory_size=64) if kind == "memory" else loss
     trainer = trainers.MetricLossOnly(
@@ -261,7 +262,7 @@ def spread(rank: int, efficient: bool) -> tuple[Tensor, Tensor]:
     """The gradient of shared weights, averaged over ranks as data-parallel training does."""
     weight = torch.eye(5, dtype=torch.float64).requires_grad_()
     embeddings, labels = (part[8 * rank : 8 * rank + 8] for part in embed(weight))
-    wrapper = distributed.DistributedLossWrapper(RetrievalAPLoss(epsilon=0.5), efficient=efficient)
+    wrapper = distributed.DistributedLossWrapper(RetrievalAPLoss(**AS_FUNCTION, epsilon=0.5), efficient=efficient)
     loss = wrapper(embeddings, labels)
     loss.backward()
     torch.distributed.all_reduce(weight.grad)
@@ -269,7 +270,7 @@ def spread(rank: int, efficient: bool) -> tuple[Tensor, Tensor]:
 
 
 def spread_memory(rank: int) -> Tensor:
-    memory = losses.CrossBatchMemory(RetrievalAPLoss(epsilon=0.5), 5, memory_size=64)
+    memory = losses.CrossBatchMemory(RetrievalAPLoss(**AS_FUNCTION, epsilon=0.5), 5, memory_size=64)
     embeddings, labels = (part[8 * rank : 8 * rank + 8] for part in embed(torch.eye(5, dtype=torch.float64)))
     return distributed.DistributedLossWrapper(memory)(embeddings, labels) / 2
 

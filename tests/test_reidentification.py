@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 import fastap
+from tests.losses import AS_FUNCTION
 
 TARGETS = torch.arange(30) < 9
 
@@ -39,7 +40,7 @@ def test_distractors_are_relevant_to_nothing(distractor: int) -> None:
     for options in ({}, {"max_pairs": 60}):
         given = fastap.retrieval_ap_loss(embeddings, labels, distractor_label=distractor, **options)
         torch.testing.assert_close(given, right)
-    assert fastap.RetrievalAPLoss(distractor_label=distractor)(embeddings, labels) == right
+    assert fastap.RetrievalAPLoss(**AS_FUNCTION, distractor_label=distractor)(embeddings, labels) == right
     references = fastap.retrieval_ap_loss(embeddings, labels, embeddings.clone(), labels, distractor_label=distractor)
     assert references != right  # there every query finds itself first
     # With several labels an item, a row of zeros.
@@ -69,7 +70,7 @@ def test_the_same_identity_of_the_same_camera_leaves_the_ranking(several: bool) 
     for options in ({}, {"max_pairs": 70}):
         given = fastap.retrieval_ap_loss(embeddings, labels, cameras=camera, **options)
         torch.testing.assert_close(given, right)
-    torch.testing.assert_close(fastap.RetrievalAPLoss()(embeddings, labels, cameras=camera), right)
+    torch.testing.assert_close(fastap.RetrievalAPLoss(**AS_FUNCTION)(embeddings, labels, cameras=camera), right)
     assert abs(right - fastap.retrieval_ap_loss(embeddings, labels)) > 1e-3
 
 

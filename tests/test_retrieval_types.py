@@ -11,6 +11,7 @@ from torch._dynamo.backends.debugging import aot_eager
 
 import fastap
 from fastap.retrieval import RetrievalAPLoss, retrieval_ap_loss
+from tests.losses import AS_FUNCTION
 from tests.retrieval_batches import LAYOUTS, SIMILARITIES, Bilinear, agree, named_pairs, numbers, rows
 
 
@@ -61,7 +62,7 @@ def test_a_similarity_that_learns(training: bool) -> None:
     labels, leaf = torch.tensor(LAYOUTS["shuffled"]), rows(50, 12)
     similarity = Bilinear().train(training)
     for max_pairs in (30, 1000):
-        loss = RetrievalAPLoss(similarity, max_pairs=max_pairs)
+        loss = RetrievalAPLoss(similarity, **AS_FUNCTION, max_pairs=max_pairs)
         assert [name for name, _ in loss.named_parameters()] == ["similarity.weight"]
         torch.manual_seed(0)
         ours = loss(leaf, labels)
@@ -97,7 +98,7 @@ def test_compiled(kind: str) -> None:
         return aot_eager(module, inputs)
 
     torch._dynamo.reset()
-    loss = RetrievalAPLoss(max_pairs=200 if kind == "chunks" else 2**24)
+    loss = RetrievalAPLoss(**AS_FUNCTION, max_pairs=200 if kind == "chunks" else 2**24)
     compiled = torch.compile(loss, fullgraph=True, backend=backend)
     for count in (24, 30, 37) if kind == "references" else (24,):
         labels, leaf = torch.arange(count) % 5, rows(count, count)

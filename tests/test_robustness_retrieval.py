@@ -164,7 +164,7 @@ def taken(case: Case) -> tuple[Tensor, list[Tensor]]:
     """The loss, and the gradients of a sum in which each of several losses counts otherwise."""
     leaves = [each.detach().requires_grad_() for each in (case.embeddings, case.references) if each is not None]
     options = {"indices_tuple": case.pairs, "weight": case.weight}
-    loss = fastap.RetrievalAPLoss(**case.options)(
+    loss = fastap.RetrievalAPLoss(noise=0, **case.options)(
         leaves[0], case.labels, *leaves[1:], ref_labels=case.ref_labels, **options
     )
     again = fastap.retrieval_ap_loss(

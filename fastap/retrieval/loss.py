@@ -90,9 +90,10 @@ def retrieval_ap_loss(
             subnormal numbers, has cosine 0 to all others and no gradient; of distance 0 there is no gradient either.
         epsilon: weight of AP against the similarities, in their units. Cosines cannot grow to suit it, as scores can:
             it should be of the size of the differences that ought to matter, and 1.0 is half of what there is. On
-            scikit-learn's digits 0.05 to 1.0 were level with right labels (held-out mAP 0.954 to 0.959, five seeds);
-            with a fifth of them wrong 1.0 was ahead, 0.926 against 0.917 (``python -m examples.retrieval``).
-            ``"dot"`` has scores that grow, and takes a larger one well.
+            scikit-learn's digits 0.1 to 1.0 were level with right labels (held-out mAP 0.954 to 0.959, five seeds);
+            with a fifth of them wrong 0.3 was ahead, 0.932 against 0.917, and 0.1 with ``update="symmetric"`` and a
+            noise of 0.3 as good, 0.931 (``python -m examples.retrieval``). ``"dot"`` has scores that grow, and takes a
+            larger one well.
         update: as in :func:`fastap.direct_ap_loss`, as are ``method`` and ``backend``.
         method: how the loss-augmented ranking is found.
         indices_tuple: pairs ``(a1, p, a2, n)`` or triplets ``(a, p, n)`` of 1-D indices, as pytorch-metric-learning has
@@ -133,7 +134,7 @@ def retrieval_ap_loss(
     4,000 and 12,000 items: 12.4 in one chunk and 21.4 in nine; 14.3 and 35.4 where glibc keeps what is free, as it does
     unless ``MALLOC_MMAP_THRESHOLD_`` is set). On CUDA the work space of the kernels, up to 64 bytes a
     similarity (68 of the symmetric update), comes on top. With noise up to 4 million similarities are held noisy at a
-    time, or one pair of draws of a chunk. Cosines need normalised copies of the embeddings, and ``indices_tuple`` a
+    time, or one pair of draws of a chunk: 9 bytes more a similarity for the module's defaults. Cosines need normalised copies of the embeddings, and ``indices_tuple`` a
     byte for each of the N x M pairs.
 
     Raises:

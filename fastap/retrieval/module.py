@@ -32,10 +32,13 @@ class RetrievalAPLoss(_Loss):
     both forms mix. So that package's trainers, miners and ``MultipleLosses`` take it as it is; for its wrappers, which
     take their own losses only, :mod:`fastap.metric_learning` has it as one of these.
 
-    The positive update has no gradient for a query whose relevant items all stand below its irrelevant ones: that is
-    the worst ranking already. Hard miners leave such queries: ``BatchHardMiner`` all, ``PairMarginMiner`` and
-    ``HDCMiner`` nearly all, so that nothing trains with them. Take no miner, or one that keeps easy pairs too
-    (``MultiSimilarityMiner``, ``TripletMarginMiner``, ``AngularMiner``).
+    Its defaults are what trains best untuned, on cosines: the symmetric update with noise. The function's are the
+    paper's positive update without noise. After ``.eval()`` there is no noise.
+
+    A query whose relevant items all stand far below its irrelevant ones has no gradient. Hard miners leave such
+    queries: ``BatchHardMiner`` all, ``PairMarginMiner`` and ``HDCMiner`` many, so that little or nothing trains with
+    them. Take no miner, or one that keeps easy pairs too (``MultiSimilarityMiner``, ``TripletMarginMiner``,
+    ``AngularMiner``).
 
     A ``similarity`` that is a module is a part of this one: its parameters get gradients.
     """
@@ -59,13 +62,13 @@ class RetrievalAPLoss(_Loss):
         similarity: Similarity = "cosine",
         *,
         epsilon: float = 0.1,
-        update: Update = "positive",
+        update: Update = "symmetric",
         method: Method = "auto",
         ignore_index: int | None = None,
         distractor_label: int | None = None,
         reduction: Reduction = "mean",
-        noise: float = 0.0,
-        samples: int = 1,
+        noise: float = 0.3,
+        samples: int = 2,
         generator: Generator | None = None,
         backend: str = "auto",
         max_pairs: int = 2**24,
