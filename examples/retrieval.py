@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -66,9 +67,11 @@ class SmoothAP(nn.Module):
         return 1 - precisions.mean()
 
 
-def ap_hinge(margin: float) -> Loss:
+def ap_hinge(margin: float, noise: float = 0.0) -> Loss:
+    """The noise is so many times the margin."""
+    options: dict[str, Any] = {"margin": margin, "noise": noise * margin, "samples": 2 if noise else 1}
     return lambda embeddings, labels: fastap.ap_hinge_loss(
-        *cosines_and_relevant(embeddings, labels), dim=-1, ignore_index=-1, margin=margin
+        *cosines_and_relevant(embeddings, labels), dim=-1, ignore_index=-1, **options
     )
 
 
@@ -96,7 +99,9 @@ LOSSES: dict[str, tuple[Callable[[float], Loss], tuple[float, ...]]] = {
     "direct AP, epsilon": (direct("positive"), (0.1, 0.3, 1.0)),
     "symmetric, epsilon": (direct("symmetric"), (0.1, 0.3, 1.0)),
     "symmetric with noise, epsilon": (direct("symmetric", noise=3.0), (0.1, 0.3, 1.0)),
+    "positive with noise, epsilon": (direct("positive", noise=3.0), (0.1, 0.3, 1.0)),
     "AP hinge, margin": (ap_hinge, (0.1, 0.3, 1.0)),
+    "AP hinge with noise, margin": (partial(ap_hinge, noise=1.0), (0.1, 0.3, 1.0)),
     "SmoothAP, temperature": (SmoothAP, (0.03, 0.1, 0.3)),
     "no training": (lambda _: lambda embeddings, labels: 0 * embeddings.sum(), (0.0,)),
 }

@@ -381,10 +381,11 @@ def check_scale(name: str, value: float) -> float:
 
 def check_noise(noise: float, held: dtype = float64) -> float:
     """A number, 0 or positive, that is finite in the type of the noisy scores, with all that is drawn."""
-    if isinstance(noise, numbers.Real) and not isinstance(noise, bool) and not noise > 0:
+    if isinstance(noise, numbers.Real) and not isinstance(noise, bool):
         if noise == 0:
             return 0.0
-        raise ValueError(f"noise must be 0, or finite and positive, got {noise}")
+        if not _SMALLEST <= noise <= sys.float_info.max:
+            raise ValueError(f"noise must be 0, or finite and positive (at least {_SMALLEST:.4g}), got {noise}")
     noise, most = check_scale("noise", noise), torch.finfo(held).max / 8
     if noise > most:
         raise ValueError(f"noise must be at most {most:.4g} for scores of that type, got {noise}")

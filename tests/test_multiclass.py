@@ -110,6 +110,27 @@ def test_labels_of_any_integer_type(dtype: torch.dtype) -> None:
     torch.testing.assert_close(loss, fastap.multiclass_ap_loss(logits, labels), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1), (0, 3)])
+def test_the_last_batch_of_an_epoch_may_have_one_item_or_none(shape: tuple[int, ...]) -> None:
+    logits, labels = drawn(shape)
+    for loss in (fastap.multiclass_ap_loss, fastap.MulticlassAPLoss()):
+        value = loss(logits, labels)
+        (gradient,) = torch.autograd.grad(value, logits)
+        assert value == 0
+        assert not gradient.any()
+    assert fastap.multiclass_ap_loss(logits, labels, reduction="none").tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_logits_of_an_ignored_item_may_be_anything(value: float) -> None:
+    logits, labels = drawn((30, 4))
+    labels[0] = -100
+    (expected,) = torch.autograd.grad(fastap.multiclass_ap_loss(logits, labels), logits)
+    logits.data[0, 1] = value
+    (found,) = torch.autograd.grad(fastap.multiclass_ap_loss(logits, labels), logits)
+    assert torch.equal(found, expected)
+
+
 def test_a_logit_that_is_not_finite_makes_the_losses_nan() -> None:
     for value in (math.nan, math.inf, -math.inf):
         logits, labels = drawn((30, 4))
@@ -162,6 +183,13 @@ def test_errors_name_the_argument(message: str) -> None:
 def test_wrong_weights_of_the_module(weight: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=f"weight.*{message}"):
         fastap.MulticlassAPLoss(weight)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (4, 1)])
+def test_wrong_weights_of_the_function(shape: tuple[int, ...]) -> None:
+    logits, labels = drawn((6, 4))
+    with pytest.raises(ValueError, match=r"weight must have the shape \(4,\)"):
+        fastap.multiclass_ap_loss(logits, labels, weight=torch.ones(shape))
 
 
 def test_compiled() -> None:

@@ -134,8 +134,8 @@ def retrieval_ap_loss(
     4,000 and 12,000 items: 12.4 in one chunk and 21.4 in nine; 14.3 and 35.4 where glibc keeps what is free, as it does
     unless ``MALLOC_MMAP_THRESHOLD_`` is set). On CUDA the work space of the kernels, up to 64 bytes a
     similarity (68 of the symmetric update), comes on top. With noise up to 4 million similarities are held noisy at a
-    time, or one pair of draws of a chunk: 9 bytes more a similarity for the module's defaults. Cosines need normalised copies of the embeddings, and ``indices_tuple`` a
-    byte for each of the N x M pairs.
+    time, or one pair of draws of a chunk: 9 bytes more a similarity for the module's defaults. Cosines need normalised
+    copies of the embeddings, and ``indices_tuple`` a byte for each of the N x M pairs.
 
     Raises:
         TypeError, ValueError: naming the argument, what was given and what is wanted. On CUDA no value is looked at:
