@@ -1,11 +1,11 @@
-"""Train on handwritten digits, some of them mislabelled; measure AP on clean labels. Two models, of which AP helps one.
+"""Train two models on handwritten digits, some of them mislabelled; measure AP on clean labels.
 
 The first is a linear head on features that another network has learnt of two digits: it cannot fit everything.
 Each of the other eight digits has labels of its own, a share of which is flipped. The second is a network that can fit
-everything, with labels that are moved from one digit to another. Cross-entropy, AP hinge and direct AP share data,
-flips, first weights, optimiser, learning rate and number of steps. For each training the step is chosen by AP on a
-validation part whose labels are wrong as often as those of the training part. The test labels are clean, and nothing
-is chosen by them.
+everything, with labels that are moved from one digit to another; there direct AP has generalised cross-entropy beside
+it, to which most of the gain is due. Cross-entropy, AP hinge and direct AP share data, flips, first weights, optimiser,
+learning rate and number of steps. For each training the step is chosen by AP on a validation part whose labels are
+wrong as often as those of the training part. The test labels are clean, and nothing is chosen by them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tqdm import tqdm
 import fastap
 from bench.plots import save
 from examples import data, harness, methods, report
+from examples.methods import generalised_cross_entropy
 from fastap.multiclass import log_odds
 
 NOISES = (0.0, 0.1, 0.3)
@@ -67,7 +68,7 @@ NETWORK = Case(
     {
         "cross-entropy": F.cross_entropy,
         "AP hinge": lambda logits, labels: fastap.ap_hinge_loss(log_odds(logits), F.one_hot(labels), dim=0),
-        "direct AP": lambda logits, labels: DIRECT(logits, labels) + 0.1 * F.cross_entropy(logits, labels),
+        "direct AP": lambda logits, labels: DIRECT(logits, labels) + generalised_cross_entropy(logits, labels, q=0.7),
     },
     lr=0.003,
 )
