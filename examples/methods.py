@@ -297,11 +297,11 @@ LOG_ODDS: dict[str, Method] = {
 }
 # As the library recommends them, with nothing of their own to tune.
 UNTUNED: dict[str, Method] = {
-    "sym-AP noise, untuned": untuned(SMOOTHED["sym-AP noise"], 0.3),
-    "sym-AP noise + 0.1 x-ent, untuned": untuned(SMOOTHED["sym-AP noise + 0.1 x-ent"], 0.3),
-    "sym-AP noise, odds, untuned": untuned(LOG_ODDS["sym-AP noise, odds"], 0.3),
-    "sym-AP noise, odds + 0.1 x-ent, untuned": untuned(LOG_ODDS["sym-AP noise, odds + 0.1 x-ent"], 0.3),
-    "sym-AP noise, odds + 1 GCE, untuned": untuned(LOG_ODDS["sym-AP noise, odds + 1 GCE"], 0.3),
+    f"{name}, untuned": untuned((SMOOTHED | LOG_ODDS)[name], 0.3)
+    for name in (
+        *("sym-AP noise", "sym-AP noise + 0.1 x-ent"),
+        *("sym-AP noise, odds", "sym-AP noise, odds + 0.1 x-ent", "sym-AP noise, odds + 1 GCE"),
+    )
 }
 CONTROLS: dict[str, Method] = {
     "hinge-AP noise": at_noisy_scores(fastap.ap_hinge_loss, "margin", 1.0),
