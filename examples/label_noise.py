@@ -70,7 +70,7 @@ def fit(config: Config, trial: harness.Trial) -> harness.Outcome:
 
 def compared(config: Config) -> tuple[str, ...]:
     """A network of two layers has the paper's methods as well. Labels of their own exclude nothing."""
-    suited = methods.EXCLUSIVE if config.flips == "kind" else (*methods.FLEXIBLE, "GCE")
+    suited = methods.EXCLUSIVE if config.flips == "kind" else methods.FLEXIBLE
     if config.model == "two layers":
         return (*methods.PAPER, *methods.AP_SVM, *methods.ROBUST, *methods.OTHER_AP, *suited)
     if config.model == "convolutional":

@@ -334,7 +334,7 @@ RESTRICTED = (
 # What those that can are compared by, beyond the paper's methods.
 FLEXIBLE = (
     *("sym-AP noise", "sym-AP noise, untuned", "sym-AP noise + 0.1 x-ent", "sym-AP noise + 0.1 x-ent, untuned"),
-    *("hinge-AP noise", "x-ent noise"),
+    *("hinge-AP noise", "x-ent noise", "GCE"),
 )
 EXCLUSIVE = (
     "sym-AP noise",
