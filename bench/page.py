@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from bench import figures, plots, store
 from bench.environment import RESULTS, ROOT
-from bench.figures import duration, memory, of, timed, times_of
+from bench.figures import memory, of, timed, times_of
 from bench.markdown import Page, machine, table, versions_of
 from bench.store import Result, Row
 from fastap.types import ONE_SIDED, UPDATES
@@ -189,9 +189,11 @@ def add_updates(page: Page, rows: Sequence[Row]) -> None:
             for size in sizes:
                 times = [of(found.get((ratio, kind, size, work), {}), "seconds", "median") for work in UPDATES]
                 one, other, both = times
-                if one and other and both:
-                    ratios.append(both / max(one, other))
-                cells.append(f"{duration(both)} ({ratios[-1]:.2f})" if one and other and both else "")
+                if not (one and other and both):
+                    cells.append("")
+                    continue
+                ratios.append(both / max(one, other))
+                cells.append(timed(both, ratios[-1]))
             body.append([kind, *cells])
         beyond = sum(each > SYMMETRIC_BOUND for each in ratios)
         says = (

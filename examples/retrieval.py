@@ -69,7 +69,7 @@ class SmoothAP(nn.Module):
 
 def ap_hinge(margin: float, noise: float = 0.0) -> Loss:
     """The noise is so many times the margin."""
-    options: dict[str, Any] = {"margin": margin, "noise": noise * margin, "samples": 2 if noise else 1}
+    options: dict[str, Any] = {"margin": margin, "noise": noise * margin, "samples": 2}
     return lambda embeddings, labels: fastap.ap_hinge_loss(
         *cosines_and_relevant(embeddings, labels), dim=-1, ignore_index=-1, **options
     )
@@ -77,9 +77,7 @@ def ap_hinge(margin: float, noise: float = 0.0) -> Loss:
 
 def direct(update: fastap.Update, noise: float = 0.0) -> Callable[[float], Loss]:
     """The noise is so many times epsilon."""
-    return lambda epsilon: fastap.RetrievalAPLoss(
-        epsilon=epsilon, update=update, noise=noise * epsilon, samples=2 if noise else 1
-    )
+    return lambda epsilon: fastap.RetrievalAPLoss(epsilon=epsilon, update=update, noise=noise * epsilon, samples=2)
 
 
 def peer(name: str, parameter: str) -> Callable[[float], Loss]:
