@@ -11,7 +11,7 @@ SIDE_BY_SIDE := --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo experiment test test-all test-oldest test-newest lint types check-full docs bench bench-gpu dist clean
+.PHONY: help demo experiment test test-all test-emulated test-oldest test-newest lint types check-full docs bench bench-gpu dist clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
@@ -23,22 +23,25 @@ experiment: .venv/demo.stamp  ## run one of docs/experiments.md: STUDY=label_noi
 	$(VENV) -m examples.$(STUDY) $(ARGS)
 
 test: .venv/test.stamp  ## run the tests, every promise once
-	$(VENV) -m pytest $(SIDE_BY_SIDE) -m "not full"
+	$(VENV) -m pytest $(SIDE_BY_SIDE) -m "not full and not whole"
 
-test-all: .venv/test.stamp  ## run all tests there are
-	$(VENV) -m pytest $(SIDE_BY_SIDE)
+test-all: .venv/test.stamp  ## run all tests there are, but for most of those on the emulated GPU
+	$(VENV) -m pytest $(SIDE_BY_SIDE) -m "not whole"
+
+test-emulated: .venv/test.stamp  ## run every loss, type, size and path on emulated sm_80, sm_90 and sm_100; hours
+	$(VENV) -m pytest $(SIDE_BY_SIDE) tests/test_emulator.py tests/test_device_checks.py
 
 # Both ends of the supported range: give the oldest and the newest Python as PYTHON, too. Before a release.
 test-oldest:  ## run the tests with the oldest packages that pyproject.toml allows
 	$(PYTHON) -m venv --clear .venv-oldest
 	grep -oE '"[a-z-]+>=[0-9.]+' pyproject.toml | tr -d '"' | sed 's/>=\(.*\)/==\1.*/' > .venv-oldest/constraints.txt
 	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/constraints.txt -e ".[test]"
-	.venv-oldest/bin/python -m pytest $(SIDE_BY_SIDE)
+	.venv-oldest/bin/python -m pytest $(SIDE_BY_SIDE) -m "not whole"
 
 test-newest:  ## run the tests with the newest packages there are
 	$(PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --upgrade -e ".[test]"
-	.venv-newest/bin/python -m pytest $(SIDE_BY_SIDE)
+	.venv-newest/bin/python -m pytest $(SIDE_BY_SIDE) -m "not whole"
 
 lint: .venv/test.stamp  ## check style and formatting
 	$(VENV) -m ruff check .

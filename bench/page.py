@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import figures, plots, store
+from bench import estimates, figures, plots, store
 from bench.environment import RESULTS, ROOT
 from bench.figures import memory, of, timed, times_of
+from bench.inputs import Shape
 from bench.markdown import Page, machine, table, versions_of
 from bench.store import Result, Row
 from fastap.types import ONE_SIDED, UPDATES
@@ -30,6 +31,7 @@ COMMANDS = {
     "suites": "python -m pytest bench --out DIR",
     "peers": "python -m bench.peers --out DIR",
     "gpu": "python -m bench.gpu --out DIR",
+    "estimates": "python -m bench.estimates --out DIR",
 }
 
 
@@ -82,7 +84,7 @@ def write(results: Sequence[Result], folder: Path, out: Path) -> Page:
     page.add(HEAD.replace("{folder}", "its own folder" if link == "." else f"[{link.lstrip('./')}]({link})"))
     for device in dict.fromkeys(result.about["device"] for result in results):
         here = [result for result in results if result.about["device"] == device]
-        suites, peers, gate = (_first(here, kind) for kind in ("suites", "peers", "gpu"))
+        suites, peers, gate, costs = (_first(here, kind) for kind in store.KINDS)
         page.add(f"## {device}")
         add_sources(page, here)
         if suites is not None:
@@ -96,6 +98,8 @@ def write(results: Sequence[Result], folder: Path, out: Path) -> Page:
             add_updates(page, suites.suite("updates"))
         if gate is not None:
             add_gate(page, gate)
+        if costs is not None:
+            add_estimates(page, costs.rows)
     if not any(result.about["type"] == "cuda" for result in results):
         page.add(NO_GPU)
     page.add(REPRODUCE)
@@ -336,6 +340,39 @@ def add_gate(page: Page, gate: Result) -> None:
     )
     heads = ["rankings", "work", "time", "p10", "p90", "host", "GB/s", "cells a second", "bytes a score"]
     page.table(says, body, heads, 2)
+
+
+def add_estimates(page: Page, rows: Sequence[Row]) -> None:
+    """What ``bench.estimates`` counted: of each call, and of each kernel of the largest one."""
+    whole = [row for row in rows if row["kernel"] == estimates.WHOLE]
+    counted = ("instructions", "float64", "sectors")
+    body = []
+    for row in whole:
+        shape = str(Shape(row["rankings"], row["P"], row["N"]))
+        counts = [f"{row[key]:,.0f}" for key in (*counted, "bytes", "allocations", "launches")]
+        body.append([shape, row["kind"], row["work"], *counts, timed(row["seconds"])])
+    says = (
+        "**Estimates, not yet measured on hardware.** An emulated GPU runs the kernels as they are compiled for an "
+        "H100 and counts; the times are derived from the counts, from latencies and from how many blocks fit on a "
+        "multiprocessor. Instructions of a thread, those of float64 among them, sectors of 32 bytes that are read or "
+        "written, and bytes of `torch.empty` are a score; PyTorch's sort of long rankings is not among them."
+    )
+    heads = ["rankings", "kind", "work", *counted, "bytes", "allocations", "launches", "estimated time"]
+    page.table(says, body, heads, 3)
+
+    largest = max(whole, key=figures.scores)
+    works: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if figures.scores(row) == figures.scores(largest) and row["kernel"] != estimates.WHOLE:
+            works.setdefault(row["kernel"], {})[row["work"]] = row
+    body = []
+    for kernel, by_work in works.items():
+        row = next(iter(by_work.values()))
+        times = [timed(of(by_work.get(update, {}), "seconds")) for update in UPDATES]
+        body.append([kernel, *(f"{row[key]:,.0f}" for key in counted), f"{row['conflicts']:.2f}", *times])
+    shape = Shape(largest["rankings"], largest["P"], largest["N"])
+    says = f"Each kernel of {shape}: counts a score of the first update that has it, and estimated times."
+    page.table(says, body, ["kernel", *counted, "bank conflicts", *UPDATES])
 
 
 def in_guide(results: Sequence[Result]) -> str:

@@ -18,7 +18,7 @@ from bench.environment import stem
 
 Row = dict[str, Any]
 
-KINDS = ("suites", "peers", "gpu")
+KINDS = ("suites", "peers", "gpu", "estimates")
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,5 @@
 from __future__ import annotations
 
-import os
-
-import torch
-
-# Triton reads this when it is imported, and PyTorch alone does not import it.
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-
 from collections.abc import Iterator
 
 import pytest
@@ -27,3 +19,12 @@ def path(request: pytest.FixtureRequest) -> Iterator[str]:
 def loss(request: pytest.FixtureRequest) -> Loss:
     """Each of the losses, under one signature."""
     return LOSSES[request.param]
+
+
+@pytest.fixture
+def gpu() -> Iterator[object]:
+    """A GPU, or an emulated one, on which the test must leave no fault."""
+    from tests import kernels  # imports Triton, which takes a second
+
+    with kernels.gpu() as device:
+        yield device

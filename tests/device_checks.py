@@ -1,8 +1,9 @@
 """What must hold of the Triton kernels, as functions of the device.
 
-``test_gpu.py`` asks it of a GPU at sizes that matter there, ``test_gate.py`` of Triton's interpreter at tiny ones, so
-that the first run on a GPU is not the first run of the checks. Problems are drawn and judged on the CPU. Rankings are
-padded to few shapes: the kernels that sort a row in registers take seconds to compile for each kind of shape.
+``test_gpu.py`` asks it of a GPU at sizes that matter there, ``test_device_checks.py`` of an emulated one at smaller
+sizes, so that the first run on a GPU is not the first run of the checks. Problems are drawn and judged on the CPU.
+Rankings are padded to few shapes: the kernels that sort a row in registers take seconds to compile for each kind of
+shape.
 """
 
 from __future__ import annotations
@@ -225,7 +226,7 @@ def check_metric(batch: Batch, device: Device, dtype: torch.dtype) -> None:
 
 
 def metric(scores: Tensor, targets: Tensor, **options: Any) -> Tensor:
-    """``average_precision`` of the Triton backend, in the interpreter too; on CUDA it is what the function takes."""
+    """``average_precision`` of the Triton backend, on an emulated GPU too; on CUDA it is what the function takes."""
     if scores.is_cuda:
         return fastap.average_precision(scores, targets, dim=-1, **options)
     from fastap.backends import triton

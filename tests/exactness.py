@@ -2,7 +2,7 @@
 
 ``python -m tests.exactness --problems 20000`` runs the whole; the test suite a fixed-seed slice of it. Every problem
 is solved for every update, and every loss on all paths of the CPU (:mod:`tests.paths`); ``--method dp`` has
-its own dynamic program judged instead of its search. ``TRITON_INTERPRET=1 ... --path triton-long`` judges the kernels.
+its own dynamic program judged instead of its search. ``--path triton-long`` judges the kernels.
 """
 
 from __future__ import annotations

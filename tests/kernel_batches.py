@@ -1,19 +1,13 @@
-"""Rankings that are special in one way each, batches of them as kernels have them, and what is true of these.
-
-Without a GPU the kernels run in Triton's interpreter, which shows wrong indices and wrong arithmetic, no races.
-"""
+"""Rankings that are special in one way each, batches of them as kernels have them, and what is true of these."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from math import inf, isnan
-from types import ModuleType
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -55,13 +49,6 @@ def memory(*shape: int, dtype: torch.dtype) -> Tensor:
     """New and full of what must not be read."""
     with poisoned():
         return torch.empty(shape, dtype=dtype, device=DEVICE)
-
-
-@contextmanager
-def counted(module: ModuleType, name: str) -> Iterator[mock.Mock]:
-    """Count the calls of a device function, which only the interpreter makes one by one."""
-    with mock.patch.object(module, name, wraps=getattr(module, name)) as calls:
-        yield calls
 
 
 # Rankings

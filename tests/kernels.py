@@ -1,4 +1,4 @@
-"""What tests of Triton kernels share. Without a GPU they run in Triton's interpreter: see ``conftest.py``."""
+"""What tests of Triton kernels share. Without a GPU they run on an emulated one: see :mod:`emulator`."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from unittest import mock
 import pytest
 import torch
 from torch import Tensor
+from triton.runtime import driver
 
-from fastap.backends import INTERPRETS_TRITON
+from emulator import Device, compiler
 from fastap.backends.triton.launch import RaggedLaunch, ShortLaunch, TiledLaunch, Tiles, Waves
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+WITHOUT_A_GPU = "needs a CUDA device, or a C compiler to emulate one"
 
-# In masked lanes NumPy divides by zero and subtracts infinities, as a GPU does without a word.
-quiet = [
-    pytest.mark.filterwarnings(f"ignore:{words}:RuntimeWarning")
-    for words in ("invalid value", "divide by zero", "overflow")
-]
+# One row a thread, of which a warp has 32.
+TILE = 32
+TILES = Tiles(rows=TILE, search_rows=4, pieces=8, columns=TILE, num_warps=1, max_registers=None)
+
+# Odd, large, and in another place than any test would look for.
+_POISON = 0x5A5A5A5B
 
 
 def often(*first: Any, full: Iterable[Any]) -> list[Any]:
@@ -31,31 +34,26 @@ def often(*first: Any, full: Iterable[Any]) -> list[Any]:
     ]
 
 
-interpreted = pytest.mark.skipif(DEVICE != "cpu", reason="for Triton's interpreter")
-
-# One row a thread, of which a warp has 32.
-TILE = 16 if DEVICE == "cpu" else 32
-TILES = Tiles(rows=TILE, search_rows=4, pieces=8, columns=TILE, num_warps=1, max_registers=None)
-
-# Odd, large, and in another place than any test would look for.
-_POISON = 0x5A5A5A5B
+def emulated() -> Device | None:
+    """The emulated GPU that is active, if it is one."""
+    return driver._active if isinstance(driver._active, Device) else None
 
 
-def _mend_interpreter() -> None:
-    """Loops to a bound that is an argument: Triton 3.6 makes an int of an array of one element, NumPy 2.4 refuses."""
-    from triton.runtime import interpreter
-
-    patch = interpreter._patch_lang_tensor
-
-    def patch_and_mend(tensor: Any, scope: Any) -> None:
-        patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
-
-    interpreter._patch_lang_tensor = patch_and_mend
-
-
-if INTERPRETS_TRITON:
-    _mend_interpreter()
+@contextmanager
+def gpu(**options: Any) -> Iterator[Device | None]:
+    """Inside, kernels run: on a GPU, or on an emulated one, with these options, which must find nothing wrong."""
+    if DEVICE == "cuda":
+        yield None
+        return
+    active = emulated()
+    if active and not options:
+        yield active
+        return
+    if compiler() is None:
+        pytest.skip(WITHOUT_A_GPU)
+    with Device(**options) as device:
+        yield device
+    assert not device.faults, "\n".join(str(finding) for finding in device.faults)
 
 
 def small_short_launch(items: int) -> ShortLaunch:
@@ -71,6 +69,9 @@ def small_tiled_launch() -> TiledLaunch:
 @contextmanager
 def poisoned() -> Iterator[None]:
     """Inside, ``torch.empty`` comes full of NaN, or of a large odd number: what nobody wrote shows."""
+    if emulated():  # which poisons memory itself, and knows who writes it
+        yield
+        return
     empty = torch.empty
 
     def filled(*args: Any, **options: Any) -> Tensor:

@@ -31,13 +31,13 @@ def solving(path: str) -> Iterator[None]:
     """
     if path in TRITON_PATHS:
         from fastap.backends import triton
-        from tests.kernels import small_short_launch, small_tiled_launch
+        from tests.kernels import gpu, small_short_launch, small_tiled_launch
 
         def launch(rankings: int, items: int, positives: int, dtype: torch.dtype, architecture: str) -> object:
             long = path == "triton-long" or dtype == torch.float64
             return small_tiled_launch() if long else small_short_launch(items)
 
-        with mock.patch.object(triton, "launch_for", launch):
+        with gpu(), mock.patch.object(triton, "launch_for", launch):
             yield
     else:
         yield

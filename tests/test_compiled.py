@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -25,12 +24,11 @@ BUDGET = 60.0
 
 @pytest.fixture(scope="module", params=["quick", pytest.param("all", marks=pytest.mark.full)])
 def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[Entry, Numbers]:
-    """Of all of them, or of what is soon compiled; by processes without Triton's interpreter."""
+    """Of all of them, or of what is soon compiled."""
     file = tmp_path_factory.mktemp("compiled") / "measured.json"
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "tests.compiled", "--json", str(file)]
     command += ["--quick", "--target", *OFTEN] if request.param == "quick" else []
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return {tuple(entry): numbers for *entry, numbers in json.loads(file.read_text(encoding="utf-8"))}
 
 

@@ -153,10 +153,9 @@ def test_the_perceptron_has_no_method() -> None:
         refuses(TypeError, call_with(function, method="dp"), "method")
 
 
-def test_triton_runs_on_a_gpu_or_in_its_interpreter() -> None:
-    with mock.patch.object(backends, "INTERPRETS_TRITON", False):
-        for function in WITH_BACKEND:
-            refuses(ValueError, call_with(function, backend="triton"), "backend", "'triton'", "CUDA", "cpu", "'auto'")
+def test_triton_runs_on_a_gpu() -> None:
+    for function in WITH_BACKEND:
+        refuses(ValueError, call_with(function, backend="triton"), "backend", "'triton'", "CUDA", "cpu", "'auto'")
 
 
 def test_the_backend_that_is_gone_says_what_to_use() -> None:

@@ -24,7 +24,7 @@ from fastap.backends.triton.launch import (
 )
 from fastap.types import Batch
 
-ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942", "interpreter")
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 REGISTERS = 65536  # of a multiprocessor: what one program can have
 

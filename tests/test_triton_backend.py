@@ -1,6 +1,6 @@
 """What a user sees of ``backend="triton"``, on both of its paths, from memory full of NaN.
 
-Without a GPU the kernels run in Triton's interpreter, a thousand times slower: so the problems are small.
+Without a GPU the kernels run on an emulated one, a thousand times slower: so the problems are small.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from fastap.backends import triton as triton_backend
 from fastap.backends.triton import inputs
 from fastap.types import Batch
 from tests.kernel_batches import corners, exact_precision, stacked
-from tests.kernels import DEVICE, few_programs, often, poisoned, quiet
+from tests.kernels import DEVICE, few_programs, often, poisoned
 from tests.losses import LOSSES, Loss, random_batch, value_and_gradient
 from tests.paths import TRITON_PATHS, solving
 
-pytestmark = quiet
+pytestmark = pytest.mark.usefixtures("gpu")
 
 SHORT, LONG = TRITON_PATHS
 # Where the loss does not matter, the one that searches nothing.

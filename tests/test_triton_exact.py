@@ -21,13 +21,13 @@ import fastap
 from fastap.backends import triton
 from fastap.types import Batch, Objective
 from tests.kernel_batches import POOLED, UNPROVED, corners, hard, ranking, stacked
-from tests.kernels import DEVICE, few_programs, interpreted, often, poisoned, quiet
+from tests.kernels import DEVICE, few_programs, often, poisoned
 from tests.losses import LOSSES, value_and_gradient
 from tests.paths import solving
 from tests.problems import KINDS
 from tests.strategies import Truth, may_be_lost, ranking_value, truth
 
-pytestmark = [*quiet, interpreted]
+pytestmark = pytest.mark.usefixtures("gpu")
 
 ITEMS = 19
 SCALE = 0.3

@@ -11,9 +11,9 @@ from fastap.backends.triton.inputs import inputs_of
 from fastap.backends.triton.split import sort_and_split
 from fastap.types import Batch
 from tests.kernel_batches import SMALL, Split, bits_of, everything, memory
-from tests.kernels import DEVICE, often, poisoned, quiet, small_tiled_launch
+from tests.kernels import DEVICE, often, poisoned, small_tiled_launch
 
-pytestmark = quiet
+pytestmark = pytest.mark.usefixtures("gpu")
 
 FAR = 8
 

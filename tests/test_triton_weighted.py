@@ -11,11 +11,11 @@ from torch import Tensor
 from fastap.backends import triton
 from fastap.types import Batch
 from tests.kernel_batches import corners, exact_precision, stacked
-from tests.kernels import DEVICE, TILE, few_programs, often, poisoned, quiet
+from tests.kernels import DEVICE, TILE, few_programs, often, poisoned
 from tests.losses import random_batch
 from tests.paths import solving
 
-pytestmark = quiet
+pytestmark = pytest.mark.usefixtures("gpu")
 
 LAYOUTS = ("rows", "ragged")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import platform
 from importlib.metadata import version
 from typing import Protocol, cast
@@ -16,8 +15,8 @@ from fastap.warning import warn_once
 
 BACKENDS = ("auto", "native", "triton", "reference")
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-# Triton reads this once, when it is imported: its kernels then run in Python, on tensors of the CPU.
-INTERPRETS_TRITON = os.environ.get("TRITON_INTERPRET", "0") == "1"
+# Where kernels run. Tests add "cpu", whose tensors an emulated GPU takes.
+TRITON_DEVICES: tuple[str, ...] = ("cuda",)
 _NOT_BUILT = "no C compiler built the engine when fastap was installed; install one (gcc, clang), then fastap again"
 
 
@@ -112,6 +111,6 @@ def check_backend(backend: str, where: device | None = None) -> str:
     if backend == "triton":
         if not HAS_TRITON:
             raise ValueError("backend 'triton' needs the package triton, which is not installed; use 'auto'")
-        if where is not None and where.type != "cuda" and not INTERPRETS_TRITON:
+        if where is not None and where.type not in TRITON_DEVICES:
             raise ValueError(f"backend 'triton' needs tensors on a CUDA device, got {where}; use 'auto'")
     return backend

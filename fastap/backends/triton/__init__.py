@@ -1,4 +1,4 @@
-"""The exact algorithm in Triton kernels, for CUDA devices; with ``TRITON_INTERPRET=1`` in Python, for the CPU.
+"""The exact algorithm in Triton kernels, for CUDA devices.
 
 Nothing here computes: kernels and PyTorch's sort do. Nothing waits for the device: sizes come from shapes, counts stay
 where they are. Time: a sort and ``O((P + N) log N)``. Memory: at most 64 bytes a score beside input and gradient, 68

@@ -161,8 +161,6 @@ def on_device(device: torch.device) -> AbstractContextManager[object]:
 @cache
 def architecture(device: torch.device) -> str:
     """``"sm_90"`` and the like, or ``"gfx942"``."""
-    if device.type != "cuda":
-        return "interpreter"
     if torch.version.hip:
         return str(torch.cuda.get_device_properties(device).gcnArchName).split(":")[0]
     major, minor = torch.cuda.get_device_capability(device)
