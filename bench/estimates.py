@@ -65,17 +65,27 @@ WORKLOADS = [
 ]
 
 
-def measure(workload: Workload) -> list[Row]:
-    """A row a kernel, in order of their launches, and one of all."""
-    case, rankings = workload.case, workload.case.shape.rankings
-    chosen = launch_for(rankings, case.shape.items, case.shape.items, torch.float32, "sm_90")
-    run = replace(case, shape=replace(case.shape, rankings=workload.runs))
+def emulate(workload: Workload) -> Device:
+    """A call on the emulated GPU, which has its launches."""
+    case, shape = workload.case, workload.case.shape
+    chosen = launch_for(shape.rankings, shape.items, shape.items, getattr(torch, case.dtype), "sm_90")
+    run = replace(case, shape=replace(shape, rankings=workload.runs))
     scores, targets = next(run.inputs())
     with (
         Device(checks=False, timing=True, seed=0) as device,
         mock.patch.object(backend, "launch_for", return_value=chosen),
     ):
         run.prepare(scores, targets)()
+    return device
+
+
+def measure(workload: Workload) -> list[Row]:
+    """A row a kernel, in order of their launches, and one of all."""
+    return rows_of(emulate(workload), workload)
+
+
+def rows_of(device: Device, workload: Workload) -> list[Row]:
+    case = workload.case
     rows: dict[str, Row] = {}
     for launch in device.launches:
         # The losses of all rankings are added up by one program.
@@ -99,7 +109,7 @@ def measure(workload: Workload) -> list[Row]:
     per_score = ("instructions", "float64", "sectors", "conflicts")
     for row in rows.values():
         row.update({key: row[key] / case.shape.scores for key in per_score})
-    rows[WHOLE] |= {"allocations": device.allocations, "bytes": device.allocated / run.shape.scores}
+    rows[WHOLE] |= {"allocations": device.allocations, "bytes": device.allocated / (workload.runs * case.shape.items)}
     said = {
         key: value for key, value in case.describe().items() if key in ("work", "rankings", "P", "N", "kind", "epsilon")
     }

@@ -141,6 +141,11 @@ def duration(seconds: float) -> str:
     return f"{_three(seconds / 1e-6)} us"
 
 
+def number(value: float) -> str:
+    """A count: whole from 10 on, three figures below."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.3g}"
+
+
 def timed(seconds: float | None, times: float | None = None) -> str:
     """``3.21 ms (1.52)``; empty where there is no time."""
     if seconds is None:

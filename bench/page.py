@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from bench import estimates, figures, plots, store
 from bench.environment import RESULTS, ROOT
-from bench.figures import memory, of, timed, times_of
+from bench.figures import memory, number, of, timed, times_of
 from bench.inputs import Shape
 from bench.markdown import Page, machine, table, versions_of
 from bench.store import Result, Row
@@ -346,10 +346,11 @@ def add_estimates(page: Page, rows: Sequence[Row]) -> None:
     """What ``bench.estimates`` counted: of each call, and of each kernel of the largest one."""
     whole = [row for row in rows if row["kernel"] == estimates.WHOLE]
     counted = ("instructions", "float64", "sectors")
+    columns = (*counted, "bytes", "allocations", "launches")
     body = []
     for row in whole:
         shape = str(Shape(row["rankings"], row["P"], row["N"]))
-        counts = [f"{row[key]:,.0f}" for key in (*counted, "bytes", "allocations", "launches")]
+        counts = [number(row[key]) for key in columns]
         body.append([shape, row["kind"], row["work"], *counts, timed(row["seconds"])])
     says = (
         "**Estimates, not yet measured on hardware.** An emulated GPU runs the kernels as they are compiled for an "
@@ -357,10 +358,10 @@ def add_estimates(page: Page, rows: Sequence[Row]) -> None:
         "multiprocessor. Instructions of a thread, those of float64 among them, sectors of 32 bytes that are read or "
         "written, and bytes of `torch.empty` are a score; PyTorch's sort of long rankings is not among them."
     )
-    heads = ["rankings", "kind", "work", *counted, "bytes", "allocations", "launches", "estimated time"]
+    heads = ["rankings", "kind", "work", *columns, "estimated time"]
     page.table(says, body, heads, 3)
 
-    largest = max(whole, key=figures.scores)
+    largest = max((row for row in whole if row["work"] == UPDATES[-1]), key=lambda row: row["N"])  # of all updates
     works: dict[str, dict[str, Row]] = {}
     for row in rows:
         if figures.scores(row) == figures.scores(largest) and row["kernel"] != estimates.WHOLE:
@@ -369,7 +370,7 @@ def add_estimates(page: Page, rows: Sequence[Row]) -> None:
     for kernel, by_work in works.items():
         row = next(iter(by_work.values()))
         times = [timed(of(by_work.get(update, {}), "seconds")) for update in UPDATES]
-        body.append([kernel, *(f"{row[key]:,.0f}" for key in counted), f"{row['conflicts']:.2f}", *times])
+        body.append([kernel, *(number(row[key]) for key in (*counted, "conflicts")), *times])
     shape = Shape(largest["rankings"], largest["P"], largest["N"])
     says = f"Each kernel of {shape}: counts a score of the first update that has it, and estimated times."
     page.table(says, body, ["kernel", *counted, "bank conflicts", *UPDATES])

@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bench import figures
 from bench.figures import Series, duration
+from bench.store import Row
 
 # Okabe and Ito's colours, told apart by the colour-blind; lines also differ in marker and dashes, for print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
@@ -60,4 +61,21 @@ def time_against_n(lines: Sequence[Series], title: str) -> Figure:
     low, high = figures.FIT_RANGE
     note = f"exponents ± standard errors, fitted from {low:,.0f} to {high:,.0f} scores (broad lines)"
     axes.legend(title=note, title_fontsize=8, fontsize=8, loc="upper left", frameon=False, alignment="left")
+    return figure
+
+
+def kernels(rows: Sequence[Row], title: str) -> Figure:
+    """The estimated time of each kernel, in order of their launches, and the part of it that no schedule can beat."""
+    figure = Figure(figsize=(8.0, 1.2 + 0.32 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=11)
+    names = [row["kernel"] for row in rows]
+    axes.barh(names, [1e6 * row["seconds"] for row in rows], color=COLOURS[5], label="likely")
+    axes.barh(names, [1e6 * row["bound"] for row in rows], color=COLOURS[0], height=0.4, label="at least")
+    axes.invert_yaxis()
+    axes.set_xlabel("estimated time in microseconds")
+    axes.grid(True, axis="x", color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
     return figure

@@ -4,6 +4,9 @@ One row a kernel, on a CPU one row an operator, by PyTorch's profiler. Then a ca
 peak memory, and what the stages of the engine in C take by its own clock.
 The result is checked first, as the suites do it; the exit status is 1 if it is wrong. PyTorch and NumPy are enough.
 
+``--emulate`` shows each kernel's part of the time that an H100 may take, by the counts of an emulated one, and the
+lines of the source that take most of it: an estimate, for machines without a GPU; ``--picture FILE`` draws it.
+
 The profiler slows down the host: wall time, host time and peak memory are those of calls without it. Every call gets
 fresh scores; on a GPU the L2 cache is flushed before it.
 """
@@ -120,6 +123,8 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, Case]:
         parser.add_argument(name, choices=choices, default=choices[0], help=words)
     parser.add_argument("--epsilon", type=float, default=1.0, help="of the direct loss; the margin of the hinge")
     parser.add_argument("--forward", action="store_true", help="without the backward pass")
+    parser.add_argument("--emulate", action="store_true", help="estimate an H100 by an emulated GPU")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="of what --emulate shows")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write a Chrome trace")
     options = parser.parse_args(arguments)
     if min(options.rows, options.items, options.repeats, options.top) < 1:
@@ -128,12 +133,18 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, Case]:
         parser.error("--positives must be from 0 to --items")
     if options.loss in ("perceptron", "metric") and options.method != "auto":
         parser.error(f"--loss {options.loss} has one method only")
+    if options.picture and not options.emulate:
+        parser.error("--picture is of what --emulate shows")
+    if options.emulate:
+        if options.backend not in ("auto", "triton") or options.device == "cuda" or options.trace:
+            parser.error("--emulate runs Triton's kernels on an emulated GPU, with no trace")
+        options.device, options.backend = "cpu", "triton"
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch sees no CUDA device here")
     try:
-        check_backend(options.backend, torch.device(options.device))
+        check_backend(options.backend, None if options.emulate else torch.device(options.device))
         check_scale("epsilon", options.epsilon)
     except ValueError as error:
         parser.error(str(error))
@@ -147,8 +158,35 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, Case]:
     return options, case
 
 
+def show_estimate(case: Case, top: int, picture: Path | None) -> None:
+    """Each kernel's part of an H100's time, and where its cycles go."""
+    from bench import estimates
+    from emulator.estimate import hottest
+
+    workload = estimates.Workload(case, case.shape.rankings)
+    device = estimates.emulate(workload)
+    *kernels, whole = estimates.rows_of(device, workload)
+    print(
+        f"{case.shape}, {case.work}: an H100, estimated by the counts of an emulated one, PyTorch's sort not among them"
+    )
+    lines = {launch.name: hottest(launch, 3) for launch in device.launches}
+    for row in sorted(kernels, key=lambda row: -row["seconds"])[:top]:
+        where = ", ".join(f"{line} {share:.0%}" for line, share in lines[row["kernel"]])
+        print(f"{duration(row['seconds']):>10}  {row['launches']:6.4g} x  {row['kernel']:16}  {where}")
+    counts = ", ".join(f"{whole[key]:,.0f} {key}" for key in ("instructions", "float64", "sectors", "bytes"))
+    calls = f"{whole['launches']} launches, {whole['allocations']} allocations"
+    print(f"all {duration(whole['seconds'])}, {calls}; a score: {counts}")
+    if picture:
+        from bench import plots
+
+        plots.save(plots.kernels(kernels, f"{case.shape}, {case.work}: an H100, estimated"), picture)
+
+
 def main(arguments: list[str] | None = None) -> int:
     options, case = parse(arguments)
+    if options.emulate:
+        show_estimate(case, options.top, options.picture)
+        return 0
     try:
         checked = truth.assert_right(case)
     except AssertionError as wrong:

@@ -339,8 +339,9 @@ def shortfall_of_transfer(by_task: dict[str, list[float]], task: str) -> float:
 def epsilon_figure(results: Results) -> Figure:
     found = grid(results)
     tasks, epsilons = (sorted({key[k] for key in found}) for k in (1, 2))
-    figure = Figure(figsize=(9.0, 6.0), layout="constrained")
-    axes = figure.subplots(2, (len(results.methods()) + 1) // 2, sharex=True, sharey=True)
+    rows = -(-len(results.methods()) // 4)
+    figure = Figure(figsize=(10.0, 0.4 + 2.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, 4, sharex=True, sharey=True, squeeze=False)
     for unused in axes.flat[len(results.methods()) :]:
         unused.set_visible(False)
     for each, method in zip(axes.flat, results.methods(), strict=False):
@@ -349,6 +350,7 @@ def epsilon_figure(results: Results) -> Figure:
             each.plot(epsilons, values, label=task, linewidth=1.5, markersize=4, **style(number))
         each.set(xscale="log", ylim=(20, -0.5))
         prepare(each, method)
+        each.set_title(method, fontsize=9, loc="left")
     figure.supxlabel("epsilon", fontsize=10)
     figure.supylabel("hundredths of AP below the best of the task (cut at 20)", fontsize=10)
     legend(figure, axes.flat[0])
