@@ -26,6 +26,9 @@ from emulator import machine, opcodes
 from emulator.assembler import Program
 from emulator.machine import Fault, Machine, Region
 from emulator.opcodes import P, Q, R
+from fastap import backends
+from fastap.backends import triton as backend
+from fastap.backends.triton.bound import Space
 
 CAPABILITIES = (80, 90, 100)
 _MOST_FAULTS = 4096
@@ -101,6 +104,7 @@ class Device:
         budget: instructions of a warp, of one block together, after which it is given up.
         most_blocks: run no more blocks of a launch than these, drawn at random. For costs only: the result is wrong.
         executes: False runs nothing, for the time that the host takes.
+        apart: each part of a work space is memory of its own, that has no neighbour; without it they lie as on a GPU.
         hit: cycles until a load of L1 is there.
         l2: the same of L2, for the first load of a sector by a block.
         smem: the same of shared memory.
@@ -114,11 +118,13 @@ class Device:
     budget: int = 1 << 31
     most_blocks: int | None = None
     executes: bool = True
+    apart: bool = True
     hit: int = 35
     l2: int = 260
     smem: int = 29
     launches: list[Launch] = field(default_factory=list)
-    allocations: int = 0  # calls of torch.empty
+    started: int = 0  # launches, whether they are executed or not
+    allocations: int = 0  # calls of torch.empty; the parts of a work space are one
     allocated: int = 0  # bytes of these
     faults: Counter[Finding] = field(default_factory=Counter)
     remarks: Counter[Finding] = field(default_factory=Counter)
@@ -130,18 +136,19 @@ class Device:
         self._library = machine.library()
 
     def __enter__(self) -> Device:
-        import fastap.backends
-        import fastap.backends.triton
-
         if knobs.runtime.interpret:
             raise RuntimeError("TRITON_INTERPRET is set, with which Triton compiles nothing; unset it")
+        spaces = _APART if self.apart and self.executes else _TOGETHER
         self._entered = ExitStack()
         self._entered.callback(setattr, driver, "_active", driver._active)
         driver.set_active(self)
         for patch in (
             mock.patch.object(CompiledKernel, "_init_handles", _take_over),
-            mock.patch.object(fastap.backends, "TRITON_DEVICES", ("cuda", "cpu")),
-            mock.patch.object(fastap.backends.triton, "architecture", return_value=f"sm_{self.capability}"),
+            mock.patch.object(backends, "TRITON_DEVICES", ("cuda", "cpu")),
+            # A mock would take 20 us of the host's time.
+            mock.patch.object(backend, "architecture", lambda where: f"sm_{self.capability}"),  # noqa: PT008
+            # Each part of the work space is memory of its own here, that has no neighbour.
+            *(mock.patch.object(Space, name, new) for name, new in spaces.items()),
             mock.patch.object(torch, "empty", self._remembering(torch.empty)),
             mock.patch.object(torch, "empty_like", self._remembering(torch.empty_like)),
         ):
@@ -180,6 +187,7 @@ class Device:
 
     def launch(self, kernel: Any, args: tuple[Any, ...]) -> None:
         """What Triton calls in place of the driver's launch."""
+        self.started += 1
         if not self.executes:
             return
         grid, grid_y, grid_z = args[:3]
@@ -190,6 +198,9 @@ class Device:
         program = _PROGRAMS[kernel.hash]
         # After stream, function, two of metadata and two hooks: all parameters, constants among them.
         values = dict(zip(kernel.src.fn.arg_names, args[9:], strict=True))
+        for name, kind in kernel.src.signature.items():
+            if kind.startswith("*") and isinstance(values[name], int):
+                values[name] = self._memory_at(values[name])
         kinds = {name: kind for name, kind in kernel.src.signature.items() if kind != "constexpr"}
         regions = _Regions([values[name] for name in kinds], self.checks, self._memories)
         numbers = [_bits(kind, values[name], regions) for name, kind in kinds.items()]
@@ -200,6 +211,13 @@ class Device:
             (self.remarks if finding.kind in machine.REMARKS else self.faults)[finding] += each.count
         if failed:
             raise GivenUpError("; ".join(str(finding) for finding in self.faults))
+
+    def _memory_at(self, address: int) -> Tensor:
+        """From there to the end of an allocation."""
+        for start, memory in self._memories.items():
+            if start <= address < start + memory.written.size and (tensor := memory.tensor()) is not None:
+                return tensor.view(torch.uint8)[address - start :]
+        raise ValueError(f"{address:#x} lies in no memory of torch.empty")
 
     def _run(
         self, kernel: Any, program: Program, grid: int, numbers: list[int], regions: _Regions
@@ -254,6 +272,17 @@ def _take_over(kernel: Any) -> None:
     if kernel.module is None:
         kernel.module = kernel.function = 1
         kernel._run = lambda *args: driver.active.launch(kernel, args)
+
+
+def _cut_apart(device: torch.device, *parts: tuple[int, torch.dtype]) -> list[Space]:
+    """``Space.cut``, of an allocation each."""
+    memories = [torch.empty(count, dtype=dtype, device=device) for count, dtype in parts]
+    driver.active.allocations -= len(parts) - 1
+    return [Space(memory, memory.data_ptr(), memory.dtype) for memory in memories]
+
+
+_APART = {"cut": _cut_apart, "argument": Space.tensor}
+_TOGETHER = {name: vars(Space)[name] for name in _APART}
 
 
 @dataclass

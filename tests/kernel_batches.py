@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import inf, isnan
+from math import inf, isnan, prod
 from typing import Any
 
 import numpy as np
@@ -158,10 +158,14 @@ class Split:
     items: int
 
     @staticmethod
-    def of(scores: Tensor, targets: Tensor) -> Split:
+    def of(scores: Tensor, targets: Tensor, ignore_index: int | None = -1) -> Split:
+        inputs = inputs_of(Batch(scores, targets, ignore_index))
         with poisoned():
-            sorted_ = sort_and_split(inputs_of(Batch(scores, targets, -1)), small_tiled_launch())
-        return Split(sorted_, *scores.shape)
+            found = sort_and_split(inputs, small_tiled_launch())
+        plane = (inputs.rankings * inputs.items,)
+        shapes = {"v": plane, "order": plane, "s": plane, "counts": (inputs.rankings, 4), "centre": (inputs.rankings,)}
+        tensors = [getattr(found, name).tensor()[: prod(shape)].view(shape) for name, shape in shapes.items()]
+        return Split(Sorted(*tensors), inputs.rankings, inputs.items)
 
     @staticmethod
     def of_everything(dtype: torch.dtype) -> Split:
@@ -169,8 +173,7 @@ class Split:
         if dtype not in _splits:
             _splits[dtype] = Split.of(*everything(dtype))
         known = _splits[dtype]
-        arrays = (getattr(known.sorted, field.name).clone() for field in fields(Sorted))
-        return replace(known, sorted=Sorted(*arrays))
+        return replace(known, sorted=Sorted(*(each.clone() for each in known.sorted)))
 
     @property
     def problem(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

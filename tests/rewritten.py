@@ -9,6 +9,8 @@ from typing import Any
 
 from triton.runtime.jit import JITFunction
 
+from fastap.backends.triton.bound import forget
+
 
 @contextmanager
 def rewritten(function: Any, old: str, new: str) -> Iterator[None]:
@@ -24,6 +26,7 @@ def rewritten(function: Any, old: str, new: str) -> Iterator[None]:
 
 def _put(function: Any, source: str) -> None:
     function._unsafe_update_src(source)
+    forget()
     # Triton keeps the hash of whatever calls it, and compiled kernels by their arguments alone.
     for each in [each for each in gc.get_objects() if type(each) is JITFunction]:
         each.hash = None

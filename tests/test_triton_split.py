@@ -7,11 +7,8 @@ import pytest
 import torch
 from fastap.kernels import sort, split, tiled
 
-from fastap.backends.triton.inputs import inputs_of
-from fastap.backends.triton.split import sort_and_split
-from fastap.types import Batch
 from tests.kernel_batches import SMALL, Split, bits_of, everything, memory
-from tests.kernels import DEVICE, often, poisoned, small_tiled_launch
+from tests.kernels import DEVICE, often
 
 pytestmark = pytest.mark.usefixtures("gpu")
 
@@ -46,8 +43,7 @@ def test_sort_and_split(dtype: torch.dtype, ignore_index: int | None) -> None:
     # Three axes of any strides, other ones for the targets.
     strided = scores.view(-1, 4, items).permute(2, 0, 1).contiguous().permute(1, 2, 0)
     sparse = targets.view(-1, 4, items).repeat_interleave(2, 2).to(torch.int16)[..., ::2]
-    with poisoned():
-        given = sort_and_split(inputs_of(Batch(strided, sparse, ignore_index)), small_tiled_launch())
+    given = Split.of(strided, sparse, ignore_index).sorted
     v, order, s = (each.view(rankings, items).cpu() for each in (given.v, given.order, given.s))
     for number, (score, target) in enumerate(zip(scores.double().cpu(), targets.cpu(), strict=True)):
         group = torch.where(target == 1, 0, torch.where(target == 0, 1, 2))

@@ -2,7 +2,8 @@
 
 Nothing here computes: kernels and PyTorch's sort do. Nothing waits for the device: sizes come from shapes, counts stay
 where they are. Time: a sort and ``O((P + N) log N)``. Memory: at most 64 bytes a score beside input and gradient, 68
-of the symmetric update, and of ragged rankings 17 bytes a ranking.
+of the symmetric update, and of ragged rankings 17 bytes a ranking; the work space is one allocation, of long rankings
+two.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from fastap.backends.triton.bound import start
 from fastap.backends.triton.inputs import Inputs, Task, architecture, inputs_of, on_device
 from fastap.backends.triton.launch import Launch, RaggedLaunch, ShortLaunch, TiledLaunch, launch_for, ragged_launch
 from fastap.backends.triton.ragged import run_ragged
@@ -78,7 +80,8 @@ def reduce(
     total = torch.empty((), dtype=dtype, device=device)
     share = torch.empty(1, dtype=dtype, device=device) if mean else None
     with on_device(device):
-        output.reduce_losses[(1,)](
+        start(
+            output.reduce_losses, 1,
             losses.loss, losses.takes_part.view(torch.int8),
             total, total if share is None else share,
             losses.loss.shape[0],

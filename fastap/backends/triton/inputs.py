@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import struct
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastap.backends.triton.bound import Space
 from fastap.backends.triton.launch import MOST_ITEMS
 from fastap.targets import can_hold
 from fastap.types import Batch, Objective
@@ -17,8 +18,7 @@ from fastap.types import Batch, Objective
 _SCORE_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-@dataclass(frozen=True)
-class Inputs:
+class Inputs(NamedTuple):
     """Scores and targets whose leading axes are numbered (outer, inner), and what else kernels ask of them.
 
     With offsets they are flat, rankings of different lengths end to end.
@@ -43,9 +43,12 @@ class Inputs:
         """Memory on the device of the scores."""
         return torch.empty(shape, dtype=dtype, device=self.device)
 
+    def scratch(self, *parts: tuple[int, torch.dtype]) -> list[Space]:
+        """Work space there: so many numbers of that type each."""
+        return Space.cut(self.device, *parts)
 
-@dataclass(frozen=True)
-class Task:
+
+class Task(NamedTuple):
     """What kernels are compiled for, and the one number they are given."""
 
     loss: str
@@ -54,6 +57,7 @@ class Task:
     epsilon: float
 
     @staticmethod
+    @lru_cache(maxsize=256)
     def of(objective: Objective) -> Task:
         method = "standard" if objective.loss == "perceptron" else objective.method
         sign = 0 if objective.is_symmetric else objective.sign
@@ -66,12 +70,12 @@ class Task:
     @property
     def first(self) -> Task:
         """The task whose ranking is the first, with a sign."""
-        return replace(self, sign=1) if self.is_symmetric else self
+        return self._replace(sign=1) if self.is_symmetric else self
 
     @property
     def second(self) -> Task:
         """Of a symmetric task, the one whose ranking is the second."""
-        return replace(self, sign=-1)
+        return self._replace(sign=-1)
 
     @property
     def planes(self) -> int:
@@ -101,6 +105,11 @@ def inputs_of(batch: Batch) -> Inputs:
         targets, has_ignore = targets.view(torch.uint8), False
     elif targets.is_floating_point() and targets.dtype not in _SCORE_TYPES:
         targets = targets.float()
+    sizes = batch.rankings, batch.items, batch.shape
+    ignored = (batch.ignore_index if has_ignore and batch.ignore_index is not None else 0), has_ignore
+    if scores.is_contiguous() and targets.is_contiguous():  # as most are: 5 us less
+        step = batch.items if batch.rankings > 1 else 0
+        return Inputs(scores, targets, *sizes, 1, (step, step, 1) * 2, *ignored, batch.offsets)
     axes = _two_axes(scores), _two_axes(targets)
     inner = _common_inner(*axes)
     if inner is None:
@@ -112,13 +121,10 @@ def inputs_of(batch: Batch) -> Inputs:
     return Inputs(
         scores,
         targets,
-        batch.rankings,
-        batch.items,
-        batch.shape,
+        *sizes,
         inner,
         (*_outer_inner(axes[0], inner), scores.stride(-1), *_outer_inner(axes[1], inner), targets.stride(-1)),
-        batch.ignore_index if has_ignore and batch.ignore_index is not None else 0,
-        has_ignore,
+        *ignored,
         batch.offsets,
     )
 

@@ -7,6 +7,7 @@ spills: ``tests/compiled.py``) and from how many programs a multiprocessor can h
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -89,6 +90,7 @@ class RaggedLaunch:
 Launch = ShortLaunch | TiledLaunch | RaggedLaunch
 
 
+@lru_cache(maxsize=1024)
 def launch_for(
     rankings: int, items: int, positives: int, dtype: torch.dtype, architecture: str
 ) -> ShortLaunch | TiledLaunch:
@@ -114,6 +116,7 @@ def launch_for(
     )
 
 
+@lru_cache(maxsize=1024)
 def ragged_launch(rankings: int, items: int, architecture: str) -> RaggedLaunch:
     """The launch for so many rankings with so many items in all; the host does not know which has how many."""
     # As for short rows of the mean length: a warp takes in the positives of most at once.

@@ -12,6 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
+from fastap.backends.triton.bound import Argument, start
 from fastap.backends.triton.inputs import Inputs, Task
 from fastap.backends.triton.launch import RaggedLaunch, compiler_options
 from fastap.kernels import ragged
@@ -28,20 +29,21 @@ def run_ragged(
     value.fill_(0.0 if takes_part is not None else nan)
     if takes_part is not None:
         takes_part.zero_()
-    v = inputs.empty(items, dtype=torch.float64)
-    # The metric has no rows to solve.
-    is_metric = task.loss == "ap"
-    s = value if is_metric else inputs.empty(items, dtype=torch.float64)
-    rows = order if is_metric else inputs.empty(task.planes * items, dtype=torch.int32)
-    sums = value if is_metric else inputs.empty(2 * items, dtype=torch.float64)
-    if out is None and inputs.scores.dtype == torch.float64 and not is_metric:
-        out = inputs.empty(items, dtype=torch.float64)
+    is_metric = task.loss == "ap"  # which has no rows to solve
+    f64, i32 = torch.float64, torch.int32
+    solved = () if is_metric else ((items, f64), (task.planes * items, i32), (2 * items, f64))
+    v, *others = inputs.scratch((items, f64), *solved)
+    s, rows, sums = others or (value, order, value)
+    into: Argument | None = out
+    if out is None and inputs.scores.dtype == f64 and not is_metric:
+        into = inputs.empty(items, dtype=f64)
     elif out is None:
         # See `run_short`.
-        out = value if is_metric else rows[4 * items : 5 * items].view(torch.float32)
-    ragged.ragged_rankings[(launch.programs,)](
+        into = value if is_metric else others[1].at(4 * items).view(torch.float32)
+    start(
+        ragged.ragged_rankings, launch.programs,
         inputs.scores, inputs.offsets, groups, order,
-        out, value, value if takes_part is None else takes_part,
+        into, value, value if takes_part is None else takes_part,
         v, s, rows, sums,
         items, inputs.rankings, task.epsilon_bits,
         LOSS=task.loss, SIGN=task.sign, METHOD=task.method,
@@ -55,7 +57,8 @@ def sort_flat(inputs: Inputs, launch: RaggedLaunch) -> tuple[Tensor, Tensor]:
     items = inputs.items
     keys = inputs.empty(items, dtype=torch.int64 if inputs.scores.dtype == torch.float64 else torch.int32)
     groups = inputs.empty(items, dtype=torch.int32)
-    ragged.encode_ragged[(triton.cdiv(items, launch.items),)](
+    start(
+        ragged.encode_ragged, triton.cdiv(items, launch.items),
         inputs.scores, inputs.targets, inputs.offsets,
         keys, groups,
         items, inputs.targets.shape[0], inputs.rankings, inputs.ignore_index,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastap.backends.triton.bound import Argument, start
 from fastap.backends.triton.inputs import Inputs, Task
 from fastap.backends.triton.launch import ShortLaunch, compiler_options
 from fastap.kernels import short
@@ -16,20 +17,21 @@ def run_short(
     """Fill what is given: gradients, the value of every ranking, whether it takes part."""
     rankings, items = inputs.rankings, inputs.items
     plane = rankings * items
-    v = inputs.empty(plane, dtype=torch.float64)
-    order = inputs.empty(plane, dtype=torch.int32)
-    s = inputs.empty(plane, dtype=torch.float64)
-    # The metric has no rows to solve.
-    rows = order if task.loss == "ap" else inputs.empty(task.planes * plane, dtype=torch.int32)
-    sums = s if task.loss == "ap" else inputs.empty(2 * plane, dtype=torch.float64)
+    is_metric = task.loss == "ap"  # which has no rows to solve
+    f64, i32 = torch.float64, torch.int32
+    solved = () if is_metric else ((task.planes * plane, i32), (2 * plane, f64))
+    v, s, order, *others = inputs.scratch((plane, f64), (plane, f64), (plane, i32), *solved)
+    rows, sums = others or (order, s)
+    into: Argument | None = out
     if out is None:
         # Of a loss the gradient comes where nobody looks any more, which costs less than another variant to compile.
         # The fifth plane begins at a multiple of 16 bytes, as new memory does: kernels are compiled for that.
-        out = value if task.loss == "ap" else rows[4 * plane : 5 * plane].view(torch.float32)
+        into = value if is_metric else rows.at(4 * plane).view(torch.float32)
     tiles = launch.tiles
-    short.short_rankings[(rankings,)](
+    start(
+        short.short_rankings, rankings,
         inputs.scores, inputs.targets,
-        out, value, value if takes_part is None else takes_part,
+        into, value, value if takes_part is None else takes_part,
         v, order, s, rows, sums,
         items, inputs.inner, plane,
         *inputs.strides,

@@ -11,6 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
+from fastap.backends.triton.bound import start
 from fastap.kernels import sort
 
 # Two programs to each of the 132 multiprocessors of an H100 or H200.
@@ -95,20 +96,23 @@ def radix_sort(keys: Tensor, launch: RadixLaunch) -> tuple[Tensor, Tensor]:
     for number in range(launch.passes):
         is_last = number == launch.passes - 1
         shift, flip = number * launch.digit_bits, digits // 2 if is_last else 0
-        sort.count_digits[(rows * n_tiles,)](
+        start(
+            sort.count_digits, rows * n_tiles,
             source,
             table,
             n_items, n_tiles, shift, flip,
             TILE=launch.tile, DIGITS=digits, num_warps=launch.num_warps,
         )  # fmt: skip
-        sort.scan_tiles[(rows * digits // launch.scan_digits,)](
+        start(
+            sort.scan_tiles, rows * digits // launch.scan_digits,
             table,
             totals,
             n_tiles,
             DIGITS=digits, BLOCK_T=launch.scan_tiles, BLOCK_D=launch.scan_digits, num_warps=launch.scan_warps,
         )  # fmt: skip
         out_keys, out_index = pairs[number % 2]
-        sort.scatter[(rows * n_tiles,)](
+        start(
+            sort.scatter, rows * n_tiles,
             source, index, table, totals,
             out_keys, out_index,
             n_items, n_tiles, shift, flip,

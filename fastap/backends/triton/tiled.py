@@ -6,6 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
+from fastap.backends.triton.bound import Argument, start
 from fastap.backends.triton.inputs import Inputs, Task
 from fastap.backends.triton.launch import TiledLaunch, Waves, compiler_options
 from fastap.backends.triton.split import Sorted, sort_and_split
@@ -20,30 +21,36 @@ def run_tiled(
     plane, bits = rankings * items, task.epsilon_bits
     sorted_ = sort_and_split(inputs, launch)
     v, s, counts, centre = sorted_.v, sorted_.s, sorted_.counts, sorted_.centre
-    # The metric has no rows to solve.
-    rows = sorted_.order if task.loss == "ap" else inputs.empty(task.planes * plane, dtype=torch.int32)
-    sums = s if task.loss == "ap" else inputs.empty(2 * plane, dtype=torch.float64)
-    by_score = s if task.loss in ("ap", "perceptron") else inputs.empty(rankings, dtype=torch.float64)
-    if task.loss != "ap":
-        tiled.cut_rankings[(rankings,)](
+    block = launch.tiles.rows
+    tiles = triton.cdiv(items, block)
+    f64, i32 = torch.float64, torch.int32
+    n_parts = (4 if task.is_symmetric else 3) * rankings * tiles
+    rows, sums, by_score = sorted_.order, s, s  # of the metric, which has no rows to solve
+    if task.loss == "ap":
+        (parts,) = inputs.scratch((n_parts, f64))
+    else:
+        rows, sums, by_score, parts, extremes = inputs.scratch(
+            (task.planes * plane, i32), (2 * plane, f64), (rankings, f64), (n_parts, f64), (2 * rankings * tiles, i32)
+        )
+        start(
+            tiled.cut_rankings, rankings,
             v, s, counts, centre,
             rows, sums, by_score,
             items, plane, bits,
             LOSS=task.loss, BLOCK=launch.items, **compiler_options(launch.tiles),
         )  # fmt: skip
-        solve(inputs, task.first, launch, sorted_, rows, sums)
+        solve(inputs, task.first, launch, sorted_, rows, sums, extremes)
         if task.is_symmetric:
-            solve(inputs, task.second, launch, sorted_, rows[plane:], sums)
-    block = launch.tiles.rows
-    tiles = triton.cdiv(items, block)
-    parts = inputs.empty(4 if task.is_symmetric else 3, rankings * tiles, dtype=torch.float64)
-    tiled.sum_rows[(rankings * tiles,)](
+            solve(inputs, task.second, launch, sorted_, rows.at(plane), sums, extremes)
+    start(
+        tiled.sum_rows, rankings * tiles,
         v, s, counts, centre, rows,
         parts,
         items, tiles,
         LOSS=task.loss, SIGN=task.sign, BLOCK=block, num_warps=launch.num_warps,
     )  # fmt: skip
-    tiled.sum_rankings[(rankings * tiles,)](
+    start(
+        tiled.sum_rankings, rankings * tiles,
         inputs.scores, s, sorted_.order, counts, centre, rows, parts, by_score,
         value, value if takes_part is None else takes_part, sums, v,
         items, tiles, inputs.inner, *inputs.strides[:3], bits,
@@ -51,7 +58,8 @@ def run_tiled(
     )  # fmt: skip
     if out is not None:
         tiles = triton.cdiv(items, launch.items)
-        tiled.write_items[(rankings * tiles,)](
+        start(
+            tiled.write_items, rankings * tiles,
             v, sorted_.order, counts, centre, rows, sums, value,
             out,
             items, tiles, bits,
@@ -59,7 +67,9 @@ def run_tiled(
         )  # fmt: skip
 
 
-def solve(inputs: Inputs, task: Task, launch: TiledLaunch, sorted_: Sorted, rows: Tensor, sums: Tensor) -> None:
+def solve(
+    inputs: Inputs, task: Task, launch: TiledLaunch, sorted_: Sorted, rows: Argument, sums: Argument, extremes: Argument
+) -> None:
     """The choice of every row into the first plane of ``rows``: three or four launches more than the search."""
     rankings, items, tiles = inputs.rankings, inputs.items, launch.tiles
     plane, bits, n_tiles = rankings * items, task.epsilon_bits, triton.cdiv(items, tiles.rows)
@@ -68,7 +78,8 @@ def solve(inputs: Inputs, task: Task, launch: TiledLaunch, sorted_: Sorted, rows
         solve_by_waves(inputs, task, launch, launch.waves, sorted_, rows, sums)
         return
     if task.method == "dp":
-        tiled.solve_whole[(rankings,)](
+        start(
+            tiled.solve_whole, rankings,
             v, s, counts, centre,
             rows, sums,
             items, plane, bits,
@@ -76,7 +87,8 @@ def solve(inputs: Inputs, task: Task, launch: TiledLaunch, sorted_: Sorted, rows
         )  # fmt: skip
         return
     bounded = task.method == "auto" and task.sign < 0
-    tiled.search_rankings[(rankings * launch.search_programs,)](
+    start(
+        tiled.search_rankings, rankings * launch.search_programs,
         v, s, counts, centre,
         rows,
         items, launch.search_programs, bits,
@@ -85,20 +97,22 @@ def solve(inputs: Inputs, task: Task, launch: TiledLaunch, sorted_: Sorted, rows
     )  # fmt: skip
     if task.method != "auto":
         return
-    extremes = inputs.empty(2, rankings * n_tiles, dtype=torch.int32)
-    tiled.find_extremes[(rankings * n_tiles,)](
+    start(
+        tiled.find_extremes, rankings * n_tiles,
         counts, centre, rows,
         extremes,
         items, n_tiles,
         BLOCK=tiles.rows, num_warps=tiles.num_warps,
     )  # fmt: skip
-    tiled.mark_tiles[(rankings * n_tiles,)](
+    start(
+        tiled.mark_tiles, rankings * n_tiles,
         counts, centre, extremes,
         rows,
         items, n_tiles, plane,
         BLOCK=tiles.rows, BLOCK_T=launch.scan, num_warps=tiles.num_warps,
     )  # fmt: skip
-    tiled.settle_tiles[(rankings * n_tiles,)](
+    start(
+        tiled.settle_tiles, rankings * n_tiles,
         v, s, counts, centre,
         rows, sums,
         items, n_tiles, plane, bits,
@@ -106,7 +120,8 @@ def solve(inputs: Inputs, task: Task, launch: TiledLaunch, sorted_: Sorted, rows
         **compiler_options(tiles),
     )  # fmt: skip
     if task.sign < 0:
-        tiled.finish_rankings[(rankings,)](
+        start(
+            tiled.finish_rankings, rankings,
             v, s, counts, centre,
             rows, sums,
             items, plane, bits,
@@ -116,7 +131,7 @@ def solve(inputs: Inputs, task: Task, launch: TiledLaunch, sorted_: Sorted, rows
 
 
 def solve_by_waves(
-    inputs: Inputs, task: Task, launch: TiledLaunch, waves: Waves, sorted_: Sorted, rows: Tensor, sums: Tensor
+    inputs: Inputs, task: Task, launch: TiledLaunch, waves: Waves, sorted_: Sorted, rows: Argument, sums: Argument
 ) -> None:
     """The dynamic program over all columns: a launch a wave, as many as the longest of rankings could need."""
     rankings, items, tiles = inputs.rankings, inputs.items, launch.tiles
@@ -125,21 +140,24 @@ def solve_by_waves(
     for level, stripes in enumerate(waves.stripes):
         parts = waves.segments ** (level + 1)
         for number in range(waves.segments * stripes + triton.cdiv(items, waves.columns) - 1):
-            wave.advance_wave[(rankings * parts * stripes,)](
+            start(
+                wave.advance_wave, rankings * parts * stripes,
                 v, s, counts, centre,
                 rows, sums,
                 items, plane, number, bits,
                 SIGN=task.sign, LEVEL=level, SEGMENTS=waves.segments, STRIPES=stripes, COLUMNS=waves.columns,
                 **compiler_options(waves),
             )  # fmt: skip
-        wave.trace_checkpoints[(rankings * waves.segments**level,)](
+        start(
+            wave.trace_checkpoints, rankings * waves.segments**level,
             counts, centre,
             rows,
             items, plane,
             LEVEL=level, SEGMENTS=waves.segments, num_warps=1,
         )  # fmt: skip
     levels = len(waves.stripes)
-    wave.solve_segments[(rankings * waves.segments**levels,)](
+    start(
+        wave.solve_segments, rankings * waves.segments**levels,
         v, s, counts, centre,
         rows, sums,
         items, plane, bits,

@@ -7,6 +7,7 @@ from math import nan
 import torch
 from torch import Tensor
 
+from fastap.backends.triton.bound import start
 from fastap.backends.triton.inputs import Inputs
 from fastap.backends.triton.launch import RaggedLaunch, TiledLaunch, compiler_options
 from fastap.backends.triton.ragged import sort_flat
@@ -19,7 +20,8 @@ def run_weighted(inputs: Inputs, weight: Tensor, launch: TiledLaunch | RaggedLau
     sums = inputs.empty(weight.numel(), dtype=torch.float64)
     if isinstance(launch, TiledLaunch):
         sorted_ = sort_and_split(inputs, launch)
-        weighted.weigh_rankings[(inputs.rankings,)](
+        start(
+            weighted.weigh_rankings, inputs.rankings,
             sorted_.v, sorted_.order, sorted_.counts, weight,
             value, sums,
             inputs.items,
@@ -29,7 +31,8 @@ def run_weighted(inputs: Inputs, weight: Tensor, launch: TiledLaunch | RaggedLau
     groups, order = sort_flat(inputs, launch)
     # Nobody comes by the empty rankings at the end.
     value.fill_(nan)
-    weighted.weigh_ragged[(launch.programs,)](
+    start(
+        weighted.weigh_ragged, launch.programs,
         inputs.scores, inputs.offsets, groups, order, weight,
         value, inputs.empty(inputs.items, dtype=torch.float64), sums,
         inputs.items, inputs.rankings,

@@ -1,0 +1,108 @@
+"""Launches and work space without what Triton and PyTorch work out anew each time.
+
+A launch through Triton takes 25 us of the host's time, for it looks at types, alignment, constants and options of every
+argument; a launch of a kernel that is bound to them takes 8. Work space is one allocation, and its parts are addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from triton import knobs
+from triton.compiler import CompiledKernel
+from triton.runtime import driver
+
+# By all that a kernel is compiled for. Shapes are among it: where each call has another one, it starts afresh.
+_BOUND: dict[tuple[Any, ...], Callable[..., None]] = {}
+_MOST = 4096
+_ALIGNED = 16  # bytes: kernels are compiled for pointers to multiples of this
+
+
+class Space(NamedTuple):
+    """A part of one allocation, as an argument of kernels."""
+
+    memory: Tensor  # which it keeps alive
+    address: int
+    dtype: torch.dtype
+
+    @classmethod
+    def cut(cls, device: torch.device, *parts: tuple[int, torch.dtype]) -> list[Space]:
+        """One allocation, and a part of it for each number of elements and their type."""
+        sizes = [-(-count * dtype.itemsize // _ALIGNED) * _ALIGNED for count, dtype in parts]
+        memory = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
+        address, spaces = memory.data_ptr(), []
+        for size, (_, dtype) in zip(sizes, parts, strict=True):
+            spaces.append(cls(memory, address, dtype))
+            address += size
+        return spaces
+
+    def at(self, place: int) -> Space:
+        """From that element on."""
+        return self._replace(address=self.address + place * self.dtype.itemsize)
+
+    def view(self, dtype: torch.dtype) -> Space:
+        """The same bytes as another type of the same size."""
+        return self._replace(dtype=dtype)
+
+    def argument(self) -> Tensor | int:
+        """What the launch of a bound kernel takes."""
+        return self.address
+
+    def tensor(self) -> Tensor:
+        """To the end of the memory."""
+        memory = self.memory.view(torch.uint8)
+        return memory[self.address - memory.data_ptr() :].view(self.dtype)
+
+
+Argument = Tensor | Space | int
+
+
+def start(kernel: Any, grid: int, *arguments: Argument | None, **constants: Any) -> None:
+    """``kernel[(grid,)](*arguments, **constants)``: pointers and numbers, then constants and compiler options."""
+    device = driver.active.get_current_device()
+    taken: list[Tensor | int] = []
+    # What kernels are compiled for: types, pointers to multiples of 16, numbers that are 1 or such multiples. The hash
+    # of a kernel is that of its source, and takes a while.
+    known: list[Any] = [id(kernel), device, grid, *constants.items()]
+    for each in arguments:
+        if isinstance(each, int):
+            known.append(each)
+            taken.append(each)
+            continue
+        if isinstance(each, Space):
+            address, argument = each.address, each.argument()
+        else:
+            assert each is not None
+            address, argument = each.data_ptr(), each
+        known.append(each.dtype if address % _ALIGNED == 0 else (each.dtype,))
+        taken.append(argument)
+    key = tuple(known)
+    bound = _BOUND.get(key)
+    # Hooks are a profiler's, which wants to be told of each launch.
+    if bound is not None and not knobs.runtime.launch_enter_hook.calls:
+        bound(driver.active.get_current_stream(device), *taken)
+        return
+    tensors = [each.tensor() if isinstance(each, Space) else each for each in arguments]
+    compiled = kernel[(grid,)](*tensors, **constants)
+    if isinstance(compiled, CompiledKernel):
+        _bind(key, compiled, grid, len(arguments), constants)
+
+
+def forget() -> None:
+    """Compiled kernels are not those of their sources any more."""
+    _BOUND.clear()
+
+
+def _bind(key: tuple[Any, ...], compiled: Any, grid: int, given: int, constants: dict[str, Any]) -> None:
+    if len(_BOUND) >= _MOST:
+        forget()
+    run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
+    rest = tuple(constants[name] for name in compiled.src.fn.arg_names[given:])
+
+    def bound(stream: int, *arguments: Tensor | int) -> None:
+        run(grid, 1, 1, stream, function, metadata, None, None, None, *arguments, *rest)
+
+    _BOUND[key] = bound
