@@ -72,7 +72,7 @@ def emulate(workload: Workload) -> Device:
     run = replace(case, shape=replace(shape, rankings=workload.runs))
     scores, targets = next(run.inputs())
     with (
-        Device(checks=False, timing=True, seed=0) as device,
+        Device(checks=False, timing=True, seed=0, apart=False) as device,
         mock.patch.object(backend, "launch_for", return_value=chosen),
     ):
         run.prepare(scores, targets)()

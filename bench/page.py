@@ -355,8 +355,9 @@ def add_estimates(page: Page, rows: Sequence[Row]) -> None:
     says = (
         "**Estimates, not yet measured on hardware.** An emulated GPU runs the kernels as they are compiled for an "
         "H100 and counts; the times are derived from the counts, from latencies and from how many blocks fit on a "
-        "multiprocessor. Instructions of a thread, those of float64 among them, sectors of 32 bytes that are read or "
-        "written, and bytes of `torch.empty` are a score; PyTorch's sort of long rankings is not among them."
+        "multiprocessor. Counts are per score: instructions of a thread, those of float64 among them, sectors of 32 "
+        "bytes that are read or written, and bytes of `torch.empty` over the whole call, gradient and sort keys included. "
+        "PyTorch's sort of long rankings is not among the times."
     )
     heads = ["rankings", "kind", "work", *columns, "estimated time"]
     page.table(says, body, heads, 3)
@@ -372,7 +373,7 @@ def add_estimates(page: Page, rows: Sequence[Row]) -> None:
         times = [timed(of(by_work.get(update, {}), "seconds")) for update in UPDATES]
         body.append([kernel, *(number(row[key]) for key in (*counted, "conflicts")), *times])
     shape = Shape(largest["rankings"], largest["P"], largest["N"])
-    says = f"Each kernel of {shape}: counts a score of the first update that has it, and estimated times."
+    says = f"Each kernel of {shape}: counts per score, of the first update that has it; estimated times of all updates."
     page.table(says, body, ["kernel", *counted, "bank conflicts", *UPDATES])
 
 

@@ -138,6 +138,8 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, Case]:
     if options.emulate:
         if options.backend not in ("auto", "triton") or options.device == "cuda" or options.trace:
             parser.error("--emulate runs Triton's kernels on an emulated GPU, with no trace")
+        if options.loss == "metric" or options.repeats != parser.get_default("repeats"):
+            parser.error("--emulate counts one call of a loss: no --loss metric, no --repeats")
         options.device, options.backend = "cpu", "triton"
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"

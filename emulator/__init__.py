@@ -13,8 +13,9 @@ interval and between blocks of a launch; barriers and ``.sync`` instructions tha
 A warp runs alone to its next barrier, and which goes first is drawn: an order that hardware allows but seldom takes
 is taken.
 
-What is not: stale L1 lines, weak memory order beyond barriers, what NVIDIA's assembler makes of the PTX, tensor cores,
-more than one axis of a grid.
+What is not a fault: a race between lanes of one warp, which hardware runs together. It is counted as a remark, so that
+programs of one warp have no races here. What is not modelled: stale L1 lines, weak memory order beyond barriers, what
+NVIDIA's assembler makes of the PTX, tensor cores, more than one axis of a grid.
 
 ==================  ===================================================================================
 ``opcodes.py``      arithmetic of PTX as C expressions, and what an opcode costs on sm_90

@@ -71,6 +71,7 @@ class Program:
         return self.registers[file] - 1
 
     def _constant(self, file: str, value: int) -> int:
+        value = -(value != 0) if file == P else value  # of all lanes
         value &= (1 << (64 if file == Q else 32)) - 1
         if (file, value) not in self.constants:
             self.constants[file, value] = self._new(file)

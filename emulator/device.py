@@ -36,7 +36,7 @@ _MOST_FAULTS = 4096
 _POISON = {True: 0xFF, False: 0x5B}
 _FILLING = {R: 0x7FC0DEAD, Q: 0x7FF8DEAD7FC0DEAD, P: 0x5A5A5A5A}
 _DTYPES = {R: np.uint32, Q: np.uint64, P: np.uint32}
-_NOWHERE = 1 << 39  # where empty tensors lie: outside of all regions
+_NOWHERE = 1 << 38  # where empty tensors lie: outside of all regions
 
 Integers = npt.NDArray[np.int64]
 
@@ -82,10 +82,15 @@ class Launch:
 
     def reaches(self, function: Any) -> bool:
         """Whether an instruction of that ``@triton.jit`` function ran, in the kernel or where it is called."""
+        return self.runs(function) > 0
+
+    def runs(self, function: Any) -> int:
+        """Instructions of warps in that function and what it calls."""
         file, first = Path(function.fn.__code__.co_filename).name, function.starting_line_number
-        wanted = {f"{file}:{line}" for line in range(first, first + function.src.count("\n"))}
+        wanted = {f"{file}:{line}" for line in range(first, first + len(function.raw_src))}
         places = ({each.rsplit(":", 1)[0] for each in line.split(" @[ ")} for line in self.program.lines)
-        return any(ran and not wanted.isdisjoint(place) for ran, place in zip(self.spent[:, 1], places, strict=True))
+        executions = zip(self.spent[:, 1], places, strict=True)
+        return sum(int(number) for number, place in executions if not wanted.isdisjoint(place))
 
 
 @dataclass
@@ -102,7 +107,6 @@ class Device:
             as they come.
         fuzz: moves results of approximate instructions by a unit in the last place; 0 does not.
         budget: instructions of a warp, of one block together, after which it is given up.
-        most_blocks: run no more blocks of a launch than these, drawn at random. For costs only: the result is wrong.
         executes: False runs nothing, for the time that the host takes.
         apart: each part of a work space is memory of its own, that has no neighbour; without it they lie as on a GPU.
         hit: cycles until a load of L1 is there.
@@ -116,7 +120,6 @@ class Device:
     seed: int = 1
     fuzz: int = 0
     budget: int = 1 << 31
-    most_blocks: int | None = None
     executes: bool = True
     apart: bool = True
     hit: int = 35
@@ -163,7 +166,7 @@ class Device:
         return GPUTarget("cuda", self.capability, 32)
 
     def get_current_device(self) -> int:
-        return 1 + CAPABILITIES.index(self.capability)  # Triton keeps kernels by device, and asks for a target once
+        return 101 + CAPABILITIES.index(self.capability)  # Triton keeps kernels by device: by none that is there
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -179,7 +182,7 @@ class Device:
             if type(tensor) is Tensor and tensor.device.type == "cpu":
                 self.allocations += 1
                 self.allocated += tensor.nbytes
-                if self.executes and tensor.numel():
+                if self.executes and tensor.numel() and not tensor.is_inference():
                     self._memories[tensor.untyped_storage().data_ptr()] = _Memory.of(tensor)
             return tensor
 
@@ -238,7 +241,7 @@ class Device:
         warps = program.threads // 32
         shared = kernel.metadata.shared
         asked = Machine(
-            code=ct.addressof(program.code), n_code=len(program.code), warps=warps,
+            code=ct.addressof(program.code), warps=warps,
             nr=program.registers[R], nq=program.registers[Q], np=program.registers[P],
             shared=shared, shared_shift=0 if program.has_narrow_shared else 2,
             regions=ct.addressof(regions.structures), n_regions=regions.count,
@@ -259,8 +262,6 @@ class Device:
     def _blocks(self, grid: int, draws: np.random.Generator) -> npt.NDArray[np.int32]:
         """Which blocks run, in this order."""
         blocks = np.arange(grid, dtype=np.int32)
-        if self.most_blocks is not None and grid > self.most_blocks:
-            return np.sort(draws.choice(blocks, self.most_blocks, replace=False))
         return draws.permutation(blocks) if self.seed else blocks
 
 
@@ -323,7 +324,7 @@ class _Regions:
             size = max(_end(each) for each in tensors) - begin
             region = self.structures[number]
             region.host, region.size = begin, size
-            region.start = (1 << 30) + begin % 4096
+            region.start = (1 << 39) + begin % 4096
             region.shift = min(each.element_size() for each in tensors).bit_length() - 1
             region.touched = self._keep(np.zeros(size // 32 + 3, np.int32))
             if checks:

@@ -377,7 +377,7 @@ static int run_warp(Warp *w, uint64_t *executed)
                 report_warp(DIVERGED_BAR, w, -1, 0);
                 return 1;
             }
-            w->pc++, w->state = AT_BARRIER, w->soft++, w->hard++;
+            w->state = AT_BARRIER, w->soft++, w->hard++;
             return 0;
         case WARPSYNC: w->soft++, w->hard++; break;
         case LD: case ST: latency = access_memory(I, w, m); break;
@@ -422,7 +422,7 @@ static int meet(Warp *warps, int64_t *clock)
             continue;
         }
         if (waiting && waiting->pc != w->pc)
-            report_warp(OTHER_BAR, w, waiting->pc - 1, 0), failed = 1;
+            report_warp(OTHER_BAR, w, waiting->pc, 0), failed = 1;
         waiting = w;
     }
     if (!waiting)
@@ -433,8 +433,8 @@ static int meet(Warp *warps, int64_t *clock)
         return -1; /* what follows would be of no meaning */
     for (int k = 0; k < M->warps; k++) {
         Warp *w = warps + k;
-        M->spent[3 * (w->pc - 1)] += *clock + cycles - w->clock;
-        w->state = RUNS, w->clock = *clock + cycles;
+        M->spent[3 * w->pc] += *clock + cycles - w->clock;
+        w->pc++, w->state = RUNS, w->clock = *clock + cycles;
     }
     epoch++;
     M->barriers++;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes as ct
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -40,8 +41,9 @@ FAULTS = [
     "misaligned",
     "endless",
 ]
-# Counted, and no fault: what the memory model does not promise but hardware does, and what cannot show: two threads
-# write what is there, or lanes of one warp, which run together, are ordered by a shuffle (soft) or nothing.
+# Counted, and no fault: a thread writes the value that is already there; two lanes of one warp with only a shuffle
+# between them (lanes-soft) or nothing (race-lanes). Hardware runs the lanes of a warp together, though the memory model
+# does not promise it.
 REMARKS = {"lanes-soft", "same-value", "race-lanes"}
 
 i32, i64, u64, pointer = ct.c_int32, ct.c_int64, ct.c_uint64, ct.c_void_p
@@ -81,7 +83,7 @@ class Machine(ct.Structure):
     """A launch, and what is counted of it."""
 
     _fields_ = [
-        ("code", pointer), ("n_code", i32), ("warps", i32), ("nr", i32), ("nq", i32), ("np", i32), ("shared", i32),
+        ("code", pointer), ("warps", i32), ("nr", i32), ("nq", i32), ("np", i32), ("shared", i32),
         ("shared_shift", i32), ("regions", pointer), ("n_regions", i32), ("checks", i32), ("timing", i32),
         ("budget", u64), ("seed", ct.c_uint32), ("fuzz", i32), ("tid", i32), ("ctaid", i32), ("hit", i32), ("l2", i32),
         ("smem", i32), ("pad", i32), ("spent", pointer), ("faults", pointer), ("n_faults", i32), ("most_faults", i32),
@@ -100,7 +102,16 @@ def compiler() -> str | None:
 def library() -> ct.CDLL:
     """The machine, from Triton's cache of compiled code, where it is kept by its source."""
     generated = {"enums.inc": _enums(), "cases.inc": opcodes.cases()}
-    text = "".join([*generated.values(), FLAGS, *((HERE / name).read_text(encoding="utf-8") for name in SOURCES)])
+    text = "".join(
+        [
+            *generated.values(),
+            FLAGS,
+            platform.processor(),
+            platform.machine(),
+            platform.node(),
+            *((HERE / name).read_text(encoding="utf-8") for name in SOURCES),
+        ]
+    )
     kept = get_cache_manager(hashlib.sha256(text.encode()).hexdigest())
     file = kept.get_file("machine.so")
     if file is None:
@@ -113,7 +124,7 @@ def library() -> ct.CDLL:
             made = Path(folder) / "machine.so"
             subprocess.run([cc, *FLAGS.split(), "-I", folder, HERE / "machine.c", "-o", made, "-lm"], check=True)
             file = kept.put(made.read_bytes(), "machine.so", binary=True)
-    lib = ct.CDLL(str(file))
+    lib = ct.PyDLL(str(file))  # which keeps the GIL: the machine has one launch at a time
     lib.run.argtypes = [ct.POINTER(Machine), pointer, i64, pointer, pointer, pointer, pointer, pointer]
     lib.clear_cells.argtypes = [pointer, i64]
     lib.sizes.argtypes = [ct.POINTER(i64)]

@@ -21,7 +21,8 @@ enum { SEVERAL = -2 }; /* in place of a warp or lane */
 typedef struct {
     Trace write, read;   /* the last ones */
     int32_t instruction; /* that wrote */
-    int8_t unchanged;    /* what was written was there before */
+    int8_t unchanged;    /* since the last barrier, what was written was there before */
+    int8_t changed;      /* some write of this launch did change it */
     int8_t other_blocks; /* read by more than one block */
 } Cell;
 
@@ -41,7 +42,7 @@ typedef struct {
 
 typedef struct {
     const Ins *code;
-    int32_t n_code, warps, nr, nq, np;
+    int32_t warps, nr, nq, np;
     int32_t shared, shared_shift;
     Region *regions;
     int32_t n_regions;
@@ -79,7 +80,7 @@ static void report(int kind, const Access *a, int other)
 static void clear_cell(Cell *c)
 {
     c->write.block = c->read.block = -1;
-    c->other_blocks = 0;
+    c->other_blocks = c->changed = 0;
 }
 
 /* A pair of lanes of one warp, nothing but shuffles between them or nothing at all. */
@@ -98,8 +99,8 @@ static void check_cell(Cell *c, const Access *a, int same)
     const Trace trace = {mine, epoch, a->pc, a->soft, a->hard, a->warp, a->lane};
     const int harmless = a->write ? same : c->unchanged;
     if (write->block >= 0) {
-        if (write->block != mine)
-            report(harmless ? SAME_VALUE : RACE_BLOCKS, a, write->pc);
+        if (write->block != mine) /* between blocks no barrier orders anything */
+            report((a->write ? same : !c->changed) ? SAME_VALUE : RACE_BLOCKS, a, write->pc);
         else if (write->epoch == epoch && write->warp != a->warp)
             report(harmless ? SAME_VALUE : RACE_WARPS, a, write->pc);
         else if (write->epoch == epoch && write->lane != a->lane && a->write && c->instruction == instruction)
@@ -126,7 +127,8 @@ static void check_cell(Cell *c, const Access *a, int same)
         else if (!same)
             check_lanes(read, a);
     }
-    /* Of several writers since the last barrier one may have changed it. */
+    c->changed |= !same;
+    /* If several warps wrote since the last barrier, an earlier one may have changed the value. */
     c->unchanged = same && (write->block != mine || write->epoch != epoch || c->unchanged);
     *write = trace;
     c->instruction = instruction;
@@ -168,6 +170,8 @@ static uint8_t *locate_global(uint64_t at, int bytes, const uint8_t *data, Acces
     Region *g = a->region >= 0 && a->region < M->n_regions ? M->regions + a->region : NULL;
     const uint64_t offset = g ? (at & 0xffffffffffull) - g->start : at;
     a->at = (int64_t)offset;
+    if (!g)
+        a->region = -1;
     const int outside = !g || offset > g->size || offset + bytes > g->size;
     if (outside || at % bytes) {
         report(outside ? OUTSIDE : MISALIGNED, a, -1);
@@ -203,7 +207,7 @@ static int count_global(const uint64_t *at, uint32_t m, int bytes, int write)
                 continue;
             Region *g = M->regions + number;
             const uint64_t slot = (sector & 0x7ffffffffull) - (g->start >> 5);
-            if (slot > g->size >> 5)
+            if (slot > (g->size >> 5) + 1)
                 continue;
             missed += g->touched[slot] != block + 1;
             g->touched[slot] = block + 1;

@@ -162,7 +162,6 @@ def _price(x_ptr, row, first, mask):
 
 @triton.jit
 def _rounding(by_score, a, pc, task):
-    # The tensor first: the interpreter of Triton 3.8 makes a constant of a constant times a tensor.
     return (tl.abs(by_score) + tl.abs(a.to(tl.float64) * pc) + tl.abs(task)) * _ROUNDING
 
 

@@ -144,7 +144,7 @@ SPECIAL: dict[str, Callable[[], object]] = {
     often("far apart", "spoiled, long", full=[each for each in SPECIAL if each not in ("far apart", "spoiled, long")]),
 )
 def test_special_rankings(case: str) -> None:
-    with gpu():
+    with gpu(fuzz=1):  # another unit in the last place of what is approximate
         SPECIAL[case]()
 
 

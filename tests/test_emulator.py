@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +17,7 @@ from torch import Tensor
 
 import emulator
 from emulator import Device, GivenUpError
+from emulator import device as emulator_device
 from emulator.assembler import Program, UnknownError
 from tests.kernels import often
 
@@ -231,6 +235,14 @@ def err(x_ptr, y_ptr, n, KIND: tl.constexpr, N: tl.constexpr):
             step = step + 1
         tl.store(y_ptr + n + i * 0, tl.load(x_ptr + i) * 0)
         tl.store(y_ptr + N + i, step)
+    if KIND == "race-changed":  # one block changes it, others store the same, and one of them reads it
+        if tl.program_id(0) < 2:
+            tl.store(y_ptr + i, tl.load(x_ptr + i))
+        else:
+            tl.store(y_ptr + N + i, tl.load(y_ptr + i))
+    if KIND == "race-lanes":
+        tl.store(y_ptr + i, tl.load(x_ptr + i))
+        tl.store(y_ptr + N + i, tl.load(y_ptr + N - 1 - i))
     if KIND == "race-blocks":
         tl.store(y_ptr + i, tl.load(x_ptr + i) + tl.program_id(0))
     if KIND == "same-value":
@@ -248,25 +260,70 @@ SEEN = {
     "ordered": set(),
     "late": {"race-warps"},
     "race-blocks": {"race-blocks"},
+    "race-changed": {"race-blocks"},
     "same-value": set(),
     "endless": {"endless"},
 }
 
 
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kind", SEEN)
-def test_faults_are_seen(kind: str) -> None:
-    blocks = 2 if kind in ("race-blocks", "same-value") else 1
-    x, device = torch.arange(128.0), Device(budget=1 << 14)
+def test_faults_are_seen(kind: str, seed: int) -> None:
+    blocks = {"race-blocks": 2, "same-value": 2, "race-changed": 3}.get(kind, 1)
+    x, device = torch.arange(128.0), Device(budget=1 << 14, seed=seed)
     with device:
         y = torch.empty(256) if kind == "unwritten" else torch.full((256,), 3.0)
         if kind == "endless":
-            with pytest.raises(GivenUpError, match="endless in err, test_emulator"):
+            with pytest.raises(GivenUpError, match=r"endless in err, test_emulator.py"):
                 err[(blocks,)](x, y, 3, kind, 128, num_warps=4)
         else:
             err[(blocks,)](x, y, 3, kind, 128, num_warps=4)
     assert {finding.kind for finding in device.faults} == SEEN[kind]
     assert all(finding.line.startswith("test_emulator.py:") for finding in device.faults)
     assert ("same-value" in {finding.kind for finding in device.remarks}) >= (kind == "same-value")
+
+
+def test_lanes_of_a_warp_are_a_remark() -> None:
+    x, y = torch.arange(32.0), torch.zeros(64)
+    with Device() as device:
+        err[(1,)](x, y, 3, "race-lanes", 32, num_warps=1)
+    assert not device.faults
+    assert {finding.kind for finding in device.remarks} == {"race-lanes"}
+
+
+def test_an_address_beyond_everything() -> None:
+    x, y = torch.arange(128.0), torch.zeros(256)
+    for offset in (3 << 38, -(2**29)):
+        with Device() as device:
+            err[(1,)](x, y, offset, "outside", 128, num_warps=4)
+        (finding,) = device.faults
+        assert (finding.kind, finding.tensor) == ("outside", "" if offset > 0 else "x_ptr")
+
+
+PTX = ".visible .entry hand(\n)\n.reqntid 64\n{{\n.reg .pred %p<4>;\n.reg .b32 %r<4>;\n{}\nret;\n}}\n"
+BY_HAND = {
+    "other-bar": "mov.u32 %r1, %tid.x;\nsetp.lt.u32 %p1, %r1, 32;\n@%p1 bra $A;\nbar.sync 0;\nret;\n$A:\nbar.sync 0;",
+    "exited-bar": "mov.u32 %r1, %tid.x;\nsetp.lt.u32 %p1, %r1, 32;\n@%p1 ret;\nbar.sync 0;",
+    "diverged-bar": "mov.u32 %r1, %tid.x;\nsetp.lt.u32 %p1, %r1, 16;\n@%p1 bar.sync 0;",
+    "diverged-sync": "mov.u32 %r1, %tid.x;\nsetp.lt.u32 %p1, %r1, 16;\n@%p1 redux.sync.add.s32 %r2, %r1, -1;",
+    "shared-outside": "mov.u32 %r1, 4096;\nld.shared.b32 %r2, [%r1];",
+    "shared-unwritten": "mov.u32 %r1, 16;\nld.shared.b32 %r2, [%r1];",
+    "same-store": "mov.u32 %r1, %tid.x;\nmov.u32 %r2, 16;\nsetp.lt.u32 %p1, %r1, 32;\n@%p1 st.shared.b32 [%r2], %r1;",
+}
+
+
+@pytest.mark.parametrize("kind", BY_HAND)
+def test_faults_of_barriers_and_shared_memory(kind: str) -> None:
+    """Which Triton writes by itself: a program in PTX for each."""
+    program = Program(PTX.format(BY_HAND[kind]))
+    kernel = SimpleNamespace(metadata=SimpleNamespace(shared=1024), hash=kind, asm={"ptx": ""})
+    kernel.src = SimpleNamespace(fn=SimpleNamespace(arg_names=[]), signature={})
+    device = Device()
+    with mock.patch.dict(emulator_device._PROGRAMS, {kind: program}), suppress(GivenUpError):
+        device.launch(kernel, (1, 1, 1, *[None] * 6))
+    assert kind in {finding.kind for finding in device.faults}
+    (finding, *_) = device.faults
+    assert finding.example.startswith(("bar", "redux", "ld", "st"))
 
 
 def test_the_order_of_warps_is_drawn() -> None:

@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 from torch import Tensor
 
-from bench import profile
+from bench import host, profile
 from bench.cases import Case
 from fastap.backends import native
 
@@ -42,3 +42,28 @@ def test_a_wrong_result_ends_the_program(capsys: pytest.CaptureFixture[str]) -> 
         assert profile.main(SMALL) == 1
     measured.assert_not_called()
     assert "wrong result" in capsys.readouterr().err
+
+
+def test_a_gpu_is_emulated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "kernels.png"
+    shape = ["--emulate", "--rows", "1", "--items", "5001", "--positives", "9"]
+    assert profile.main([*shape, "--picture", str(picture)]) == 0
+    printed = capsys.readouterr().out
+    assert "an H100, estimated" in printed
+    assert all(name in printed for name in ("encode_items", "search_rankings", "write_items", "allocations"))
+    assert picture.stat().st_size > 1000
+    for wrong in (["--loss", "metric"], ["--repeats", "3"], ["--backend", "native"]):
+        with pytest.raises(SystemExit):
+            profile.main([*shape, *wrong])
+    with pytest.raises(SystemExit):
+        profile.main(["--picture", str(picture)])
+
+
+def test_the_host_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "ROUNDS", 1)
+    monkeypatch.setattr(host, "CALLS", 1)
+    monkeypatch.setattr(host, "SHAPES", ((1, 1_000_000),))
+    monkeypatch.setattr(host, "UPDATES", ("positive",))
+    ((shape, update, launches, allocations, inner, whole),) = host.rows()
+    assert (shape, update, launches, allocations) == ("1 x 1,000,000", "positive", "13", "9")
+    assert all("(" in each for each in (inner, whole))

@@ -3,7 +3,7 @@
 Nothing here computes: kernels and PyTorch's sort do. Nothing waits for the device: sizes come from shapes, counts stay
 where they are. Time: a sort and ``O((P + N) log N)``. Memory: at most 64 bytes a score beside input and gradient, 68
 of the symmetric update, and of ragged rankings 17 bytes a ranking; the work space is one allocation, of long rankings
-two.
+three.
 """
 
 from __future__ import annotations

@@ -15,10 +15,11 @@ from triton import knobs
 from triton.compiler import CompiledKernel
 from triton.runtime import driver
 
-# By all that a kernel is compiled for. Shapes are among it: where each call has another one, it starts afresh.
-_BOUND: dict[tuple[Any, ...], Callable[..., None]] = {}
+# By all that a kernel is compiled for; with each launch the kernel, which else could go.
+_BOUND: dict[tuple[Any, ...], tuple[Callable[..., None], Any, Any]] = {}
 _MOST = 4096
 _ALIGNED = 16  # bytes: kernels are compiled for pointers to multiples of this
+_BY_VALUE = torch.version.hip is not None
 
 
 class Space(NamedTuple):
@@ -64,31 +65,33 @@ def start(kernel: Any, grid: int, *arguments: Argument | None, **constants: Any)
     """``kernel[(grid,)](*arguments, **constants)``: pointers and numbers, then constants and compiler options."""
     device = driver.active.get_current_device()
     taken: list[Tensor | int] = []
-    # What kernels are compiled for: types, pointers to multiples of 16, numbers that are 1 or such multiples. The hash
-    # of a kernel is that of its source, and takes a while.
-    known: list[Any] = [id(kernel), device, grid, *constants.items()]
+    # The hash of a kernel is that of its source, and takes a while.
+    known: list[Any] = [id(kernel), device, *constants.items()]
     for each in arguments:
         if isinstance(each, int):
-            known.append(each)
+            # Kernels are compiled for 1, for multiples of 16, and for 32 or 64 bits; on AMD's GPUs, by the sizes, for
+            # memory below 2 GiB too.
+            known.append(each if _BY_VALUE or each == 1 else (each % 16 == 0, -(2**31) <= each < 2**31))
             taken.append(each)
             continue
         if isinstance(each, Space):
             address, argument = each.address, each.argument()
         else:
-            assert each is not None
+            assert each is not None, "a kernel needs this tensor"
             address, argument = each.data_ptr(), each
         known.append(each.dtype if address % _ALIGNED == 0 else (each.dtype,))
         taken.append(argument)
     key = tuple(known)
     bound = _BOUND.get(key)
     # Hooks are a profiler's, which wants to be told of each launch.
-    if bound is not None and not knobs.runtime.launch_enter_hook.calls:
-        bound(driver.active.get_current_stream(device), *taken)
+    hooks = knobs.runtime.launch_enter_hook.calls or knobs.runtime.launch_exit_hook.calls
+    if bound is not None and not hooks:
+        bound[0](grid, driver.active.get_current_stream(device), *taken)
         return
     tensors = [each.tensor() if isinstance(each, Space) else each for each in arguments]
     compiled = kernel[(grid,)](*tensors, **constants)
-    if isinstance(compiled, CompiledKernel):
-        _bind(key, compiled, grid, len(arguments), constants)
+    if isinstance(compiled, CompiledKernel):  # there is none where a hook kept Triton from compiling
+        _bind(key, kernel, compiled, len(arguments), constants)
 
 
 def forget() -> None:
@@ -96,13 +99,13 @@ def forget() -> None:
     _BOUND.clear()
 
 
-def _bind(key: tuple[Any, ...], compiled: Any, grid: int, given: int, constants: dict[str, Any]) -> None:
+def _bind(key: tuple[Any, ...], kernel: Any, compiled: Any, given: int, constants: dict[str, Any]) -> None:
     if len(_BOUND) >= _MOST:
         forget()
     run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
     rest = tuple(constants[name] for name in compiled.src.fn.arg_names[given:])
 
-    def bound(stream: int, *arguments: Tensor | int) -> None:
+    def bound(grid: int, stream: int, *arguments: Tensor | int) -> None:
         run(grid, 1, 1, stream, function, metadata, None, None, None, *arguments, *rest)
 
-    _BOUND[key] = bound
+    _BOUND[key] = bound, kernel, compiled

@@ -32,10 +32,7 @@ def sort_and_split(inputs: Inputs, launch: TiledLaunch, algorithm: str | None = 
     wide = inputs.scores.dtype == torch.float64
     keys = inputs.empty(rankings, items, dtype=torch.int64 if wide else torch.int32)
     f64, i32 = torch.float64, torch.int32
-    v, s, order, classes, tile_counts, counts, tile_sums, centre = inputs.scratch(
-        (plane, f64), (plane, f64), (plane, i32), (plane, torch.int8),
-        (rankings * tiles * 4, i32), (rankings * 4, i32), (rankings * tiles, f64), (rankings, f64),
-    )  # fmt: skip
+    classes, tile_counts, counts = inputs.scratch((plane, torch.int8), (rankings * tiles * 4, i32), (rankings * 4, i32))
     start(
         sort.encode_items, rankings * tiles,
         inputs.scores, inputs.targets,
@@ -52,7 +49,11 @@ def sort_and_split(inputs: Inputs, launch: TiledLaunch, algorithm: str | None = 
         tiles,
         BLOCK_T=launch.scan, num_warps=launch.num_warps,
     )  # fmt: skip
+    # What follows is not there while the sort has its own work space.
     keys, index = sort_rows(keys, algorithm or choose_algorithm(rankings, items, keys.dtype))
+    v, s, order, tile_sums, centre = inputs.scratch(
+        (plane, f64), (plane, f64), (plane, i32), (rankings * tiles, f64), (rankings, f64)
+    )
     start(
         kernels.sum_tiles, rankings * tiles,
         keys, index, classes, counts,
