@@ -356,8 +356,8 @@ def add_estimates(page: Page, rows: Sequence[Row]) -> None:
         "**Estimates, not yet measured on hardware.** An emulated GPU runs the kernels as they are compiled for an "
         "H100 and counts; the times are derived from the counts, from latencies and from how many blocks fit on a "
         "multiprocessor. Counts are per score: instructions of a thread, those of float64 among them, sectors of 32 "
-        "bytes that are read or written, and bytes of `torch.empty` over the whole call, gradient and sort keys included. "
-        "PyTorch's sort of long rankings is not among the times."
+        "bytes that are read or written, and bytes of `torch.empty` over the whole call, gradient and keys of the sort "
+        "included. PyTorch's sort of long rankings is not among the times."
     )
     heads = ["rankings", "kind", "work", *columns, "estimated time"]
     page.table(says, body, heads, 3)

@@ -71,7 +71,8 @@ def start(kernel: Any, grid: int, *arguments: Argument | None, **constants: Any)
         if isinstance(each, int):
             # Kernels are compiled for 1, for multiples of 16, and for 32 or 64 bits; on AMD's GPUs, by the sizes, for
             # memory below 2 GiB too.
-            known.append(each if _BY_VALUE or each == 1 else (each % 16 == 0, -(2**31) <= each < 2**31))
+            kind = 4 if each == 1 else (each % 16 == 0) + 2 * (-(2**31) <= each < 2**31)
+            known.append((each, kind) if _BY_VALUE else kind)
             taken.append(each)
             continue
         if isinstance(each, Space):
