@@ -80,11 +80,12 @@ def emulate(workload: Workload) -> Device:
 
 
 def measure(workload: Workload) -> list[Row]:
-    """A row a kernel, in order of their launches, and one of all."""
+    """What :func:`rows_of` says of a call that is made for it."""
     return rows_of(emulate(workload), workload)
 
 
 def rows_of(device: Device, workload: Workload) -> list[Row]:
+    """A row a kernel, in order of their launches, and one of all."""
     case = workload.case
     rows: dict[str, Row] = {}
     for launch in device.launches:

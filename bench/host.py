@@ -1,7 +1,7 @@
 """What a call on a GPU takes of the host's time: ``python -m bench.host``.
 
 Launches do nothing here, on tensors of the CPU that say they are not there: what is left is Python, PyTorch and
-Triton on the way to the driver, without the driver's 2 to 3 us a launch. Tensors are small, with the launches of large
+Triton on the way to the driver. Tensors are small, with the launches of large
 ones. Each call takes turns with eight small operations of PyTorch, and the ratio says more than the time: machines
 differ, and change their clocks.
 """
@@ -23,10 +23,9 @@ from bench.markdown import table
 from emulator import Device
 from fastap.backends import triton as backend
 from fastap.backends.triton.launch import launch_for
-from fastap.types import Batch, Objective
+from fastap.types import UPDATES, Batch, Objective
 
 SHAPES = ((80, 1024), (4096, 1000), (1, 1_000_000))
-UPDATES = ("positive", "negative", "symmetric")
 ROUNDS, CALLS = 40, 20
 
 

@@ -242,9 +242,8 @@ class Program:
         joins = operands[1].startswith("{")
         whole, together = operands if joins else operands[::-1]
         parts = [part.strip() for part in together.strip("{} ").split(",")]
-        file, number = self._register(whole) if whole.startswith("%") else (Q if bits == 64 else R, -1)
-        if number < 0:
-            number = self._source(whole, file)
+        file = self._register(whole)[0] if whole.startswith("%") else Q if bits == 64 else R
+        number = self._source(whole, file)
         each.flags, each.count, each.size = WIDE if file == Q else 0, len(parts), bits // 8 // len(parts)
         if joins:
             each.op, each.d[0] = NUMBERS["pack"], number

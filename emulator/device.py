@@ -73,7 +73,6 @@ class Launch:
     shared: int  # bytes
     counts: dict[str, int]  # by class of instruction, and machine.COUNTS
     cycles: Integers  # of each block that ran, alone on its multiprocessor
-    issued: Integers  # issue slots, likewise
     spent: Integers  # of each instruction: cycles, executions, bank conflicts
 
     @property
@@ -101,7 +100,7 @@ class Device:
 
     Args:
         capability: 80, 90 or 100: the architecture that kernels are compiled for.
-        checks: look for faults. Without it launches take a third of the time.
+        checks: look for faults. Without it a call takes half the time.
         timing: keep a clock. Without it cycles mean nothing.
         seed: draws the order of blocks, and which warp goes first after a barrier, anew for every launch; 0 takes both
             as they come.
@@ -148,7 +147,7 @@ class Device:
         for patch in (
             mock.patch.object(CompiledKernel, "_init_handles", _take_over),
             mock.patch.object(backends, "TRITON_DEVICES", ("cuda", "cpu")),
-            # A mock would take 20 us of the host's time.
+            # Not a mock, which would count as time of the host.
             mock.patch.object(backend, "architecture", lambda where: f"sm_{self.capability}"),  # noqa: PT008
             # Each part of the work space is memory of its own here, that has no neighbour.
             *(mock.patch.object(Space, name, new) for name, new in spaces.items()),
@@ -170,9 +169,6 @@ class Device:
 
     def get_current_stream(self, device: int) -> int:
         return 0
-
-    def get_active_torch_device(self) -> torch.device:
-        return torch.device("cpu")
 
     def _remembering(self, allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The same function, whose memory comes poisoned and is known to be unwritten."""
@@ -205,12 +201,13 @@ class Device:
             if kind.startswith("*") and isinstance(values[name], int):
                 values[name] = self._memory_at(values[name])
         kinds = {name: kind for name, kind in kernel.src.signature.items() if kind != "constexpr"}
-        regions = _Regions([values[name] for name in kinds], self.checks, self._memories)
-        numbers = [_bits(kind, values[name], regions) for name, kind in kinds.items()]
+        arguments = {name: values[name] for name in kinds}
+        regions = _Regions([*arguments.values()], self.checks, self._memories)
+        numbers = [_bits(kind, arguments[name], regions) for name, kind in kinds.items()]
         launch, failed, found = self._run(kernel, program, grid, numbers, regions)
         self.launches.append(launch)
         for each in found:
-            finding = _finding(each, program, regions, {name: values[name] for name in kinds})
+            finding = _finding(each, program, regions, arguments)
             (self.remarks if finding.kind in machine.REMARKS else self.faults)[finding] += each.count
         if failed:
             raise GivenUpError("; ".join(str(finding) for finding in self.faults))
@@ -235,7 +232,7 @@ class Device:
         }
         draws = np.random.default_rng((self.seed, len(self.launches)))
         blocks = self._blocks(grid, draws)
-        cycles, issued = np.zeros(len(blocks), np.int64), np.zeros(len(blocks), np.int64)
+        cycles = np.zeros(len(blocks), np.int64)
         spent = np.zeros((len(program.code), 3), np.int64)
         faults = (Fault * _MOST_FAULTS)()
         warps = program.threads // 32
@@ -252,11 +249,11 @@ class Device:
         )  # fmt: skip
         failed = self._library.run(
             asked, blocks.ctypes.data, len(blocks), *(each.ctypes.data for each in registers.values()),
-            cycles.ctypes.data, issued.ctypes.data,
+            cycles.ctypes.data,
         )  # fmt: skip
         counts = dict(zip(opcodes.CLASSES, asked.counts, strict=True))
         counts |= {name: getattr(asked, name) for name in machine.COUNTS}
-        launch = Launch(kernel, program, grid, warps, shared, counts, cycles, issued, spent)
+        launch = Launch(kernel, program, grid, warps, shared, counts, cycles, spent)
         return launch, bool(failed), faults[: asked.n_faults]
 
     def _blocks(self, grid: int, draws: np.random.Generator) -> npt.NDArray[np.int32]:

@@ -15,7 +15,7 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +26,9 @@ from emulator.device import Launch
 # Of an H100 SXM: multiprocessors, cycles and bytes a second; what a multiprocessor holds.
 PROCESSORS, CLOCK, L2 = 132, 1.7e9, 5.5e12
 _REGISTERS, _WARPS, _BLOCKS, _SHARED = 65_536, 64, 32, 227 * 1024
-# From one kernel's end to the next one's work, in seconds.
+# Assumed, as no GPU was at hand: from one kernel's end to the next one's work, in seconds.
 LAUNCH = 2.5e-6
-# Shares that are reached: of issue slots, float64 units, load and store units, the bandwidth of L2.
+# Assumed too, the shares that good kernels reach: of issue slots, float64, loads and stores, the bandwidth of L2.
 _SLOTS, _FLOAT64, _ACCESSES, _TRAFFIC = 0.6, 0.8, 0.7, 0.7
 
 
@@ -38,12 +38,6 @@ class Estimate:
 
     bound: float
     likely: float
-    slots: float  # at the full rate of instructions
-    float64: float  # at the full rate of float64
-    accesses: float  # at the full rate of loads and stores
-    longest: float  # the longest block
-    resident: int  # blocks that a multiprocessor holds
-    traffic: float  # bytes to and from L2
 
 
 def estimate(launch: Launch, rankings: float = 1.0) -> Estimate:
@@ -68,12 +62,6 @@ def estimate(launch: Launch, rankings: float = 1.0) -> Estimate:
             max(slots / _SLOTS, float64 / _FLOAT64, accesses / _ACCESSES, makespan) / CLOCK, traffic / L2 / _TRAFFIC
         )
         + LAUNCH,
-        slots=slots / CLOCK,
-        float64=float64 / CLOCK,
-        accesses=accesses / CLOCK,
-        longest=longest / CLOCK,
-        resident=resident,
-        traffic=traffic,
     )
 
 
@@ -99,23 +87,17 @@ def _makespan(cycles: npt.NDArray[np.int64], places: int) -> int:
 
 def _resident(launch: Launch) -> int:
     """Blocks that a multiprocessor holds, by registers (given to warps by the 256), warps and shared memory."""
-    registers = -(-registers_of(launch.kernel) * 32 // 256) * 256 * launch.warps
+    registers = -(-resources(launch.kernel.asm["cubin"])["REG"] * 32 // 256) * 256 * launch.warps
     by_shared = _SHARED // (launch.shared + 1024)
     return max(1, min(_REGISTERS // registers, _WARPS // launch.warps, _BLOCKS, by_shared))
 
 
 @cache
-def _registers(binary: bytes) -> int:
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(binary)
-        file.flush()
-        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+def resources(binary: bytes) -> dict[str, int]:
+    """Registers of a thread, bytes of its stack and of local memory, by NVIDIA's tool: REG, STACK, LOCAL."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.cubin"
+        file.write_bytes(binary)
+        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(file)]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found = re.search(r"\bREG:(\d+)", text)
-    assert found, text
-    return int(found[1])
-
-
-def registers_of(kernel: Any) -> int:
-    """Registers of a thread, by NVIDIA's assembler."""
-    return _registers(kernel.asm["cubin"])
+    return {name: int(number) for name, number in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}

@@ -104,7 +104,6 @@ static int branch(Warp *w, const Ins *I, uint32_t taken)
         }
         wait_at(w, w->pc + 1, w->rejoin, stays);
         w->active = taken;
-        M->divergences++;
     }
     if (taken || !stays)
         w->pc = (int)I->immediate;
@@ -469,10 +468,10 @@ static int64_t run_block(Warp *warps, uint32_t *random)
     }
 }
 
-/* Blocks order[0..n) of the launch, from registers that are the same in all lanes and warps. cycles, issued: what each
+/* Blocks order[0..n) of the launch, from registers that are the same in all lanes and warps. cycles: what each
    block took. Returns 0, or 1 if one was given up. */
 int run(Machine *machine, const int32_t *order, int64_t n, const uint32_t *R, const uint64_t *Q, const uint32_t *P,
-        int64_t *cycles, int64_t *issued)
+        int64_t *cycles)
 {
     M = machine;
     fuzz = M->fuzz;
@@ -497,10 +496,8 @@ int run(Machine *machine, const int32_t *order, int64_t n, const uint32_t *R, co
     uint32_t random = M->seed * 2654435761u + 12345;
     int failed = 0;
     for (int64_t number = 0; number < n && !failed; number++) {
-        const uint64_t before = M->issue;
         block = order[number];
         cycles[number] = run_block(warps, &random);
-        issued[number] = (int64_t)(M->issue - before);
         failed = cycles[number] < 0;
     }
     for (int k = 0; k < M->warps; k++)

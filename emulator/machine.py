@@ -76,7 +76,7 @@ class Fault(ct.Structure):
     ]
 
 
-COUNTS = ["issue", "sectors_ld", "sectors_st", "missed", "conflicts", "barriers", "f64_slots", "divergences"]
+COUNTS = ["issue", "sectors_ld", "sectors_st", "missed", "conflicts", "barriers", "f64_slots"]
 
 
 class Machine(ct.Structure):
@@ -125,7 +125,7 @@ def library() -> ct.CDLL:
             subprocess.run([cc, *FLAGS.split(), "-I", folder, HERE / "machine.c", "-o", made, "-lm"], check=True)
             file = kept.put(made.read_bytes(), "machine.so", binary=True)
     lib = ct.PyDLL(str(file))  # which keeps the GIL: the machine has one launch at a time
-    lib.run.argtypes = [ct.POINTER(Machine), pointer, i64, pointer, pointer, pointer, pointer, pointer]
+    lib.run.argtypes = [ct.POINTER(Machine), pointer, i64, pointer, pointer, pointer, pointer]
     lib.clear_cells.argtypes = [pointer, i64]
     lib.sizes.argtypes = [ct.POINTER(i64)]
     lib.sizes.restype = None

@@ -56,7 +56,7 @@ typedef struct {
     Fault *faults;
     int32_t n_faults, most_faults;
     /* Counted over the launch, in warp instructions unless said otherwise. */
-    uint64_t counts[IS_CLASSES], issue, sectors_ld, sectors_st, missed, conflicts, barriers, f64_slots, divergences;
+    uint64_t counts[IS_CLASSES], issue, sectors_ld, sectors_st, missed, conflicts, barriers, f64_slots;
 } Machine;
 
 static Machine *M;
@@ -187,6 +187,16 @@ static uint8_t *locate_global(uint64_t at, int bytes, const uint8_t *data, Acces
     return p;
 }
 
+/* Whether it is not among the n seen so far, which it joins. */
+static int is_new(uint64_t *seen, int *n, uint64_t each)
+{
+    for (int k = *n - 1; k >= 0; k--)
+        if (seen[k] == each)
+            return 0;
+    seen[(*n)++] = each;
+    return 1;
+}
+
 /* Sectors of a global access of a warp; returns how many of them the block had not touched yet. */
 static int count_global(const uint64_t *at, uint32_t m, int bytes, int write)
 {
@@ -196,12 +206,8 @@ static int count_global(const uint64_t *at, uint32_t m, int bytes, int write)
         if (!(m >> i & 1))
             continue;
         for (uint64_t sector = at[i] >> 5; sector <= (at[i] + bytes - 1) >> 5; sector++) {
-            int k = n - 1;
-            while (k >= 0 && seen[k] != sector)
-                k--;
-            if (k >= 0)
+            if (!is_new(seen, &n, sector))
                 continue;
-            seen[n++] = sector;
             const int64_t number = (int64_t)(sector >> 35) - 1;
             if (number < 0 || number >= M->n_regions)
                 continue;
@@ -231,16 +237,9 @@ static int count_shared(const uint64_t *at, uint32_t m, int bytes)
         for (int i = first; i < first + lanes; i++) {
             if (!(m >> i & 1))
                 continue;
-            for (uint64_t word = at[i] >> 2; word <= (at[i] + bytes - 1) >> 2; word++) {
-                int k = n - 1;
-                while (k >= 0 && words[k] != word)
-                    k--;
-                if (k >= 0)
-                    continue;
-                words[n++] = word;
-                if (++depth[word & 31] > most)
+            for (uint64_t word = at[i] >> 2; word <= (at[i] + bytes - 1) >> 2; word++)
+                if (is_new(words, &n, word) && ++depth[word & 31] > most)
                     most = depth[word & 31];
-            }
         }
         extra += most - 1;
     }

@@ -29,9 +29,7 @@ import importlib
 import json
 import os
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -43,6 +41,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from emulator.estimate import resources
 from fastap.types import Batch, Objective, Update
 
 TARGETS = {
@@ -275,16 +274,8 @@ def measure(compilation: Compilation) -> Numbers:
 
 
 def _read_nvidia(asm: Any) -> Numbers:
-    """From the binary, with the tool that comes with Triton."""
-    from triton import knobs
-
-    with tempfile.TemporaryDirectory() as folder:
-        binary = Path(folder) / "kernel.cubin"
-        binary.write_bytes(asm["cubin"])
-        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(binary)]
-        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    used = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text))
-    return {"registers": int(used["REG"]), "stack": int(used["STACK"]), "spilled": int(used["LOCAL"])}
+    used = resources(asm["cubin"])
+    return {"registers": used["REG"], "stack": used["STACK"], "spilled": used["LOCAL"]}
 
 
 def _read_amd(asm: Any) -> Numbers:

@@ -107,7 +107,7 @@ def inputs_of(batch: Batch) -> Inputs:
         targets = targets.float()
     sizes = batch.rankings, batch.items, batch.shape
     ignored = (batch.ignore_index if has_ignore and batch.ignore_index is not None else 0), has_ignore
-    if scores.is_contiguous() and targets.is_contiguous():  # as most are: 5 us less
+    if scores.is_contiguous() and targets.is_contiguous():  # as most are: 6 us of the host in place of 13
         step = batch.items if batch.rankings > 1 else 0
         return Inputs(scores, targets, *sizes, 1, (step, step, 1) * 2, *ignored, batch.offsets)
     axes = _two_axes(scores), _two_axes(targets)

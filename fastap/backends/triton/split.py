@@ -49,8 +49,8 @@ def sort_and_split(inputs: Inputs, launch: TiledLaunch, algorithm: str | None = 
         tiles,
         BLOCK_T=launch.scan, num_warps=launch.num_warps,
     )  # fmt: skip
-    # What follows is not there while the sort has its own work space.
     keys, index = sort_rows(keys, algorithm or choose_algorithm(rankings, items, keys.dtype))
+    # After the sort, which takes work space of its own: the peak is lower.
     v, s, order, tile_sums, centre = inputs.scratch(
         (plane, f64), (plane, f64), (plane, i32), (rankings * tiles, f64), (rankings, f64)
     )
