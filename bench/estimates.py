@@ -68,7 +68,7 @@ WORKLOADS = [
 def emulate(workload: Workload) -> Device:
     """A call on the emulated GPU, which has its launches."""
     case, shape = workload.case, workload.case.shape
-    chosen = launch_for(shape.rankings, shape.items, shape.items, getattr(torch, case.dtype), "sm_90")
+    chosen = launch_for(shape.rankings, shape.items, getattr(torch, case.dtype), "sm_90")
     run = replace(case, shape=replace(shape, rankings=workload.runs))
     scores, targets = next(run.inputs())
     with (

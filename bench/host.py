@@ -59,7 +59,7 @@ def rows() -> list[list[str]]:
     targets = torch.arange(64).view(4, 16) % 3 == 0
     found = []
     for rankings, items in SHAPES:
-        chosen = launch_for(rankings, items, items, torch.float32, "sm_90")
+        chosen = launch_for(rankings, items, torch.float32, "sm_90")
         for update in UPDATES:
             batch, objective = Batch(scores.detach(), targets, None), Objective("direct", 1.0, update)
 

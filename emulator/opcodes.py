@@ -72,6 +72,8 @@ def _define_integers() -> None:
     _define("mad.wide.u32", "UuuU", "(uint64_t)a * b + c")
     _define("mul.wide.s16", "sxx", "a * b")
     _define("mul.wide.u16", "uhh", "a * b")
+    _define("min.relu.s32", "sss", "(a < b ? a : b) < 0 ? 0 : a < b ? a : b")
+    _define("max.relu.s32", "sss", "(a > b ? a : b) < 0 ? 0 : a > b ? a : b")
     _define("popc.b32", "uu", "__builtin_popcount(a)")
     _define("clz.b32", "uu", "a ? __builtin_clz(a) : 32")
     _define("brev.b32", "uu", "reversed(a)")

@@ -11,14 +11,11 @@ import triton
 import triton.language as tl
 
 from .pool import copy, find_last, pool
-from .program import solve_block
-from .scans import add_in_segment, next_set, running_max, running_min
+from .prices import price_of, rounding_of, set_prices
+from .program import solve_bands
+from .scans import next_set
 from .search import search_band, search_free
-from .terms import count_above, marginal, standard, task_loss
-
-_HIGHEST = tl.constexpr(2**31 - 1)
-# Rounding of g is that of its largest part: 8 units in the last place of float64.
-_ROUNDING = tl.constexpr(8 * 2.220446049250313e-16)
+from .terms import count_above, highest_power, standard, task_loss
 
 
 @triton.jit
@@ -68,52 +65,6 @@ def settle(
 
 
 @triton.jit
-def set_prices(
-    v_ptr, n_ptr, last_ptr, low_ptr, work_ptr, x_ptr, y_ptr,
-    first, end, n_negative, task,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
-    """The candidate into ``work`` and Lagrange multipliers ``l_i >= 0`` for ``a_i <= a_{i+1}`` into ``x``.
-
-    The sum of the priced terms ``g_i(a) + (l_{i-1} - l_i) a`` bounds the optimum of the block from above. ``l_i`` is as
-    large as the marginals of the rows above it in its level set allow, and those below it; for concave terms the bound
-    is then attained.
-    """
-    lane = tl.arange(0, BLOCK)
-    for base in range(first, end, BLOCK):
-        row = base + lane
-        mask = row < end
-        p = tl.load(v_ptr + row, mask=mask, other=0.0)
-        last = tl.load(last_ptr + row, mask=mask, other=-1)
-        # Beyond #{n >= p} no row gains; a choice that falls there stays non-decreasing.
-        a = tl.minimum(tl.load(low_ptr + row, mask=mask, other=0), count_above(n_ptr, n_negative, p, mask, True))
-        tl.store(work_ptr + row, a, mask=mask)
-        # At the ends of the range there is no next marginal; any of the right sign will do.
-        fall = marginal(n_ptr, tl.maximum(a, 1), p, row + 1, task, mask)
-        fall = tl.where(a >= 1, fall, tl.maximum(fall, 0.0))
-        rise = marginal(n_ptr, tl.minimum(a + 1, n_negative), p, row + 1, task, mask)
-        rise = tl.where(a < n_negative, rise, tl.minimum(rise, 0.0))
-        carries = (lane == 0) & (row > first)
-        joined = carries & (tl.load(last_ptr + row - 1, mask=carries, other=-2) == last)
-        fall = fall + tl.load(x_ptr + row - 1, mask=joined, other=0.0)
-        rise = rise + tl.load(y_ptr + row - 1, mask=joined, other=0.0)
-        _, fallen = tl.associative_scan((last, fall), 0, add_in_segment)
-        _, risen = tl.associative_scan((last, rise), 0, add_in_segment)
-        tl.store(x_ptr + row, fallen, mask=mask)
-        tl.store(y_ptr + row, risen, mask=mask)
-        tl.debug_barrier()
-    for base in range(first, end, BLOCK):
-        row = base + lane
-        mask = row < end
-        last = tl.load(last_ptr + row, mask=mask, other=0)
-        from_above = tl.load(x_ptr + row, mask=mask, other=0.0)
-        from_below = tl.load(y_ptr + row, mask=mask, other=0.0) - tl.load(y_ptr + last, mask=mask, other=0.0)
-        multiplier = tl.maximum(tl.minimum(from_above, from_below), 0.0)
-        tl.store(x_ptr + row, tl.where(last == row, 0.0, multiplier), mask=mask)
-    tl.debug_barrier()
-
-
-@triton.jit
 def search_priced(
     v_ptr, n_ptr, s_ptr, starts_ptr, low_ptr, high_ptr, work_ptr, x_ptr, y_ptr,
     first, end, n_negative, centre, task, anew,
@@ -128,49 +79,71 @@ def search_priced(
     for base in range(first, end, ROWS):
         row = base + tl.arange(0, ROWS)
         mask = row < end
-        old = mask & (anew == 0)
-        searched = (mask & (anew != 0)) | _in_company(starts_ptr, row, first, end, old)
-        a = tl.load(work_ptr + row, mask=old, other=0)
+        searched = mask
+        a = tl.zeros([ROWS], tl.int32)
+        if anew == 0:
+            a = tl.load(work_ptr + row, mask=mask, other=0)
+            searched = in_company(starts_ptr, row, first, end, mask)
         shortfall = tl.zeros([ROWS], tl.float64)
-        beyond = tl.zeros([ROWS], tl.int32)
+        beyond = tl.zeros([ROWS], tl.int1)
         favourite = a
         if tl.max(searched.to(tl.int32), axis=0) > 0:
-            p = tl.load(v_ptr + row, mask=mask, other=0.0)
-            top = count_above(n_ptr, n_negative, p, searched, True)
-            price = _price(x_ptr, row, first, searched & old)
-            pc = p - centre - price
-            favourite, bound = search_free(s_ptr, n_ptr, p - price, pc, row + 1, top, task, searched, PIECES)
-            favourite = tl.where(searched, favourite, a)
-            by_score = standard(s_ptr, a, pc, searched)
-            shortfall = tl.maximum(bound - (by_score + task * task_loss(a, row + 1)), 0.0)
-            shortfall = tl.where(searched, shortfall, 0.0)
-            beyond = (shortfall > _rounding(by_score, a, pc, task)).to(tl.int32)
+            favourite, shortfall, beyond = price_rows(
+                v_ptr, n_ptr, s_ptr, starts_ptr, x_ptr,
+                row, a, anew, n_negative, centre, task, searched,
+                PIECES,
+            )  # fmt: skip
         tl.store(y_ptr + row, shortfall, mask=mask)
         tl.store(high_ptr + row, favourite, mask=mask)
-        tl.store(low_ptr + row, beyond, mask=mask)
-        unproved = tl.maximum(unproved, tl.max(beyond, axis=0))
+        tl.store(low_ptr + row, beyond.to(tl.int32), mask=mask)
+        unproved = tl.maximum(unproved, tl.max(beyond.to(tl.int32), axis=0))
     tl.debug_barrier()
     return unproved
 
 
 @triton.jit
-def _price(x_ptr, row, first, mask):
-    """What a row is paid for one more negative above it."""
-    above = tl.load(x_ptr + row - 1, mask=mask & (row > first), other=0.0)
-    return above - tl.load(x_ptr + row, mask=mask, other=0.0)
+def price_rows(
+    v_ptr, n_ptr, s_ptr, starts_ptr, x_ptr,
+    row, a, anew, n_negative, centre, task, searched,
+    PIECES: tl.constexpr,
+):  # fmt: skip
+    """Of a tile of rows the choice at their price, and how far that of ``a`` falls short, and if by more than rounding.
+
+    ``a`` itself and nothing where a row is not searched. With ``anew`` at no price, and only the choice is of meaning.
+    """
+    p = tl.load(v_ptr + row, mask=searched, other=0.0)
+    top = count_above(n_ptr, n_negative, p, searched, True)
+    priced = searched & (anew == 0)
+    is_inside = priced & (tl.load(starts_ptr + row, mask=priced, other=1) == 0)
+    price = price_of(x_ptr, row, is_inside, priced)
+    pc = p - centre - price
+    favourite, bound = search_free(s_ptr, n_ptr, p - price, pc, row + 1, top, task, searched, PIECES)
+    by_score = standard(s_ptr, a, pc, searched)
+    shortfall = tl.maximum(bound - (by_score + task * task_loss(a, row + 1)), 0.0)
+    shortfall = tl.where(searched, shortfall, 0.0)
+    return tl.where(searched, favourite, a), shortfall, shortfall > rounding_of(by_score, a, pc, task)
 
 
 @triton.jit
-def _rounding(by_score, a, pc, task):
-    return (tl.abs(by_score) + tl.abs(a.to(tl.float64) * pc) + tl.abs(task)) * _ROUNDING
-
-
-@triton.jit
-def _in_company(starts_ptr, row, first, end, mask):
+def in_company(starts_ptr, row, first, end, mask):
     """Whether the row's block has more rows than this."""
     begins = tl.load(starts_ptr + row, mask=mask, other=1) != 0
     alone = begins & (tl.load(starts_ptr + row + 1, mask=mask & (row + 1 < end), other=1) != 0)
     return mask & (alone == 0)
+
+
+@triton.jit
+def first_of_level(last_ptr, row, mask):
+    """The first row of a row's level set, from 0 on: ``last`` never falls."""
+    end = tl.load(last_ptr + row, mask=mask, other=0)
+    first = tl.zeros_like(row)
+    step = highest_power(tl.max(row, axis=0))
+    while step > 0:
+        further = tl.minimum(first + step, row)
+        before = tl.load(last_ptr + further - 1, mask=mask & (further > 0), other=0) < end
+        first = tl.where(mask & (further > 0) & before, further, first)
+        step = step // 2
+    return first
 
 
 @triton.jit
@@ -182,37 +155,31 @@ def solve_unproved(
     """Each block with a marked row, one after the other: bands from the bound, then the dynamic program."""
     row = next_set(low_ptr, first, end, BLOCK)
     while row < end:
-        block_end = tl.load(last_ptr + row)
-        # The first row of the block: `last` never falls.
-        block_first = first
-        beyond = row
-        while block_first < beyond:
-            middle = (block_first + beyond) // 2
-            inside = tl.load(last_ptr + middle) >= block_end
-            beyond = tl.where(inside, middle, beyond)
-            block_first = tl.where(inside, block_first, middle + 1)
+        block_end = tl.load(last_ptr + row) + 1
+        marked = row + tl.arange(0, 1)
+        block_first = tl.max(first_of_level(last_ptr, marked, marked < end), axis=0)
         # All threads have read the marks, which bands replace.
         tl.debug_barrier()
         set_bands(
             v_ptr, n_ptr, s_ptr, low_ptr, high_ptr, work_ptr, x_ptr, y_ptr,
-            block_first, block_end + 1, n_negative, centre, task,
-            BLOCK, ROWS, PIECES,
+            block_first, block_end, n_negative, centre, task,
+            ROWS, PIECES, BLOCK,
         )  # fmt: skip
-        solve_block(
+        solve_bands(
             v_ptr, s_ptr, last_ptr, low_ptr, high_ptr, work_ptr, x_ptr, y_ptr,
-            block_first, block_end + 1, centre, task,
+            block_first, block_end, centre, task,
             BLOCK, COLUMNS,
         )  # fmt: skip
-        row = next_set(low_ptr, block_end + 1, end, BLOCK)
+        row = next_set(low_ptr, block_end, end, BLOCK)
 
 
 @triton.jit
 def set_bands(
     v_ptr, n_ptr, s_ptr, low_ptr, high_ptr, work_ptr, x_ptr, y_ptr,
     first, end, n_negative, centre, task,
-    BLOCK: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr,
+    ROWS: tl.constexpr, PIECES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Where an optimum of the block must lie, into ``low`` and ``high``, both non-decreasing.
+    """Where an optimum of the block must lie, into ``low`` and ``high``.
 
     In an optimum no row falls short of its bound by more than the block as a whole does now.
     """
@@ -224,34 +191,16 @@ def set_bands(
         row = base + tl.arange(0, ROWS)
         mask = row < end
         p = tl.load(v_ptr + row, mask=mask, other=0.0)
-        price = _price(x_ptr, row, first, mask)
+        price = price_of(x_ptr, row, mask & (row > first), mask)
         pc = p - centre - price
         p = p - price
         top = count_above(n_ptr, n_negative, p + price, mask, True)
         favourite = tl.load(high_ptr + row, mask=mask, other=0)
         at_candidate = standard(s_ptr, tl.load(work_ptr + row, mask=mask, other=0), pc, mask)
-        rounding = _rounding(at_candidate, tl.load(work_ptr + row, mask=mask, other=0), pc, task)
+        rounding = rounding_of(at_candidate, tl.load(work_ptr + row, mask=mask, other=0), pc, task)
         bound = standard(s_ptr, favourite, pc, mask) + task * task_loss(favourite, row + 1)
         floor = bound - slack - rounding
         low, high = search_band(s_ptr, n_ptr, p, pc, row + 1, top, task, favourite, floor, mask, PIECES)
         tl.store(low_ptr + row, low, mask=mask)
         tl.store(high_ptr + row, high, mask=mask)
-    tl.debug_barrier()
-    lane = tl.arange(0, BLOCK)
-    highest = 0
-    for base in range(first, end, BLOCK):
-        row = base + lane
-        mask = row < end
-        low = tl.maximum(running_max(tl.load(low_ptr + row, mask=mask, other=0)), highest)
-        tl.store(low_ptr + row, low, mask=mask)
-        highest = tl.max(low, axis=0)
-    lowest = n_negative
-    stop = end
-    while stop > first:
-        row = stop - 1 - lane
-        mask = row >= first
-        high = tl.minimum(running_min(tl.load(high_ptr + row, mask=mask, other=_HIGHEST)), lowest)
-        tl.store(high_ptr + row, high, mask=mask)
-        lowest = tl.min(high, axis=0)
-        stop = stop - BLOCK
     tl.debug_barrier()

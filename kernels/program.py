@@ -11,7 +11,9 @@ arithmetic of keeping back pointers, and no memory but a few numbers a row.
 import triton
 import triton.language as tl
 
-from .scans import greatest_first
+from .scans import greatest_first, running_max, running_min
+
+_HIGHEST = tl.constexpr(2**31 - 1)
 
 
 @triton.jit
@@ -31,6 +33,38 @@ def solve_all(
     solve_block(
         v_ptr, s_ptr, last_ptr, low_ptr, high_ptr, choice_ptr, x_ptr, y_ptr,
         0, n_positive, centre, task,
+        BLOCK, COLUMNS,
+    )  # fmt: skip
+
+
+@triton.jit
+def solve_bands(
+    v_ptr, s_ptr, last_ptr, low_ptr, high_ptr, work_ptr, x_ptr, y_ptr,
+    first, end, centre, task,
+    BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """:func:`solve_block` of bands that may fall from row to row: no choice that does not fall leaves what is here."""
+    lane = tl.arange(0, BLOCK)
+    highest = 0
+    for base in range(first, end, BLOCK):
+        row = base + lane
+        mask = row < end
+        low = tl.maximum(running_max(tl.load(low_ptr + row, mask=mask, other=0)), highest)
+        tl.store(low_ptr + row, low, mask=mask)
+        highest = tl.max(low, axis=0)
+    lowest = _HIGHEST
+    stop = end
+    while stop > first:
+        row = stop - 1 - lane
+        mask = row >= first
+        high = tl.minimum(running_min(tl.load(high_ptr + row, mask=mask, other=_HIGHEST)), lowest)
+        tl.store(high_ptr + row, high, mask=mask)
+        lowest = tl.min(high, axis=0)
+        stop = stop - BLOCK
+    tl.debug_barrier()
+    solve_block(
+        v_ptr, s_ptr, last_ptr, low_ptr, high_ptr, work_ptr, x_ptr, y_ptr,
+        first, end, centre, task,
         BLOCK, COLUMNS,
     )  # fmt: skip
 

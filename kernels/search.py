@@ -22,11 +22,10 @@ _TINY = tl.constexpr(2.2250738585072014e-308)
 @triton.jit
 def search_rows(
     v_ptr, n_ptr, s_ptr, choice_ptr,
-    base, n_positive, n_negative, centre, task,
-    SIGN: tl.constexpr, METHOD: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr,
+    row, n_positive, n_negative, centre, task,
+    SIGN: tl.constexpr, METHOD: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
-    """The best choice of each of ROWS rows from ``base`` on, by itself."""
-    row = base + tl.arange(0, ROWS)
+    """The best choice of each row of a tile by itself, which it returns, too."""
     mask = row < n_positive
     p = tl.load(v_ptr + row, mask=mask, other=0.0)
     if METHOD == "auto" and SIGN < 0:
@@ -37,6 +36,7 @@ def search_rows(
         if METHOD == "auto":
             choice = search_concave(n_ptr, choice, n_negative, p, row + 1, task, mask)
     tl.store(choice_ptr + row, choice, mask=mask)
+    return choice
 
 
 @triton.jit
@@ -153,9 +153,12 @@ def _mark(cursor, spread, index, top, number, way):
 def _evaluate(s_ptr, n_ptr, left, right, p, pc, index, task, active):
     """``g`` at both ends and a bound strictly inside (-inf where there is nothing), (PIECES, ROWS)."""
     mask = active[None, :] & (right >= left)
-    p = p[None, :]
-    pc = pc[None, :]
-    index = index[None, :]
+    return bound_between(s_ptr, n_ptr, left, right, p[None, :], pc[None, :], index[None, :], task, mask)
+
+
+@triton.jit
+def bound_between(s_ptr, n_ptr, left, right, p, pc, index, task, mask):
+    """``g`` at both ends and a bound strictly inside, -inf where there is nothing; all of one shape."""
     concave_left = standard(s_ptr, left, pc, mask)
     concave_right = standard(s_ptr, right, pc, mask)
     convex_left = task * task_loss(left, index)

@@ -260,8 +260,8 @@ def solve_ranking(
         for base in range(0, n_positive, BLOCK):
             search_rows(
                 v_ptr, n_ptr, s_ptr, choice_ptr,
-                base, n_positive, n_negative, centre, task,
-                SIGN, METHOD, BLOCK, PIECES,
+                base + tl.arange(0, BLOCK), n_positive, n_negative, centre, task,
+                SIGN, METHOD, PIECES,
             )  # fmt: skip
         tl.debug_barrier()
         if METHOD == "auto":

@@ -14,10 +14,12 @@ No number is specialised on: variants take up to 20 s to compile, and tiles of o
 import triton
 import triton.language as tl
 
-from .certify import settle
+from .certify import first_of_level, in_company, price_rows, set_bands, settle
+from .coarse import FEWEST, refine
 from .output import ranking_value, result_at, row_sums, summed, takes_part, value_by_score, value_unsolved
 from .pool import begin_levels, copy, find_last, mark, pool
-from .program import solve_all
+from .prices import set_prices
+from .program import solve_all, solve_bands
 from .scans import next_set
 from .search import search_rows
 from .sort import FAR, NOT_FINITE, ranking_start
@@ -67,82 +69,76 @@ def cut_rankings(
         tl.store(by_score_ptr + ranking, by_score)
 
 
-@triton.jit(do_not_specialize=["n_items", "n_programs", "epsilon_bits"])
+@triton.jit(do_not_specialize=["n_items", "n_programs", "n_chunks", "epsilon_bits"])
 def search_rankings(
     v_ptr, s_ptr, counts_ptr, centre_ptr,
-    rows_ptr,
-    n_items, n_programs, epsilon_bits,
+    rows_ptr, extremes_ptr,
+    n_items, n_programs, n_chunks, epsilon_bits,
     LOSS: tl.constexpr, SIGN: tl.constexpr, METHOD: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """The best choice of each row by itself. One program owns every n_programs-th tile of ROWS rows of one ranking."""
+    """The best choice of each row by itself. One program owns every n_programs-th chunk of rows of one ranking.
+
+    extremes_ptr: (2, rankings, n_chunks) int32, the greatest and the least choice of each chunk of CHUNK rows; not
+    written beyond the last positive. Written for METHOD "auto".
+    """
     program = tl.program_id(0).to(tl.int64)
     ranking = program // n_programs
     n_positive, n_negative, _, centre, solvable = load_ranking(counts_ptr, centre_ptr, ranking, LOSS)
     v_ptr += ranking * n_items
     s_ptr += ranking * n_items + n_positive - 1
     task = task_scale(epsilon_bits, n_negative, SIGN)
-    base = (program % n_programs).to(tl.int32) * ROWS
-    while solvable & (base < n_positive):
-        search_rows(
-            v_ptr, v_ptr + n_positive - 1, s_ptr, rows_ptr + ranking * n_items,
-            base, n_positive, n_negative, centre, task,
-            SIGN, METHOD, ROWS, PIECES,
-        )  # fmt: skip
-        base = base + n_programs * ROWS
+    greatest_ptr = extremes_ptr + ranking * n_chunks
+    least_ptr = greatest_ptr + tl.num_programs(0).to(tl.int64) // n_programs * n_chunks
+    chunk = (program % n_programs).to(tl.int32)
+    while solvable & (chunk * CHUNK < n_positive):
+        greatest = tl.full([ROWS], -1, tl.int32)
+        least = tl.full([ROWS], _HIGHEST, tl.int32)
+        for step in range(0, CHUNK, ROWS):
+            row = chunk * CHUNK + step + tl.arange(0, ROWS)
+            choice = search_rows(
+                v_ptr, v_ptr + n_positive - 1, s_ptr, rows_ptr + ranking * n_items,
+                row, n_positive, n_negative, centre, task,
+                SIGN, METHOD, PIECES,
+            )  # fmt: skip
+            greatest = tl.maximum(greatest, tl.where(row < n_positive, choice, -1))
+            least = tl.minimum(least, tl.where(row < n_positive, choice, _HIGHEST))
+        if METHOD == "auto":
+            tl.store(greatest_ptr + chunk, tl.max(greatest, axis=0))
+            tl.store(least_ptr + chunk, tl.min(least, axis=0))
+        chunk = chunk + n_programs
 
 
-@triton.jit(do_not_specialize=["n_items", "n_tiles"])
-def find_extremes(
-    counts_ptr, centre_ptr, rows_ptr,
-    extremes_ptr,
-    n_items, n_tiles,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
-    """The greatest and the least choice of each tile. One program owns BLOCK rows of one ranking.
-
-    extremes_ptr: (2, rankings, n_tiles) int32; tiles beyond the last positive are not written.
-    """
-    program = tl.program_id(0).to(tl.int64)
-    ranking = program // n_tiles
-    n_positive, _, _, _, solvable = load_ranking(counts_ptr, centre_ptr, ranking, "direct")
-    first = (program % n_tiles).to(tl.int32) * BLOCK
-    if solvable & (first < n_positive):
-        row = first + tl.arange(0, BLOCK)
-        mask = row < n_positive
-        choice_ptr = rows_ptr + ranking * n_items
-        tl.store(extremes_ptr + program, tl.max(tl.load(choice_ptr + row, mask=mask, other=-1), axis=0))
-        least = tl.min(tl.load(choice_ptr + row, mask=mask, other=_HIGHEST), axis=0)
-        tl.store(extremes_ptr + tl.num_programs(0) + program, least)
-
-
-@triton.jit(do_not_specialize=["n_items", "n_tiles", "plane"])
-def mark_tiles(
+@triton.jit(do_not_specialize=["n_items", "n_programs", "n_chunks", "plane"])
+def mark_rankings(
     counts_ptr, centre_ptr, extremes_ptr,
     rows_ptr,
-    n_items, n_tiles, plane,
-    BLOCK: tl.constexpr, BLOCK_T: tl.constexpr,
+    n_items, n_programs, n_chunks, plane,
+    BLOCK: tl.constexpr, BLOCK_T: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Where blocks of rows that conflict begin, every row its own last. One program owns BLOCK rows of one ranking."""
+    """Where blocks of rows that conflict begin. One program owns every n_programs-th tile of BLOCK rows of a ranking.
+
+    extremes_ptr: see :func:`search_rankings`.
+    """
     plane = plane.to(tl.int64)
     program = tl.program_id(0).to(tl.int64)
-    ranking = program // n_tiles
+    ranking = program // n_programs
     n_positive, _, _, _, solvable = load_ranking(counts_ptr, centre_ptr, ranking, "direct")
-    tile = (program % n_tiles).to(tl.int32)
-    first = tile * BLOCK
-    if solvable & (first < n_positive):
+    rows_ptr += ranking * n_items
+    greatest_ptr = extremes_ptr + ranking * n_chunks
+    least_ptr = greatest_ptr + tl.num_programs(0).to(tl.int64) // n_programs * n_chunks
+    first = (program % n_programs).to(tl.int32) * BLOCK
+    while solvable & (first < n_positive):
         end = tl.minimum(first + BLOCK, n_positive)
-        extremes_ptr += ranking * n_tiles
         highest = tl.full([BLOCK_T], -1, tl.int32)
-        for base in range(0, tile, BLOCK_T):
+        for base in range(0, first // CHUNK, BLOCK_T):
             other = base + tl.arange(0, BLOCK_T)
-            highest = tl.maximum(highest, tl.load(extremes_ptr + other, mask=other < tile, other=-1))
+            highest = tl.maximum(highest, tl.load(greatest_ptr + other, mask=other < first // CHUNK, other=-1))
         lowest = tl.full([BLOCK_T], _HIGHEST, tl.int32)
-        extremes_ptr += tl.num_programs(0)
-        for base in range(tile + 1, tl.cdiv(n_positive, BLOCK), BLOCK_T):
+        for base in range((first + BLOCK) // CHUNK, tl.cdiv(n_positive, CHUNK), BLOCK_T):
             other = base + tl.arange(0, BLOCK_T)
-            inside = other * BLOCK < n_positive
-            lowest = tl.minimum(lowest, tl.load(extremes_ptr + other, mask=inside, other=_HIGHEST))
-        rows_ptr += ranking * n_items
+            inside = other * CHUNK < n_positive
+            lowest = tl.minimum(lowest, tl.load(least_ptr + other, mask=inside, other=_HIGHEST))
         mark(
             rows_ptr, rows_ptr + plane, rows_ptr + 3 * plane, rows_ptr + 4 * plane,
             first, end, tl.max(highest, axis=0), tl.min(lowest, axis=0), 1,
@@ -150,25 +146,33 @@ def mark_tiles(
         )  # fmt: skip
         row = first + tl.arange(0, BLOCK)
         tl.store(rows_ptr + 2 * plane + row, row, mask=row < end)
+        first = first + n_programs * BLOCK
 
 
-@triton.jit(do_not_specialize=["n_items", "n_tiles", "plane", "epsilon_bits"])
-def settle_tiles(
-    v_ptr, s_ptr, counts_ptr, centre_ptr,
+@triton.jit(do_not_specialize=["n_items", "n_programs", "plane", "epsilon_bits"])
+def pool_rankings(
+    v_ptr, counts_ptr, centre_ptr,
     rows_ptr, sums_ptr,
-    n_items, n_tiles, plane, epsilon_bits,
-    SIGN: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr, COLUMNS: tl.constexpr,
+    n_items, n_programs, plane, epsilon_bits,
+    SIGN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The optimum of each block of rows. One program owns the blocks that begin in BLOCK rows of one ranking."""
+    """The pooled choices of each block of rows, and of the negative update their prices.
+
+    One program owns the blocks that begin in every n_programs-th tile of BLOCK rows of one ranking. A block may span
+    all rows: tiles are wide, and nothing but pooling is left to one program.
+    """
     plane = plane.to(tl.int64)
     program = tl.program_id(0).to(tl.int64)
-    ranking = program // n_tiles
-    n_positive, n_negative, _, centre, solvable = load_ranking(counts_ptr, centre_ptr, ranking, "direct")
-    tile_first = (program % n_tiles).to(tl.int32) * BLOCK
-    if solvable & (tile_first < n_positive):
-        rows_ptr += ranking * n_items
-        sums_ptr += ranking * n_items
-        starts_ptr = rows_ptr + plane
+    ranking = program // n_programs
+    n_positive, n_negative, _, _, solvable = load_ranking(counts_ptr, centre_ptr, ranking, "direct")
+    v_ptr += ranking * n_items
+    n_ptr = v_ptr + n_positive - 1
+    rows_ptr += ranking * n_items
+    sums_ptr += ranking * n_items
+    starts_ptr = rows_ptr + plane
+    task = task_scale(epsilon_bits, n_negative, SIGN)
+    tile_first = (program % n_programs).to(tl.int32) * BLOCK
+    while solvable & (tile_first < n_positive):
         tile_end = tl.minimum(tile_first + BLOCK, n_positive)
         first = next_set(starts_ptr, tile_first, tile_end, BLOCK)
         end = first
@@ -179,27 +183,125 @@ def settle_tiles(
             row = base + tl.arange(0, BLOCK)
             begun += tl.sum(tl.load(starts_ptr + row, mask=row < end, other=0), axis=0)
         if begun < end - first:
-            v_ptr += ranking * n_items
-            n_ptr = v_ptr + n_positive - 1
-            s_ptr += ranking * n_items + n_positive - 1
-            task = task_scale(epsilon_bits, n_negative, SIGN)
+            find_last(starts_ptr, rows_ptr + 2 * plane, first, end, BLOCK)
+            pool(
+                v_ptr, n_ptr, starts_ptr, rows_ptr + 2 * plane, rows_ptr + 3 * plane,
+                rows_ptr + 4 * plane, rows_ptr + 5 * plane, sums_ptr, sums_ptr + plane,
+                first, end, n_negative, task,
+                BLOCK,
+            )  # fmt: skip
             if SIGN < 0:
-                settle(
-                    v_ptr, n_ptr, s_ptr,
-                    rows_ptr, starts_ptr, rows_ptr + 2 * plane, rows_ptr + 3 * plane,
-                    rows_ptr + 4 * plane, rows_ptr + 5 * plane, sums_ptr, sums_ptr + plane,
-                    first, end, n_negative, centre, task, 1,
-                    BLOCK, ROWS, PIECES, COLUMNS,
-                )  # fmt: skip
-            else:
-                find_last(starts_ptr, rows_ptr + 2 * plane, first, end, BLOCK)
-                pool(
-                    v_ptr, n_ptr, starts_ptr, rows_ptr + 2 * plane, rows_ptr + 3 * plane,
-                    rows_ptr + 4 * plane, rows_ptr + 5 * plane, sums_ptr, sums_ptr + plane,
+                set_prices(
+                    v_ptr, n_ptr, rows_ptr + 2 * plane, rows_ptr + 3 * plane, rows_ptr + 5 * plane,
+                    sums_ptr, sums_ptr + plane,
                     first, end, n_negative, task,
                     BLOCK,
                 )  # fmt: skip
+            else:
                 copy(rows_ptr + 3 * plane, rows_ptr, first, end, BLOCK)
+        tile_first = tile_first + n_programs * BLOCK
+
+
+@triton.jit(do_not_specialize=["n_items", "n_programs", "plane", "epsilon_bits"])
+def price_rankings(
+    v_ptr, s_ptr, counts_ptr, centre_ptr,
+    rows_ptr, sums_ptr,
+    n_items, n_programs, plane, epsilon_bits,
+    ROWS: tl.constexpr, PIECES: tl.constexpr,
+):  # fmt: skip
+    """Which of the pooled choices the prices prove. One program owns every n_programs-th tile of ROWS rows.
+
+    Choices of rows in company are the pooled ones from here on; ``work`` becomes 0, of a row that is not proved 1 more
+    than the first row of its level set.
+    """
+    plane = plane.to(tl.int64)
+    program = tl.program_id(0).to(tl.int64)
+    ranking = program // n_programs
+    n_positive, n_negative, _, centre, solvable = load_ranking(counts_ptr, centre_ptr, ranking, "direct")
+    v_ptr += ranking * n_items
+    n_ptr = v_ptr + n_positive - 1
+    s_ptr += ranking * n_items + n_positive - 1
+    rows_ptr += ranking * n_items
+    sums_ptr += ranking * n_items
+    last_ptr = rows_ptr + 2 * plane
+    task = task_scale(epsilon_bits, n_negative, -1)
+    base = (program % n_programs).to(tl.int32) * ROWS
+    while solvable & (base < n_positive):
+        row = base + tl.arange(0, ROWS)
+        company = in_company(rows_ptr + plane, row, 0, n_positive, row < n_positive)
+        a = tl.load(rows_ptr + 5 * plane + row, mask=company, other=0)
+        first = tl.zeros([ROWS], tl.int32)
+        if tl.max(company.to(tl.int32), axis=0) > 0:
+            favourite, shortfall, beyond = price_rows(
+                v_ptr, n_ptr, s_ptr, rows_ptr + plane, sums_ptr,
+                row, a, 0, n_negative, centre, task, company,
+                PIECES,
+            )  # fmt: skip
+            tl.store(sums_ptr + plane + row, shortfall, mask=company)
+            tl.store(rows_ptr + 4 * plane + row, favourite, mask=company)
+            tl.store(rows_ptr + row, a, mask=company)
+            first = tl.where(beyond, 1 + first_of_level(last_ptr, row, beyond), 0)
+        tl.store(rows_ptr + 5 * plane + row, first, mask=row < n_positive)
+        base = base + n_programs * ROWS
+
+
+@triton.jit(do_not_specialize=["n_items", "n_programs", "plane", "epsilon_bits"])
+def settle_rankings(
+    v_ptr, s_ptr, counts_ptr, centre_ptr,
+    rows_ptr, sums_ptr,
+    n_items, n_programs, plane, epsilon_bits,
+    BLOCK: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr, COLUMNS: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """The optimum of each level set that is not proved. One program owns those whose first unproved row is in its tiles.
+
+    Its tiles are every n_programs-th of BLOCK rows of one ranking.
+    """
+    plane = plane.to(tl.int64)
+    program = tl.program_id(0).to(tl.int64)
+    ranking = program // n_programs
+    n_positive, n_negative, _, centre, solvable = load_ranking(counts_ptr, centre_ptr, ranking, "direct")
+    v_ptr += ranking * n_items
+    n_ptr = v_ptr + n_positive - 1
+    s_ptr += ranking * n_items + n_positive - 1
+    rows_ptr += ranking * n_items
+    sums_ptr += ranking * n_items
+    low_ptr = rows_ptr + 3 * plane
+    high_ptr = rows_ptr + 4 * plane
+    mark_ptr = rows_ptr + 5 * plane
+    task = task_scale(epsilon_bits, n_negative, -1)
+    tile_first = (program % n_programs).to(tl.int32) * BLOCK
+    while solvable & (tile_first < n_positive):
+        tile_end = tl.minimum(tile_first + BLOCK, n_positive)
+        row = next_set(mark_ptr, tile_first, tile_end, BLOCK)
+        while row < tile_end:
+            first = tl.load(mark_ptr + row) - 1
+            after = row + 1
+            if next_set(mark_ptr, first, row, BLOCK) == row:
+                after = tl.load(rows_ptr + 2 * plane + row) + 1
+                # Each level set has its share of what is beyond the rows.
+                begin = n_negative.to(tl.int64) * first // n_positive
+                most = (n_negative.to(tl.int64) * after // n_positive - begin).to(tl.int32)
+                has_bands = 1
+                if most >= FEWEST * (after - first):
+                    has_bands = refine(
+                        v_ptr, n_ptr, s_ptr, rows_ptr, sums_ptr, plane,
+                        first, after, n_positive + begin, most, n_negative, centre, task,
+                        BLOCK, LANES,
+                    )  # fmt: skip
+                else:
+                    set_bands(
+                        v_ptr, n_ptr, s_ptr, low_ptr, high_ptr, rows_ptr, sums_ptr, sums_ptr + plane,
+                        first, after, n_negative, centre, task,
+                        ROWS, PIECES, BLOCK,
+                    )  # fmt: skip
+                if has_bands != 0:
+                    solve_bands(
+                        v_ptr, s_ptr, rows_ptr + 2 * plane, low_ptr, high_ptr, rows_ptr, sums_ptr, sums_ptr + plane,
+                        first, after, centre, task,
+                        BLOCK, COLUMNS,
+                    )  # fmt: skip
+            row = next_set(mark_ptr, after, tile_end, BLOCK)
+        tile_first = tile_first + n_programs * BLOCK
 
 
 @triton.jit(do_not_specialize=["n_items", "plane", "epsilon_bits"])

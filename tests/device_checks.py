@@ -68,6 +68,22 @@ def full_batch(seed: int, rankings: int, items: int, kind: str = "gaussian", sha
     return Batch(kind, np.stack([scores for scores, _ in drawn]), np.stack([targets for _, targets in drawn]), 1.0)
 
 
+# Seed, positives, negatives, epsilon: prices do not prove the pooled choices of the negative update, and what is left
+# is a block of nearly all rows.
+HARD = [
+    (2919, 36, 870, 4.322608411912308),
+    (975, 34, 703, 3.8022228029357787),
+    (1763, 31, 577, 0.4641739401969234),
+    (3841, 14, 264, 0.8392543521349854),
+]
+
+
+def hard_batch(seed: int, positives: int, negatives: int, epsilon: float) -> Batch:
+    """A ranking that is solved coarse to fine; of so few positives only on the path of long rankings."""
+    scores, targets = draw(np.random.default_rng(seed), "conflicting", positives, negatives)
+    return Batch("conflicting", scores[None], targets[None], epsilon)
+
+
 def odd_batch(items: int) -> Batch:
     """One ranking a row of what breaks assumptions: one class, nothing at all, one level, huge and tiny scores."""
     rng = np.random.default_rng(items)

@@ -33,7 +33,7 @@ def solving(path: str) -> Iterator[None]:
         from fastap.backends import triton
         from tests.kernels import gpu, small_short_launch, small_tiled_launch
 
-        def launch(rankings: int, items: int, positives: int, dtype: torch.dtype, architecture: str) -> object:
+        def launch(rankings: int, items: int, dtype: torch.dtype, architecture: str) -> object:
             long = path == "triton-long" or dtype == torch.float64
             return small_tiled_launch() if long else small_short_launch(items)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from fastap.backends.triton.inputs import Inputs, inputs_of
 from fastap.backends.triton.launch import (
     MOST_ITEMS,
+    MOST_PROGRAMS,
     MOST_SHORT_ITEMS,
     SHORT_ITEMS,
     ShortLaunch,
@@ -37,7 +38,7 @@ def is_power_of_two(number: int) -> bool:
 
 @given(sizes, sizes, st.sampled_from(DTYPES), st.sampled_from(ARCHITECTURES))
 def test_every_shape_has_a_launch_that_fits(rankings: int, items: int, dtype: torch.dtype, architecture: str) -> None:
-    launch = launch_for(rankings, items, items, dtype, architecture)
+    launch = launch_for(rankings, items, dtype, architecture)
     tiles = launch.tiles
     threads = tiles.num_warps * (64 if architecture == "gfx942" else 32)
     assert all(map(is_power_of_two, (launch.items, tiles.rows, tiles.search_rows, tiles.pieces, tiles.columns)))
@@ -58,7 +59,10 @@ def test_every_shape_has_a_launch_that_fits(rankings: int, items: int, dtype: to
         assert isinstance(launch, TiledLaunch)
         assert is_power_of_two(launch.scan)
         assert is_power_of_two(launch.num_warps)
-        assert 1 <= launch.search_programs <= items
+        assert is_power_of_two(launch.chunk)
+        # Each is kept within what a multiprocessor has of registers.
+        for each in (launch.single, launch.wide):
+            assert (each.max_registers or 0) * each.num_warps * 32 <= REGISTERS
         if launch.waves is not None:
             waves = launch.waves
             assert is_power_of_two(waves.columns)
@@ -67,7 +71,7 @@ def test_every_shape_has_a_launch_that_fits(rankings: int, items: int, dtype: to
             assert (waves.max_registers or 0) * waves.num_warps * 32 <= REGISTERS
             assert waves.columns >= waves.num_warps * (64 if architecture == "gfx942" else 32)
         # What is launched over all rankings stays a grid that a GPU takes.
-        assert rankings * launch.search_programs < rankings + 8192
+        assert rankings * launch.programs(items, 1) < rankings + MOST_PROGRAMS
 
 
 def test_short_rows_are_padded_to_the_next_size() -> None:
@@ -86,17 +90,20 @@ def test_short_rows_are_padded_to_the_next_size() -> None:
     ],
 )
 def test_which_path(items: int, dtype: torch.dtype, kind: type) -> None:
-    assert isinstance(launch_for(7, items, items, dtype, "sm_90"), kind)
+    assert isinstance(launch_for(7, items, dtype, "sm_90"), kind)
 
 
 def test_launches_are_values() -> None:
-    assert launch_for(3, 9999, 50, torch.float32, "sm_90") == launch_for(3, 9999, 50, torch.float32, "sm_90")
-    assert hash(launch_for(3, 99, 50, torch.float32, "sm_90")) == hash(launch_for(5, 98, 9, torch.float16, "sm_80"))
+    assert launch_for(3, 9999, torch.float32, "sm_90") == launch_for(3, 9999, torch.float32, "sm_90")
+    assert hash(launch_for(3, 99, torch.float32, "sm_90")) == hash(launch_for(5, 98, torch.float16, "sm_80"))
 
 
-def test_few_positives_need_few_programs() -> None:
-    assert launch_for(1, 10**6, 5, torch.float32, "sm_90").search_programs == 1
-    assert launch_for(1, 10**6, 10**6, torch.float32, "sm_90").search_programs == 8192
+def test_programs_of_a_ranking() -> None:
+    launch = launch_for(1, 10**6, torch.float32, "sm_90")
+    assert isinstance(launch, TiledLaunch)
+    assert launch.programs(10**6, 1) == MOST_PROGRAMS
+    assert launch.programs(1000, 512) == 2
+
 
 
 def numbered(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

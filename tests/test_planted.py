@@ -30,7 +30,7 @@ BARRIER = "tl.debug_barrier()"
 
 
 def _conflicts() -> None:
-    """Rows in conflict, of which prices prove some blocks and the dynamic program solves others."""
+    """Rows in conflict, of which prices prove some blocks and others are solved."""
     for seed in (0, 1, 2):
         checks.check_losses(checks.full_batch(seed, 3, 301, "conflicting", 0.5), "negative", CPU, F64)
 
@@ -60,19 +60,32 @@ PROBLEMS: dict[str, Callable[[], object]] = {
     "ragged": lambda: checks.check_ragged("positive", CPU, F32, (700, 0, 130, 1)),
     "ragged perceptron": lambda: checks.check_ragged("perceptron", CPU, F32, (700, 0, 130, 1)),
     "weighted": _weighted,
+    "hard": lambda: checks.check_losses(checks.hard_batch(*checks.HARD[0]), "negative", CPU, F64),
     "sort": lambda: checks.check_sort(CPU, torch.int32, 2, 3001, 32),
 }
 
 # Kernel file and function, what is there, what is put in its place, and the problem that finds it.
 PLANTED = {
-    "certify: a barrier less": ("certify.set_prices", f"        {BARRIER}\n    for", "    for", "conflicts"),
     "certify: an index too far": (
         "certify.set_bands",
         "y_ptr + row, mask=row < end",
         "y_ptr + row, mask=row <= end",
         "conflicts",
     ),
-    "certify: no start": ("certify.search_priced", "tl.store(y_ptr + row, shortfall, mask=mask)", "pass", "conflicts"),
+    "certify: another": ("certify.first_of_level", "first = tl.where(mask & (further > 0)", "first = tl.where(mask & (further > 1)", "hard"),
+    "coarse: a barrier less": ("coarse._sum_paths", BARRIER, "pass", "hard"),
+    "coarse: an index too far": (
+        "coarse._range_of",
+        "(row >= first) & (row < end)",
+        "(row >= first) & (row <= end)",
+        "hard",
+    ),
+    "coarse: no start": (
+        "coarse._count",
+        "tl.store(rows_ptr + 4 * plane + room + row - first, count, mask=row < end)",
+        "pass",
+        "hard",
+    ),
     "output: an index too far": (
         "output.gradient_at",
         "v_ptr + place, mask=taken",
@@ -93,6 +106,8 @@ PLANTED = {
     ),
     "pool: an index too far": ("pool.find_last", "mask & (row + 1 < end)", "mask", "conflicts"),
     "pool: no start": ("pool.pool", "tl.store(work_ptr + row, place, mask=mask)", "pass", "conflicts"),
+    "prices: a barrier less": ("prices.set_prices", f"        {BARRIER}\n    for", "    for", "conflicts"),
+    "prices: no start": ("prices.set_prices", "tl.store(work_ptr + row, a, mask=mask)", "pass", "conflicts"),
     "program: a barrier less": ("program._middle_choice", f"        {BARRIER}\n        base", "        base", "dp"),
     "program: an index too far": (
         "program._middle_choice",
@@ -160,7 +175,7 @@ PLANTED = {
         "weighted",
     ),
 }
-OFTEN = ("certify: a barrier less", "split: no start", "wave: a barrier less")
+OFTEN = ("coarse: a barrier less", "split: no start", "wave: a barrier less")
 
 
 @pytest.mark.parametrize("fault", often(*OFTEN, full=[each for each in PLANTED if each not in OFTEN]))

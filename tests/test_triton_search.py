@@ -19,7 +19,7 @@ from torch import Tensor
 from emulator import Device
 from fastap.backends.triton.inputs import Task
 from fastap.backends.triton.launch import Waves
-from fastap.backends.triton.tiled import solve
+from fastap.backends.triton.tiled import LANES, solve
 from tests.kernel_batches import (
     ITEMS,
     POOLED,
@@ -38,22 +38,30 @@ from tests.kernels import DEVICE, TILE, often, small_tiled_launch
 from tests.problems import KINDS
 from tests.rewritten import rewritten
 
+CHUNK = 4
+
 pytestmark = pytest.mark.usefixtures("gpu")
 
 
-def searched(batch: Split, loss: str, sign: int, method: str, epsilon: float) -> Tensor:
-    """``rows`` after the search; what nobody is to write is as it was."""
-    rows = batch.rows()
+def searched(batch: Split, loss: str, sign: int, method: str, epsilon: float) -> tuple[Tensor, Tensor]:
+    """``rows`` after the search, and the extremes of its chunks; what nobody is to write is as it was."""
+    rows, chunks = batch.rows(), triton.cdiv(batch.items, CHUNK)
+    extremes = memory(2, batch.rankings, chunks, dtype=torch.int32)
     before = rows.clone()
     tiled.search_rankings[(batch.rankings * 2,)](
-        *batch.problem, rows, batch.items, 2, bits_of(epsilon),
-        LOSS=loss, SIGN=sign, METHOD=method, ROWS=4, PIECES=8, num_warps=1,
+        *batch.problem, rows, extremes, batch.items, 2, chunks, bits_of(epsilon),
+        LOSS=loss, SIGN=sign, METHOD=method, ROWS=4, PIECES=8, CHUNK=CHUNK, num_warps=1,
     )  # fmt: skip
     solved = {number: terms.shape[0] for number, terms in batch.terms(sign, epsilon)}
     for number in range(batch.rankings):
-        assert torch.equal(rows[0, number, solved.get(number, 0) :], before[0, number, solved.get(number, 0) :])
+        rows_of = solved.get(number, 0)
+        assert torch.equal(rows[0, number, rows_of:], before[0, number, rows_of:])
+        if method == "auto" and rows_of:
+            parts = rows[0, number, :rows_of].split(CHUNK)
+            assert extremes[0, number, : len(parts)].tolist() == [int(part.max()) for part in parts]
+            assert extremes[1, number, : len(parts)].tolist() == [int(part.min()) for part in parts]
     assert torch.equal(rows[1:], before[1:])
-    return rows
+    return rows, extremes
 
 
 def check_rows(batch: Split, choices: Tensor, sign: int, epsilon: float) -> int:
@@ -76,13 +84,13 @@ def check_rows(batch: Split, choices: Tensor, sign: int, epsilon: float) -> int:
 )
 def test_search_rankings(sign: int, epsilon: float) -> None:
     batch = Split.of_everything(torch.float64) if epsilon == 1.0 else Split.of(*some(torch.float32))
-    rows = searched(batch, "direct", sign, "auto", epsilon)
+    rows, _ = searched(batch, "direct", sign, "auto", epsilon)
     assert check_rows(batch, rows[0], sign, epsilon) > (len(KINDS) + 8 if epsilon == 1.0 else 4)
 
 
 def test_search_by_score() -> None:
     batch = Split.of(*some(torch.float32))
-    rows = searched(batch, "perceptron", 1, "standard", 1.0)
+    rows, _ = searched(batch, "perceptron", 1, "standard", 1.0)
     for number, _ in batch.terms(1, 1.0):
         p, n = batch.classes(number)
         assert torch.equal(rows[0, number, : len(p)].cpu().long(), (n > p[:, None]).sum(1))
@@ -97,23 +105,20 @@ def test_search_of_rows_of_many_lengths(items: int) -> None:
     scores[:, :2] = scores.quantile(torch.tensor([0.02, 0.5], dtype=torch.float64), dim=1).T
     batch = Split.of(scores.to(DEVICE), targets.to(DEVICE))
     for epsilon in (1e-3, 30.0):
-        check_rows(batch, searched(batch, "direct", -1, "auto", epsilon)[0], -1, epsilon)
+        check_rows(batch, searched(batch, "direct", -1, "auto", epsilon)[0][0], -1, epsilon)
 
 
-def marked(batch: Split, rows: Tensor) -> Tensor:
+def marked(batch: Split, rows: Tensor, extremes: Tensor) -> Tensor:
     """``rows`` with blocks, which end where all rows before choose at most what all rows after do."""
-    programs = batch.rankings * batch.row_tiles
-    arrays = batch.sorted.counts, batch.sorted.centre
-    extremes = memory(2, programs, dtype=torch.int32)
-    tiled.find_extremes[(programs,)](*arrays, rows, extremes, batch.items, batch.row_tiles, **SMALL)
-    tiled.mark_tiles[(programs,)](
-        *arrays, extremes, rows, batch.items, batch.row_tiles, batch.plane, **SMALL, BLOCK_T=2
+    tiled.mark_rankings[(batch.rankings * 2,)](
+        batch.sorted.counts, batch.sorted.centre, extremes, rows, batch.items, 2, extremes.shape[2], batch.plane,
+        **SMALL, BLOCK_T=2, CHUNK=CHUNK,
     )  # fmt: skip
     return rows
 
 
 @pytest.mark.parametrize("seed", often(1, full=[2]))
-def test_find_extremes_and_mark_tiles(seed: int) -> None:
+def test_mark_rankings(seed: int) -> None:
     batch = Split.of_everything(torch.float64) if seed == 2 else Split.of(*some(torch.float32))
     rows, generator = batch.rows(), torch.Generator().manual_seed(seed)
     # Choices that climb, not without falls.
@@ -121,7 +126,11 @@ def test_find_extremes_and_mark_tiles(seed: int) -> None:
         climb = torch.arange(len(terms)) * (0.1 + number % 3) + torch.randint(4, (len(terms),), generator=generator)
         rows[0, number, : len(terms)] = climb.int().clamp(max=terms.shape[1] - 1).to(DEVICE)
     before = rows.clone()
-    marked(batch, rows)
+    extremes = memory(2, batch.rankings, triton.cdiv(batch.items, CHUNK), dtype=torch.int32)
+    for number, terms in batch.terms(1, 1.0):
+        for chunk, part in enumerate(rows[0, number, : len(terms)].split(CHUNK)):
+            extremes[:, number, chunk] = torch.stack([part.max(), part.min()])
+    marked(batch, rows, extremes)
     found = set()
     for number, terms in batch.terms(1, 1.0):
         choice = rows[0, number, : len(terms)].tolist()
@@ -138,12 +147,15 @@ def settled(batch: Split, sign: int, epsilon: float) -> tuple[Tensor, int]:
 
     Of the negative update level sets are: each at its optimum, which may leave them in conflict.
     """
-    rows = marked(batch, searched(batch, "direct", sign, "auto", epsilon))
-    before = rows.clone()
-    tiled.settle_tiles[(batch.rankings * batch.row_tiles,)](
-        *batch.problem, rows, batch.sums(), batch.items, batch.row_tiles, batch.plane, bits_of(epsilon),
-        SIGN=sign, **SEARCH,
-    )  # fmt: skip
+    rows = marked(batch, *searched(batch, "direct", sign, "auto", epsilon))
+    before, sums = rows.clone(), batch.sums()
+    v, s, counts, centre = batch.problem
+    sizes = batch.items, 2, batch.plane, bits_of(epsilon)
+    grid = (2 * batch.rankings,)
+    tiled.pool_rankings[grid](v, counts, centre, rows, sums, *sizes, SIGN=sign, **SMALL)
+    if sign < 0:
+        tiled.price_rankings[grid](v, s, counts, centre, rows, sums, *sizes, ROWS=1, PIECES=8, num_warps=1)
+        tiled.settle_rankings[grid](v, s, counts, centre, rows, sums, *sizes, **SEARCH, LANES=LANES)
     several = 0
     for number, terms in batch.terms(sign, epsilon):
         rows_of = rows[:3, number, : len(terms)].cpu()
@@ -168,7 +180,7 @@ def settled(batch: Split, sign: int, epsilon: float) -> tuple[Tensor, int]:
 @pytest.mark.parametrize(
     "case", often(*POOLED[:4:3], full=[(case,) for case in POOLED if case not in POOLED[:4:3]]), ids=str
 )
-def test_settle_tiles_of_the_positive_update(case: tuple[str, int, int, float]) -> None:
+def test_settle_of_the_positive_update(case: tuple[str, int, int, float]) -> None:
     batch = Split.of(*hard(case))
     rows, several = settled(batch, 1, case[3])
     assert several
@@ -178,7 +190,7 @@ def test_settle_tiles_of_the_positive_update(case: tuple[str, int, int, float]) 
 
 @pytest.mark.full
 @pytest.mark.parametrize("sign", [1, -1])
-def test_settle_tiles_of_a_batch(sign: int) -> None:
+def test_settle_of_a_batch(sign: int) -> None:
     """Rankings with nothing to do beside one that is a single block."""
     scores, targets = some(torch.float32)
     scores[0], targets[0] = (each[:ITEMS].to(scores.device) for each in ranking("tied", 88726, TILE + 4, 20))
@@ -195,7 +207,7 @@ def finished(batch: Split, rows: Tensor, epsilon: float) -> None:
 
 
 @pytest.mark.parametrize("case", often(UNPROVED[0], full=[(case,) for case in UNPROVED[1:]]), ids=str)
-def test_settle_tiles_and_finish_rankings(case: tuple[str, int, int, float], gpu: Device | None) -> None:
+def test_settle_and_finish_rankings(case: tuple[str, int, int, float], gpu: Device | None) -> None:
     batch, another_round = Split.of(*hard(case)), case == UNPROVED[0]
     rows, several = settled(batch, -1, case[3])
     falls = bool((rows[0, 0, : case[2]].diff() < 0).any())

@@ -99,7 +99,7 @@ def launch_of(inputs: Inputs, *, is_short: bool = True) -> Launch:
     if inputs.offsets is not None:
         return ragged_launch(inputs.rankings, inputs.items, where)
     dtype = inputs.scores.dtype if is_short else torch.float64
-    return launch_for(inputs.rankings, inputs.items, inputs.items, dtype, where)
+    return launch_for(inputs.rankings, inputs.items, dtype, where)
 
 
 def _run(

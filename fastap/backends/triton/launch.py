@@ -70,10 +70,18 @@ class TiledLaunch:
     items: int  # items a program encodes, splits or writes
     scan: int  # tiles that a program adds up at a time
     weighed: int  # items whose weights a program adds up at a time
-    search_programs: int  # programs of a ranking that share its rows
+    most_programs: int  # of a ranking that share its rows
+    chunk: int  # rows that a program of the negative update searches one after the other
+    single: Tiles  # of programs that search rows, a warp each
     tiles: Tiles
+    wide: Tiles  # of programs that pool
+    level: Tiles  # of programs that solve what is not proved
     num_warps: int  # of all stages but those that search
     waves: Waves | None  # None: one program a ranking runs the dynamic program
+
+    def programs(self, items: int, rows: int) -> int:
+        """How many of a ranking share its tiles of so many rows; the host does not know how many rows there are."""
+        return min(-(-items // rows), self.most_programs)
 
 
 @dataclass(frozen=True)
@@ -91,14 +99,8 @@ Launch = ShortLaunch | TiledLaunch | RaggedLaunch
 
 
 @lru_cache(maxsize=1024)
-def launch_for(
-    rankings: int, items: int, positives: int, dtype: torch.dtype, architecture: str
-) -> ShortLaunch | TiledLaunch:
-    """The launch for rankings of that length with at most so many positives each.
-
-    ``architecture`` is ``"sm_90"`` and the like, or ``"gfx942"``; the host knows of the positives no more than
-    ``positives <= items``.
-    """
+def launch_for(rankings: int, items: int, dtype: torch.dtype, architecture: str) -> ShortLaunch | TiledLaunch:
+    """The launch for rankings of that length; ``architecture`` is ``"sm_90"`` and the like, or ``"gfx942"``."""
     nvidia = architecture.startswith("sm_")
     if items <= MOST_SHORT_ITEMS and dtype != torch.float64:
         return SHORT[nvidia][short_items(items)]
@@ -108,8 +110,12 @@ def launch_for(
         items=512,
         scan=1024,
         weighed=2048,
-        search_programs=max(1, min(-(-positives // 8), -(-8192 // rankings))),
+        most_programs=-(-MOST_PROGRAMS // rankings),
+        chunk=1 if items <= 2**21 else 16,
+        single=tiles_for(1, nvidia),
         tiles=tiles_for(4, nvidia),
+        wide=tiles_for(16, nvidia),
+        level=tiles_for(8, nvidia),
         num_warps=4,
         # 120 stripes at the first level: at P = 2,000 and N = 200,000 some 50 tiles are at work in each of 220 waves.
         waves=Waves(5, (24, 5), 2048, 8, 255 if nvidia else None) if few else None,

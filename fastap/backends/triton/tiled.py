@@ -12,6 +12,9 @@ from fastap.backends.triton.launch import TiledLaunch, Waves, compiler_options
 from fastap.backends.triton.split import Sorted, sort_and_split
 from fastap.kernels import tiled, wave
 
+# Intervals of a row that are looked at together coarse to fine: most rows have fewer.
+LANES = 8
+
 
 def run_tiled(
     inputs: Inputs, task: Task, launch: TiledLaunch, out: Tensor | None, value: Tensor, takes_part: Tensor | None
@@ -30,7 +33,8 @@ def run_tiled(
         (parts,) = inputs.scratch((n_parts, f64))
     else:
         rows, sums, by_score, parts, extremes = inputs.scratch(
-            (task.planes * plane, i32), (2 * plane, f64), (rankings, f64), (n_parts, f64), (2 * rankings * tiles, i32)
+            (task.planes * plane, i32), (2 * plane, f64), (rankings, f64), (n_parts, f64),
+            (2 * rankings * triton.cdiv(items, launch.chunk), i32),
         )
         start(
             tiled.cut_rankings, rankings,
@@ -70,9 +74,9 @@ def run_tiled(
 def solve(
     inputs: Inputs, task: Task, launch: TiledLaunch, sorted_: Sorted, rows: Argument, sums: Argument, extremes: Argument
 ) -> None:
-    """The choice of every row into the first plane of ``rows``: three or four launches more than the search."""
-    rankings, items, tiles = inputs.rankings, inputs.items, launch.tiles
-    plane, bits, n_tiles = rankings * items, task.epsilon_bits, triton.cdiv(items, tiles.rows)
+    """The choice of every row into the first plane of ``rows``: two launches more than the search, or five."""
+    rankings, items, tiles, single = inputs.rankings, inputs.items, launch.tiles, launch.single
+    plane, bits = rankings * items, task.epsilon_bits
     v, s, counts, centre = sorted_.v, sorted_.s, sorted_.counts, sorted_.centre
     if task.method == "dp" and launch.waves is not None:
         solve_by_waves(inputs, task, launch, launch.waves, sorted_, rows, sums)
@@ -87,47 +91,63 @@ def solve(
         )  # fmt: skip
         return
     bounded = task.method == "auto" and task.sign < 0
+    chunk = launch.chunk if bounded else single.rows
+    chunks, programs = triton.cdiv(items, chunk), launch.programs(items, chunk)
     start(
-        tiled.search_rankings, rankings * launch.search_programs,
+        tiled.search_rankings, rankings * programs,
         v, s, counts, centre,
-        rows,
-        items, launch.search_programs, bits,
+        rows, extremes,
+        items, programs, chunks, bits,
         LOSS=task.loss, SIGN=task.sign, METHOD=task.method,
-        ROWS=tiles.search_rows if bounded else tiles.rows, PIECES=tiles.pieces, **compiler_options(tiles),
+        ROWS=single.search_rows if bounded else single.rows, PIECES=single.pieces, CHUNK=chunk,
+        **compiler_options(single),
     )  # fmt: skip
     if task.method != "auto":
         return
+    programs = launch.programs(items, tiles.rows)
     start(
-        tiled.find_extremes, rankings * n_tiles,
-        counts, centre, rows,
-        extremes,
-        items, n_tiles,
-        BLOCK=tiles.rows, num_warps=tiles.num_warps,
-    )  # fmt: skip
-    start(
-        tiled.mark_tiles, rankings * n_tiles,
+        tiled.mark_rankings, rankings * programs,
         counts, centre, extremes,
         rows,
-        items, n_tiles, plane,
-        BLOCK=tiles.rows, BLOCK_T=launch.scan, num_warps=tiles.num_warps,
+        items, programs, chunks, plane,
+        BLOCK=tiles.rows, BLOCK_T=launch.scan, CHUNK=chunk, num_warps=tiles.num_warps,
     )  # fmt: skip
+    programs = launch.programs(items, launch.wide.rows)
     start(
-        tiled.settle_tiles, rankings * n_tiles,
+        tiled.pool_rankings, rankings * programs,
+        v, counts, centre,
+        rows, sums,
+        items, programs, plane, bits,
+        SIGN=task.sign, BLOCK=launch.wide.rows, **compiler_options(launch.wide),
+    )  # fmt: skip
+    if task.sign > 0:
+        return
+    programs = launch.programs(items, launch.chunk)
+    start(
+        tiled.price_rankings, rankings * programs,
         v, s, counts, centre,
         rows, sums,
-        items, n_tiles, plane, bits,
-        SIGN=task.sign, BLOCK=tiles.rows, ROWS=tiles.search_rows, PIECES=tiles.pieces, COLUMNS=tiles.columns,
-        **compiler_options(tiles),
+        items, programs, plane, bits,
+        ROWS=single.search_rows, PIECES=single.pieces, **compiler_options(single),
     )  # fmt: skip
-    if task.sign < 0:
-        start(
-            tiled.finish_rankings, rankings,
-            v, s, counts, centre,
-            rows, sums,
-            items, plane, bits,
-            BLOCK=tiles.rows, ROWS=tiles.search_rows, PIECES=tiles.pieces, COLUMNS=tiles.columns,
-            BLOCK_W=launch.items, **compiler_options(tiles),
-        )  # fmt: skip
+    level = launch.level
+    programs = launch.programs(items, level.rows)
+    start(
+        tiled.settle_rankings, rankings * programs,
+        v, s, counts, centre,
+        rows, sums,
+        items, programs, plane, bits,
+        BLOCK=level.rows, ROWS=level.search_rows, PIECES=level.pieces, COLUMNS=level.columns, LANES=LANES,
+        **compiler_options(level),
+    )  # fmt: skip
+    start(
+        tiled.finish_rankings, rankings,
+        v, s, counts, centre,
+        rows, sums,
+        items, plane, bits,
+        BLOCK=tiles.rows, ROWS=tiles.search_rows, PIECES=tiles.pieces, COLUMNS=tiles.columns,
+        BLOCK_W=launch.items, **compiler_options(tiles),
+    )  # fmt: skip
 
 
 def solve_by_waves(
