@@ -72,7 +72,7 @@ PLANTED = {
         "y_ptr + row, mask=row <= end",
         "conflicts",
     ),
-    "certify: another": ("certify.first_of_level", "first = tl.where(mask & (further > 0)", "first = tl.where(mask & (further > 1)", "hard"),
+    "certify: another": ("certify.first_of_level", "further - 1, mask=mask & (further > 0)", "further - 1, mask=mask", "hard"),
     "coarse: a barrier less": ("coarse._sum_paths", BARRIER, "pass", "hard"),
     "coarse: an index too far": (
         "coarse._range_of",
@@ -107,7 +107,7 @@ PLANTED = {
     "pool: an index too far": ("pool.find_last", "mask & (row + 1 < end)", "mask", "conflicts"),
     "pool: no start": ("pool.pool", "tl.store(work_ptr + row, place, mask=mask)", "pass", "conflicts"),
     "prices: a barrier less": ("prices.set_prices", f"        {BARRIER}\n    for", "    for", "conflicts"),
-    "prices: no start": ("prices.set_prices", "tl.store(work_ptr + row, a, mask=mask)", "pass", "conflicts"),
+    "prices: an index too far": ("prices.price_of", "row - 1, mask=is_inside", "row - 1, mask=mask", "hard"),
     "program: a barrier less": ("program._middle_choice", f"        {BARRIER}\n        base", "        base", "dp"),
     "program: an index too far": (
         "program._middle_choice",
