@@ -247,15 +247,6 @@ def test_average_precision_equals_scikit_learn(levels: int) -> None:
         assert float(given) == pytest.approx(metrics.average_precision_score(targets[0], scores[0]), abs=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=name_of)
-@pytest.mark.parametrize(
-    ("rows", "items"), [(1, 1), (3, 4097), (64, 65_536), (5, 65_537), (1, 1_000_003), (4096, 1000), (1, 10_000_000)]
-)
-def test_radix_sort(rows: int, items: int, dtype: torch.dtype) -> None:
-    for bits in (1, 9, torch.iinfo(dtype).bits - 1):
-        checks.check_sort(CUDA, dtype, rows, items, bits)
-
-
 def test_auto_is_this_backend(loss: Loss) -> None:
     scores, targets = (each.to(CUDA) for each in gaussian(3, 500))
     given = value_and_gradient(loss, scores, targets)

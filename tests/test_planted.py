@@ -60,7 +60,6 @@ PROBLEMS: dict[str, Callable[[], object]] = {
     "ragged": lambda: checks.check_ragged("positive", CPU, F32, (700, 0, 130, 1)),
     "ragged perceptron": lambda: checks.check_ragged("perceptron", CPU, F32, (700, 0, 130, 1)),
     "weighted": _weighted,
-    "sort": lambda: checks.check_sort(CPU, torch.int32, 2, 3001, 32),
 }
 
 # Kernel file and function, what is there, what is put in its place, and the problem that finds it.
@@ -121,7 +120,6 @@ PLANTED = {
     "short: no start": ("short.short_rankings", "tl.store(s_ptr + place, sums, mask=mask)", "pass", "short"),
     "sort: an index too far": ("sort.encode_items", "mask = item < n_items", "mask = item <= n_items", "positive"),
     "sort: no start": ("sort.encode_items", "tl.store(counts_ptr + 2, flags)", "pass", "positive"),
-    "sort: a digit too far": ("sort.scan_tiles", "- count, mask", ", mask", "sort"),
     "split: a barrier less": ("split.cut_gaps", f"    {BARRIER}\n    largest", "    largest", "gaps"),
     "split: an index too far": ("split.cut_gaps", "has_gap = mask & (place > 0)", "has_gap = mask", "gaps"),
     "split: no start": (
