@@ -1,4 +1,4 @@
-"""Keys and classes: scores as integers that sort as they do, targets as one of three classes.
+"""Keys and classes, and the order of short rows: scores and targets as integers, and a network that sorts them.
 
 A key is the score's bits, mapped so that ascending signed integers are descending scores; -0.0 and 0.0 have one key.
 """
@@ -117,3 +117,52 @@ def encode_items(
     tl.store(counts_ptr, tl.sum((group == POSITIVE).to(tl.int32), axis=0))
     tl.store(counts_ptr + 1, tl.sum((group == NEGATIVE).to(tl.int32), axis=0))
     tl.store(counts_ptr + 2, flags)
+
+
+@triton.jit
+def sorted_row(x, PER_THREAD: tl.constexpr):
+    """``tl.sort(x)`` in 6/10 of the instructions, of int32: a bitonic network.
+
+    Low places are exchanged most often. ``x`` comes from loads whose ``PER_THREAD`` items of a thread stand in the high
+    places. The order at the start is of no matter, so the two are swapped, see :func:`neighbours`: half of the steps
+    then stay inside a thread, nearly all in its warp. And a step takes a minimum or a maximum where ``tl.sort``
+    compares and selects. Another ``PER_THREAD`` sorts as well, only slower.
+    """
+    LEVELS: tl.constexpr = _log2(x.shape[0])
+    y = tl.reshape(neighbours(x, PER_THREAD), [2] * LEVELS)
+    for level in tl.static_range(1, LEVELS + 1):
+        for step in tl.static_range(1, level + 1):
+            y = _compare_exchange(y, level, level - step, LEVELS)
+    return tl.reshape(y, (x.shape[0],))
+
+
+@triton.jit
+def neighbours(x, PER_THREAD: tl.constexpr):
+    """The items of a thread, which loads leave far apart, side by side: other places, and nothing moves."""
+    return tl.reshape(tl.trans(tl.reshape(x, (PER_THREAD, x.shape[0] // PER_THREAD))), (x.shape[0],))
+
+
+@triton.jit
+def apart(x, PER_THREAD: tl.constexpr):
+    """The reverse of :func:`neighbours`."""
+    return neighbours(x, x.shape[0] // PER_THREAD)
+
+
+@triton.jit
+def _compare_exchange(x, level: tl.constexpr, bit: tl.constexpr, LEVELS: tl.constexpr):
+    """Sort every two items whose places differ in ``bit``: up or down by ``level``'s bit of their place, at last up."""
+    other = x ^ tl.xor_sum(x, LEVELS - 1 - bit, True)
+    takes_larger = _bit_of_place(bit, LEVELS)
+    if level < LEVELS:
+        takes_larger = takes_larger ^ _bit_of_place(level, LEVELS)
+    return tl.where(takes_larger, tl.maximum(x, other), tl.minimum(x, other))
+
+
+@triton.jit
+def _bit_of_place(bit: tl.constexpr, LEVELS: tl.constexpr):
+    return tl.reshape(tl.arange(0, 2), [1] * (LEVELS - 1 - bit) + [2] + [1] * bit) != 0
+
+
+@triton.constexpr_function
+def _log2(number):
+    return number.bit_length() - 1

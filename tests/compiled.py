@@ -51,7 +51,7 @@ TARGETS = {
 }
 EXTRAS = ("sm_90",)
 # With all of a search in them, or a sort: half a minute in the worst case.
-LONG_TO_COMPILE = ("short_rankings", "ragged_rankings", "settle_tiles", "finish_rankings")
+LONG_TO_COMPILE = ("sort_short", "solve_short", "ragged_rankings", "settle_tiles", "finish_rankings")
 WORKERS = 2
 
 Numbers = dict[str, Any]
