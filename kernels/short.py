@@ -8,7 +8,17 @@ import triton
 import triton.language as tl
 
 from .certify import settle
-from .output import ranking_value, result_at, row_sums, summed, takes_part, value_by_score, value_unsolved
+from .output import (
+    n_tiles_of,
+    ranking_value,
+    result_at,
+    row_sums,
+    summed,
+    takes_part,
+    tile_of,
+    value_by_score,
+    value_unsolved,
+)
 from .pool import begin_levels, copy, find_last, mark, pool
 from .program import solve_all
 from .scans import add_before
@@ -270,14 +280,15 @@ def finish_ranking(
         tl.store(takes_part_ptr + ranking, takes_part(n_positive, n_negative, flags).to(tl.int8))
 
     if LOSS != "ap":
-        for base in range(0, n_items, BLOCK_W):
-            o_place = base + tl.arange(0, BLOCK_W)
-            m_place = o_place < n_items
+        for number in range(0, n_tiles_of(n_positive, n_items, BLOCK_W)):
+            first, end = tile_of(number, n_positive, n_items, BLOCK_W)
+            o_place = first + tl.arange(0, BLOCK_W)
+            m_place = o_place < end
             o_item = tl.load(order_ptr + o_place, mask=m_place, other=0)
             result = result_at(
                 v_ptr, choice_ptr, before_ptr, plane,
-                o_place, n_positive, n_negative, flags, value, active, epsilon_bits,
-                LOSS, SIGN,
+                first, end, n_positive, n_negative, flags, value, active, epsilon_bits,
+                LOSS, SIGN, False, BLOCK_W,
             )  # fmt: skip
             tl.store(out_ptr + o_item, result.to(out_ptr.dtype.element_ty), mask=m_place)
 

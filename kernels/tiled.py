@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from .certify import settle
-from .output import ranking_value, result_at, row_sums, summed, takes_part, value_by_score, value_unsolved
+from .output import ranking_value, result_at, row_sums, summed, takes_part, tile_of, value_by_score, value_unsolved
 from .pool import begin_levels, copy, find_last, mark, pool
 from .program import solve_all
 from .scans import next_set
@@ -388,8 +388,9 @@ def write_items(
     n_items, n_tiles, epsilon_bits,
     LOSS: tl.constexpr, SIGN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The gradient, or the ranks, back at the items. One program owns BLOCK places of one ranking.
+    """The gradient, or the ranks, back at the items. One program owns a tile of one ranking, see :func:`tile_of`.
 
+    n_tiles: one more than the places fill.
     order_ptr: (rankings, n_items) int32, the item at each place. out_ptr: (rankings, n_items): the gradient, or for
     LOSS "ranking" the ranks in int64, -1 for ignored items.
     """
@@ -397,15 +398,16 @@ def write_items(
     ranking = program // n_tiles
     start = ranking * n_items
     n_positive, n_negative, flags, _, solvable = load_ranking(counts_ptr, centre_ptr, ranking, LOSS)
-    place = (program % n_tiles).to(tl.int32) * BLOCK + tl.arange(0, BLOCK)
-    mask = place < n_items
+    first, end = tile_of((program % n_tiles).to(tl.int32), n_positive, n_items.to(tl.int32), BLOCK)
+    place = first + tl.arange(0, BLOCK)
+    mask = place < end
     item = tl.load(order_ptr + start + place, mask=mask, other=0)
     value = tl.full([], 0.0, tl.float64)
     if LOSS != "ranking":
         value = tl.load(value_ptr + ranking).to(tl.float64)
     result = result_at(
         v_ptr + start, rows_ptr + start, before_ptr + start, _plane(n_items, n_tiles),
-        place, n_positive, n_negative, flags, value, solvable, epsilon_bits,
-        LOSS, SIGN,
+        first, end, n_positive, n_negative, flags, value, solvable, epsilon_bits,
+        LOSS, SIGN, True, BLOCK,
     )  # fmt: skip
     tl.store(out_ptr + start + item, result.to(out_ptr.dtype.element_ty), mask=mask)

@@ -57,7 +57,7 @@ def run_tiled(
         LOSS=task.loss, SIGN=task.sign, BLOCK=block, BLOCK_T=launch.scan, num_warps=launch.num_warps,
     )  # fmt: skip
     if out is not None:
-        tiles = triton.cdiv(items, launch.items)
+        tiles = triton.cdiv(items, launch.items) + 1
         start(
             tiled.write_items, rankings * tiles,
             v, sorted_.order, counts, centre, rows, sums, value,
