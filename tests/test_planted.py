@@ -128,8 +128,8 @@ PLANTED = {
     "split: a barrier less": ("split.cut_gaps", f"    {BARRIER}\n    largest", "    largest", "gaps"),
     "split: an index too far": ("split.cut_gaps", "has_gap = mask & (place > 0)", "has_gap = mask", "gaps"),
     "split: no start": (
-        "split.sum_tiles",
-        "tl.store(centre_ptr + ranking, centre, mask=program % n_tiles == 0)",
+        "split.sum_spans",
+        "tl.store(centre_ptr + ranking, centre, mask=program % n_spans == 0)",
         "pass",
         "positive",
     ),

@@ -80,6 +80,7 @@ class TiledLaunch:
     scan: int  # tiles that a program adds up at a time
     weighed: int  # items whose weights a program adds up at a time
     search_programs: int  # programs of a ranking that share its rows
+    programs: int  # about so many in all share what takes each of them several tiles
     tiles: Tiles
     num_warps: int  # of all stages but those that search
     waves: Waves | None  # None: one program a ranking runs the dynamic program
@@ -118,6 +119,7 @@ def launch_for(
         scan=1024,
         weighed=2048,
         search_programs=max(1, min(-(-positives // 8), -(-8192 // rankings))),
+        programs=4 * _PROCESSORS,
         tiles=tiles_for(4, nvidia),
         num_warps=4,
         # 120 stripes at the first level: at P = 2,000 and N = 200,000 some 50 tiles are at work in each of 220 waves.
