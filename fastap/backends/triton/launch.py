@@ -162,9 +162,9 @@ def short_launch(rankings: int, items: int, nvidia: bool) -> ShortLaunch:
     size = short_items(items)
     num_warps = max(1, size // _SORTED_BY_A_WARP)
     per_thread = max(1, size // (num_warps * (32 if nvidia else 64)))
-    # Of 4,096 rankings of 1,000, a warp each solves the positive update in 73 us where four take 265, the negative one
-    # in 252 for 385. Of 80, four take 19 and 54 us where one takes 25 and 132 (estimates for an H100).
-    tiles = tiles_for(1 if size <= SHORT_ITEMS[0] or rankings >= _MANY else 4, nvidia)
+    # Of 4,096 rankings of 1,000, a warp each solves the positive update in 66 us where four take 265, the negative one
+    # in 250 for 385. Of 80, eight take 19 and 40 us where four take 20 and 54 (estimates for an H100).
+    tiles = tiles_for(1 if size <= SHORT_ITEMS[0] or rankings > 2 * _PROCESSORS else 8, nvidia)
     return ShortLaunch(ShortSort(size, per_thread, num_warps), 128 * tiles.num_warps, tiles)
 
 
@@ -172,5 +172,3 @@ def short_launch(rankings: int, items: int, nvidia: bool) -> ShortLaunch:
 SHORT_ITEMS = (128, 512, 1024, MOST_SHORT_ITEMS)
 # 16 a thread. With 32, on one warp, 4,096 rows of 1,024 would take 92 us for 142, but registers do not suffice.
 _SORTED_BY_A_WARP = 512
-# From so many rankings on a warp each keeps the multiprocessors busy.
-_MANY = 1024
