@@ -22,7 +22,6 @@ from bench.clock import Machine, quantiles, seconds_on
 from bench.inputs import Shape, stream
 from bench.isolated import peak_bytes
 from bench.store import Row
-from fastap.backends.triton.sort import choose_algorithm, sort_rows
 from fastap.types import ONE_SIDED, UPDATES
 
 SECONDS = 0.4  # of calls for one figure
@@ -47,9 +46,9 @@ def float_sort(scores: Tensor, targets: Tensor) -> Tensor:
     return torch.sort(scores, dim=-1, descending=True)[1]
 
 
-def key_sort(scores: Tensor, targets: Tensor, algorithm: str) -> Tensor:
+def key_sort(scores: Tensor, targets: Tensor) -> Tensor:
     """The sort of the long path, of keys that are the bits of the scores."""
-    return sort_rows(scores.view(torch.int32), algorithm)[1]
+    return torch.sort(scores.view(torch.int32), dim=-1, stable=True)[1]
 
 
 class Work(NamedTuple):
@@ -62,8 +61,7 @@ class Work(NamedTuple):
 
 WORKS = {
     "torch.sort": Work(float_sort, 4 + 4 + 8),
-    "sort_rows torch": Work(partial(key_sort, algorithm="torch"), 4 + 4 + 4),
-    "sort_rows triton": Work(partial(key_sort, algorithm="triton"), 4 + 4 + 4),
+    "sort of keys": Work(key_sort, 4 + 4 + 8),
     "average_precision": Work(average_precision, 4 + 1),
     **{
         f"{prefix}{update}": Work(partial(call, update=update, **options), 4 + 1 + 4, solves)
@@ -76,7 +74,6 @@ WORKS = {
         if update in ONE_SIDED or not prefix
     },
 }
-SORTS = ("sort_rows torch", "sort_rows triton")
 
 
 @dataclass(frozen=True)
@@ -99,11 +96,11 @@ class Case:
         return f"{self.rankings:,} x {self.items:,}, P = {self.positives:,}{kind}"
 
 
-ONE_LONG = Case(1, 10_000, 1_000_000, ("torch.sort", *UPDATES, "average_precision", *SORTS))
+ONE_LONG = Case(1, 10_000, 1_000_000, ("torch.sort", *UPDATES, "average_precision", "sort of keys"))
 MULTI_LABEL = Case(80, 100, 924, ("torch.sort", "forward positive", "forward negative", *UPDATES, "average_precision"))
 RETRIEVAL = Case(4096, 20, 980, ("torch.sort", *UPDATES, "average_precision"))
 FULL_BANDS = Case(1, 2_000, 200_000, ("torch.sort", "dp positive", "dp negative", *UPDATES))
-MANY_LONG = Case(64, 6_553, 58_983, ("torch.sort", *SORTS, *UPDATES, "average_precision"))
+MANY_LONG = Case(64, 6_553, 58_983, ("torch.sort", "sort of keys", *UPDATES, "average_precision"))
 CASES = (
     ONE_LONG,
     MULTI_LABEL,
@@ -210,7 +207,7 @@ def judge(rows: Sequence[Row], launches: int | str) -> list[tuple[str, str, str,
         return figure(case, work, unit=figure(case, "torch.sort"))
 
     count = float(launches) if isinstance(launches, int) else None
-    add("80 x 1,024, launches in forward", "1", count, lambda x: x == 1, "{:.0f}")
+    add("80 x 1,024, launches in forward", "2", count, lambda x: x == 2, "{:.0f}")
     for update in ONE_SIDED:
         long, short = to_sort(ONE_LONG, update), figure(MULTI_LABEL, f"forward {update}", unit=1e-6)
         many, cells = figure(RETRIEVAL, update, unit=1e-3), figure(FULL_BANDS, f"dp {update}", "cells a second")
@@ -219,9 +216,4 @@ def judge(rows: Sequence[Row], launches: int | str) -> list[tuple[str, str, str,
         add(f"80 x 1,024, forward, {update}", "<= 40 us", short, lambda x: x <= 40, "{:.1f} us")
         add(f"{RETRIEVAL.name}, {update}", "<= 0.6 ms", many, lambda x: x <= 0.6, "{:.3f} ms")
         add(f'{FULL_BANDS.name}, method="dp", {update}', ">= 1e11 cells/s", cells, lambda x: x >= 1e11, "{:.2e}")
-    for case in (ONE_LONG, MANY_LONG):
-        what, target = f"Triton's sort, {case.rankings:,} x {case.items:,}", "<= 1.3 x torch.sort, or auto takes torch"
-        chosen = choose_algorithm(case.rankings, case.items, torch.int32)
-        met = lambda x, chosen=chosen: x <= 1.3 or chosen == "torch"  # noqa: E731
-        add(what, target, to_sort(case, "sort_rows triton"), met, f"{{:.2f}} x, auto takes {chosen}")
     return verdicts

@@ -17,6 +17,12 @@ def smaller(left, right):
 
 
 @triton.jit
+def add_before(left, left_before, right, right_before):
+    """What stands before an item, of whom it is value and 0. The sum with the item less it would lose digits."""
+    return right, (left_before + left) + right_before
+
+
+@triton.jit
 def add_in_segment(left_segment, left_sum, right_segment, right_sum):
     """Sums that start anew with every segment."""
     same = left_segment == right_segment

@@ -63,9 +63,65 @@ def count_above_in(v_ptr, start, size, score, mask, EQUAL: tl.constexpr):
     step = highest_power(tl.max(size, axis=0))
     while step > 0:
         further = tl.minimum(count + step, size)
-        other = tl.load(v_ptr + start + further - 1, mask=mask, other=0.0)
+        more = mask & (further > count)
+        other = tl.load(v_ptr + start + further - 1, mask=more, other=0.0)
         higher = (other >= score) if EQUAL else (other > score)
-        count = tl.where(higher & mask, further, count)
+        count = tl.where(higher & more, further, count)
+        step = step // 2
+    return count
+
+
+@triton.jit
+def equals_around(v_ptr, start, end, place, score, mask):
+    """From which place to before which sorted scores are equal to that of each place, between ``start`` and ``end``.
+
+    In steps that double, then by bisection of the last: most groups are small, and few of millions of scores alone.
+    """
+    reach = 1
+    reaches = 0
+    while reaches == 0:
+        up = mask & (place - reach >= start)
+        down = mask & (place + reach < end)
+        above = tl.load(v_ptr + place - reach, mask=up, other=0.0)
+        below = tl.load(v_ptr + place + reach, mask=down, other=0.0)
+        further = (up & (above == score)) | (down & (below == score))
+        reaches = 1 - tl.max(further.to(tl.int32), axis=0)
+        reach = reach * 2
+    low = tl.maximum(place - reach, start)
+    first = low + count_above_in(v_ptr, low, tl.where(mask, place - low, 0), score, mask, False)
+    size = tl.where(mask, tl.minimum(reach, end - place), 0)
+    return first, place + count_above_in(v_ptr, place, size, score, mask, True)
+
+
+@triton.jit
+def choices_around(choice_ptr, n_positive, number, low, high, mask):
+    """``#{i : a_i < low}`` and ``#{i : a_i < high}``, given ``number``, the same for something between the two."""
+    reach = 1
+    reaches = 0
+    while reaches == 0:
+        up = mask & (number >= reach)
+        down = mask & (number + reach <= n_positive)
+        above = tl.load(choice_ptr + number - reach, mask=up, other=0)
+        below = tl.load(choice_ptr + number + reach - 1, mask=down, other=0)
+        further = (up & (above >= low)) | (down & (below < high))
+        reaches = 1 - tl.max(further.to(tl.int32), axis=0)
+        reach = reach * 2
+    start = tl.maximum(number - reach, 0)
+    first = start + _count_choices_in(choice_ptr, start, tl.where(mask, number - start, 0), low, mask)
+    size = tl.where(mask, tl.minimum(reach, n_positive - number), 0)
+    return first, number + _count_choices_in(choice_ptr, number, size, high, mask)
+
+
+@triton.jit
+def _count_choices_in(choice_ptr, start, size, bound, mask):
+    """Of each item's own stretch of ``size`` choices from row ``start`` on, how many are below the bound."""
+    count = tl.zeros_like(size)
+    step = highest_power(tl.max(size, axis=0))
+    while step > 0:
+        further = tl.minimum(count + step, size)
+        more = mask & (further > count)
+        below = more & (tl.load(choice_ptr + start + further - 1, mask=more, other=0) < bound)
+        count = tl.where(below, further, count)
         step = step // 2
     return count
 
@@ -85,8 +141,8 @@ def count_choices_below(choice_ptr, n_positive, bound, mask):
 
 @triton.jit
 def highest_power(number):
-    """The largest power of two that is at most ``number``; 1 for 0."""
+    """The largest power of two that is at most ``number``; 0 for 0."""
     step = 1
     while step <= number // 2:
         step = step * 2
-    return step
+    return tl.minimum(step, number)

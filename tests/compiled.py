@@ -15,8 +15,7 @@ the long one, and what they need besides. The rest is compiled for ``EXTRAS`` on
 - other types of targets and scores: another load and a conversion, before the row is sorted. float64 scores, always
   on the long path, also double the width of its keys;
 - other sizes and strides: what is beyond 32 bits is another type, and what is 1 or a multiple of 16 may be compiled
-  for. There is a case of each: a single item, and 2**32 scores with the ranked axis in the middle;
-- the radix sort in all its launches.
+  for. There is a case of each: a single item, and 2**32 scores with the ranked axis in the middle.
 
 Left out are combinations of these, which meet in no expression but that of an address, and scores whose memory begins
 at no multiple of 16 bytes, which are loaded one by one.
@@ -52,7 +51,7 @@ TARGETS = {
 }
 EXTRAS = ("sm_90",)
 # With all of a search in them, or a sort: half a minute in the worst case.
-LONG_TO_COMPILE = ("short_rankings", "ragged_rankings", "settle_rankings", "finish_rankings")
+LONG_TO_COMPILE = ("sort_short", "solve_short", "ragged_rankings", "settle_rankings", "finish_rankings")
 WORKERS = 2
 
 Numbers = dict[str, Any]
@@ -152,7 +151,6 @@ Loss = Literal["direct", "hinge", "perceptron"]
 
 def _launches(target: str) -> Iterator[Callable[[], object]]:
     from fastap.backends import triton as backend
-    from fastap.backends.triton.sort import radix_launch, radix_sort
 
     def losses(
         items: int, loss: Loss = "direct", update: Update = "positive", dp: bool = False, **batch: Any
@@ -219,10 +217,6 @@ def _launches(target: str) -> Iterator[Callable[[], object]]:
         yield losses(_LONG, targets=targets, ragged=True)
     for scores in (torch.float16, torch.bfloat16):
         yield losses(_LONG, scores=scores, ragged=True)
-    for dtype in (torch.int32, torch.int64):
-        for items in (1001, 30_001, 1_000_001):  # each tile, each width of the scan
-            keys = torch.empty(1, items, dtype=dtype, device="meta")
-            yield lambda keys=keys: radix_sort(keys, radix_launch(*keys.shape, keys.dtype))
 
 
 def _batch(

@@ -19,7 +19,6 @@ from torch import Tensor
 
 import fastap
 from fastap.backends import reference
-from fastap.backends.triton.sort import sort_rows
 from tests.exactness import RELATIVE, Bools, _check_loss, _check_ranking, _scale, is_unique
 from tests.kernels import poisoned
 from tests.losses import LOSSES, Loss, value_and_gradient
@@ -450,18 +449,6 @@ def check_repeats(name: str, batch: Batch, device: Device, dtype: torch.dtype, m
     torch.testing.assert_close(value, first[0][row:], rtol=1e-6, atol=0)
     if scores.shape[1] <= 4096 and dtype != torch.float64:
         _assert_same((value, gradient), (first[0][row:], first[1][row:]))
-
-
-def check_sort(device: Device, dtype: torch.dtype, rows: int, items: int, bits: int) -> None:
-    """The radix sort is ``torch.sort``, index and all, on keys of that many different bits and both signs."""
-    generator = torch.Generator().manual_seed(rows)
-    keys = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), (rows, items), generator=generator)
-    keys = keys.to(dtype).to(device)
-    with poisoned():
-        ordered, index = sort_rows(keys, "triton")
-    expected, expected_index = torch.sort(keys, dim=-1, stable=True)
-    assert torch.equal(ordered, expected)
-    assert torch.equal(index.long(), expected_index)
 
 
 def launched_kernels(work: Work) -> list[str] | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from triton.runtime import driver
 
 from emulator import Device, compiler
-from fastap.backends.triton.launch import RaggedLaunch, ShortLaunch, TiledLaunch, Tiles, Waves
+from fastap.backends.triton.launch import RaggedLaunch, ShortLaunch, ShortSort, TiledLaunch, Tiles, Waves
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WITHOUT_A_GPU = "needs a CUDA device, or a C compiler to emulate one"
@@ -58,12 +58,13 @@ def gpu(**options: Any) -> Iterator[Device | None]:
 
 def small_short_launch(items: int) -> ShortLaunch:
     """One program a ranking, which goes through its rows in small tiles."""
-    return ShortLaunch(max(TILE, 1 << (items - 1).bit_length()), 2 * TILE, TILES)
+    size = max(TILE, 1 << (items - 1).bit_length())
+    return ShortLaunch(ShortSort(size, size // TILE, 1), 2 * TILE, TILES)
 
 
 def small_tiled_launch() -> TiledLaunch:
     """Several programs a ranking of a few dozen items, and several tiles to add up at a time."""
-    return TiledLaunch(TILE, 2, TILE, 2, 4, TILES, TILES, TILES, TILES, 1, Waves(2, (2, 1), TILE, 1, None))
+    return TiledLaunch(TILE, 2, TILE, 2, 4, TILES, 3, TILES, TILES, TILES, 1, Waves(2, (2, 1), TILE, 1, None))
 
 
 @contextmanager

@@ -134,8 +134,6 @@ SPECIAL: dict[str, Callable[[], object]] = {
     "views": lambda: [checks.check_view(LOSSES["perceptron"], view, DEVICE, 4, 12) for view in checks.VIEWS],
     "again": lambda: checks.check_repeats("negative", checks.full_batch(0, 3, 301), DEVICE, F64),
     "again, short": lambda: checks.check_repeats("negative", checks.full_batch(0, 3, 100), DEVICE, F32),
-    "sort": lambda: checks.check_sort(DEVICE, torch.int32, 2, 3001, 32),
-    "wide sort": lambda: checks.check_sort(DEVICE, torch.int64, 2, 3001, 40),
 }
 
 

@@ -41,7 +41,7 @@ def test_every_shape_has_a_launch_that_fits(rankings: int, items: int, dtype: to
     launch = launch_for(rankings, items, dtype, architecture)
     tiles = launch.tiles
     threads = tiles.num_warps * (64 if architecture == "gfx942" else 32)
-    assert all(map(is_power_of_two, (launch.items, tiles.rows, tiles.search_rows, tiles.pieces, tiles.columns)))
+    assert all(map(is_power_of_two, (tiles.rows, tiles.search_rows, tiles.pieces, tiles.columns)))
     assert is_power_of_two(tiles.num_warps)
     # With fewer, threads would hold the same row or column, and each write it.
     assert min(tiles.rows, tiles.columns) >= threads
@@ -54,9 +54,15 @@ def test_every_shape_has_a_launch_that_fits(rankings: int, items: int, dtype: to
     if isinstance(launch, ShortLaunch):
         assert is_power_of_two(launch.written)
         assert dtype != torch.float64
-        assert items <= launch.items <= MOST_SHORT_ITEMS
+        sort = launch.sort
+        assert is_power_of_two(sort.items)
+        assert items <= sort.items <= MOST_SHORT_ITEMS
+        # Whatever the type, a sort key of 32 bits has room for the place beside half of a score and the class.
+        assert sort.items <= 2**13
+        assert sort.per_thread * sort.num_warps * (threads // tiles.num_warps) >= sort.items
     else:
         assert isinstance(launch, TiledLaunch)
+        assert is_power_of_two(launch.items)
         assert is_power_of_two(launch.scan)
         assert is_power_of_two(launch.num_warps)
         assert is_power_of_two(launch.chunk)

@@ -61,7 +61,6 @@ PROBLEMS: dict[str, Callable[[], object]] = {
     "ragged perceptron": lambda: checks.check_ragged("perceptron", CPU, F32, (700, 0, 130, 1)),
     "weighted": _weighted,
     "hard": lambda: checks.check_losses(checks.hard_batch(*checks.HARD[0]), "negative", CPU, F64),
-    "sort": lambda: checks.check_sort(CPU, torch.int32, 2, 3001, 32),
 }
 
 # Kernel file and function, what is there, what is put in its place, and the problem that finds it.
@@ -128,20 +127,24 @@ PLANTED = {
     "search: no start": ("search.search_rows", "tl.store(choice_ptr + row, choice, mask=mask)", "pass", "positive"),
     "short: a barrier less": ("short.finish_ranking", f"n_items)\n                {BARRIER}", "n_items)", "short gaps"),
     "short: an index too far": (
-        "short.short_rankings",
-        "tl.store(v_ptr + place, score, mask=mask)",
-        "tl.store(v_ptr + place, score)",
+        "short.sort_short",
+        "neighbours(item, PER_THREAD), mask=mask",
+        "neighbours(item, PER_THREAD)",
         "short",
     ),
-    "short: no start": ("short.short_rankings", "tl.store(s_ptr + place, sums, mask=mask)", "pass", "short"),
+    "short: no start": (
+        "short.sort_short",
+        "tl.store(s_ptr + place, neighbours(sums, PER_THREAD), mask=mask)",
+        "pass",
+        "short",
+    ),
     "sort: an index too far": ("sort.encode_items", "mask = item < n_items", "mask = item <= n_items", "positive"),
     "sort: no start": ("sort.encode_items", "tl.store(counts_ptr + 2, flags)", "pass", "positive"),
-    "sort: a digit too far": ("sort.scan_tiles", "- count, mask", ", mask", "sort"),
     "split: a barrier less": ("split.cut_gaps", f"    {BARRIER}\n    largest", "    largest", "gaps"),
     "split: an index too far": ("split.cut_gaps", "has_gap = mask & (place > 0)", "has_gap = mask", "gaps"),
     "split: no start": (
-        "split.sum_tiles",
-        "tl.store(centre_ptr + ranking, centre, mask=program % n_tiles == 0)",
+        "split.sum_spans",
+        "tl.store(centre_ptr + ranking, centre, mask=program % n_spans == 0)",
         "pass",
         "positive",
     ),

@@ -1,6 +1,6 @@
 """Losses, gradients and rankings of the Triton backend against exact fractions, of every hostile kind of ranking.
 
-On every path: one launch for short rankings, a program a ranking end to end, and the stages of long ones, in tiles so
+On every path: two launches for short rankings, a program a ranking end to end, and the stages of long ones, in tiles so
 small that a ranking fills several, from memory full of NaN. All rankings of a test are one batch.
 """
 

@@ -6,7 +6,7 @@ spills: ``tests/compiled.py``) and from how many programs a multiprocessor can h
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -55,10 +55,19 @@ def compiler_options(tiles: Tiles | Waves) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class ShortLaunch:
-    """One launch, one program a ranking."""
+class ShortSort:
+    """The sort of a short ranking in registers."""
 
     items: int  # a power of two, at least the length
+    per_thread: int
+    num_warps: int
+
+
+@dataclass(frozen=True)
+class ShortLaunch:
+    """Two launches, one program a ranking."""
+
+    sort: ShortSort
     written: int  # items whose gradient is found together: some a thread, to have their searches wait together
     tiles: Tiles
 
@@ -73,6 +82,7 @@ class TiledLaunch:
     most_programs: int  # of a ranking that share its rows
     chunk: int  # rows that a program of the negative update searches one after the other
     single: Tiles  # of programs that search rows, a warp each
+    sharing: int  # about so many in all share what takes each of them several tiles
     tiles: Tiles
     wide: Tiles  # of programs that pool
     level: Tiles  # of programs that solve what is not proved
@@ -103,7 +113,7 @@ def launch_for(rankings: int, items: int, dtype: torch.dtype, architecture: str)
     """The launch for rankings of that length; ``architecture`` is ``"sm_90"`` and the like, or ``"gfx942"``."""
     nvidia = architecture.startswith("sm_")
     if items <= MOST_SHORT_ITEMS and dtype != torch.float64:
-        return SHORT[nvidia][short_items(items)]
+        return short_launch(rankings, items, nvidia)
     few = rankings < _PROCESSORS and items > MOST_SHORT_ITEMS
     return TiledLaunch(
         # At 1,024, eight a thread, the stages need up to 155 registers, and the assembler would rather spill.
@@ -113,6 +123,7 @@ def launch_for(rankings: int, items: int, dtype: torch.dtype, architecture: str)
         most_programs=-(-MOST_PROGRAMS // rankings),
         chunk=1 if items <= 2**21 else 16,
         single=tiles_for(1, nvidia),
+        sharing=4 * _PROCESSORS,
         tiles=tiles_for(4, nvidia),
         wide=tiles_for(16, nvidia),
         level=tiles_for(8, nvidia),
@@ -152,19 +163,18 @@ def tiles_for(num_warps: int, nvidia: bool) -> Tiles:
     )
 
 
-def short_launch(items: int, num_warps: int, nvidia: bool) -> ShortLaunch:
-    """The launch for so many warps a ranking."""
-    tiles = tiles_for(num_warps, nvidia)
-    if nvidia and num_warps == 4 and items <= 1024:
-        # Three programs to a multiprocessor: left alone, 512 items take 174 registers for two.
-        tiles = replace(tiles, max_registers=168)
-    return ShortLaunch(items, min(items, 128 * num_warps), tiles)
+def short_launch(rankings: int, items: int, nvidia: bool) -> ShortLaunch:
+    """The launch of short rankings."""
+    size = short_items(items)
+    num_warps = max(1, size // _SORTED_BY_A_WARP)
+    per_thread = max(1, size // (num_warps * (32 if nvidia else 64)))
+    # Of 4,096 rankings of 1,000, a warp each solves the positive update in 66 us where four take 265, the negative one
+    # in 250 for 385. Of 80, eight take 19 and 40 us where four take 20 and 54 (estimates for an H100).
+    tiles = tiles_for(1 if size <= SHORT_ITEMS[0] or rankings > 2 * _PROCESSORS else 8, nvidia)
+    return ShortLaunch(ShortSort(size, per_thread, num_warps), 128 * tiles.num_warps, tiles)
 
 
-# Four sizes: each compiles for every loss, and padding costs no more than the sort of the padded row.
+# Four sizes: each compiles for every type, and padding costs no more than the sort of the padded row.
 SHORT_ITEMS = (128, 512, 1024, MOST_SHORT_ITEMS)
-_SHORT_WARPS = (1, 4, 4, 8)
-SHORT = {
-    nvidia: {items: short_launch(items, warps, nvidia) for items, warps in zip(SHORT_ITEMS, _SHORT_WARPS, strict=True)}
-    for nvidia in (True, False)
-}
+# 16 a thread. With 32, on one warp, 4,096 rows of 1,024 would take 92 us for 142, but registers do not suffice.
+_SORTED_BY_A_WARP = 512

@@ -10,7 +10,6 @@ import triton
 from fastap.backends.triton.bound import Argument, start
 from fastap.backends.triton.inputs import Inputs
 from fastap.backends.triton.launch import TiledLaunch
-from fastap.backends.triton.sort import choose_algorithm, sort_rows
 from fastap.kernels import sort
 from fastap.kernels import split as kernels
 
@@ -25,7 +24,7 @@ class Sorted(NamedTuple):
     centre: Argument
 
 
-def sort_and_split(inputs: Inputs, launch: TiledLaunch, algorithm: str | None = None) -> Sorted:
+def sort_and_split(inputs: Inputs, launch: TiledLaunch) -> Sorted:
     """Four launches and the sort."""
     rankings, items = inputs.rankings, inputs.items
     plane, tiles = rankings * items, triton.cdiv(items, launch.items)
@@ -49,23 +48,32 @@ def sort_and_split(inputs: Inputs, launch: TiledLaunch, algorithm: str | None = 
         tiles,
         BLOCK_T=launch.scan, num_warps=launch.num_warps,
     )  # fmt: skip
-    keys, index = sort_rows(keys, algorithm or choose_algorithm(rankings, items, keys.dtype))
+    keys, index = torch.sort(keys, dim=-1, stable=True)
+    index = index.to(i32)
+    spans, span = spans_of(rankings, items, launch)
     # After the sort, which takes work space of its own: the peak is lower.
-    v, s, order, tile_sums, centre = inputs.scratch(
-        (plane, f64), (plane, f64), (plane, i32), (rankings * tiles, f64), (rankings, f64)
+    v, s, order, span_sums, centre = inputs.scratch(
+        (plane, f64), (plane, f64), (plane, i32), (rankings * spans, f64), (rankings, f64)
     )
     start(
-        kernels.sum_tiles, rankings * tiles,
+        kernels.sum_spans, rankings * spans,
         keys, index, classes, counts,
-        tile_counts, tile_sums, centre,
-        items, tiles,
+        tile_counts, span_sums, centre,
+        items, spans, span,
         BLOCK_N=launch.items, num_warps=launch.num_warps,
     )  # fmt: skip
     start(
-        kernels.split_classes, rankings * tiles,
-        keys, index, classes, counts, tile_counts, tile_sums,
+        kernels.split_classes, rankings * spans,
+        keys, index, classes, counts, tile_counts, span_sums,
         v, order, s,
-        items, tiles,
+        items, spans, span,
         BLOCK_N=launch.items, BLOCK_T=launch.scan, num_warps=launch.num_warps,
     )  # fmt: skip
     return Sorted(v, order, s, counts, centre)
+
+
+def spans_of(rankings: int, items: int, launch: TiledLaunch) -> tuple[int, int]:
+    """How many programs share the sorted order of a ranking, and how many tiles each of them takes."""
+    tiles = triton.cdiv(items, launch.items)
+    span = max(1, rankings * tiles // launch.sharing)
+    return triton.cdiv(tiles, span), span

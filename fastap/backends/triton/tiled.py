@@ -46,22 +46,23 @@ def run_tiled(
         solve(inputs, task.first, launch, sorted_, rows, sums, extremes)
         if task.is_symmetric:
             solve(inputs, task.second, launch, sorted_, rows.at(plane), sums, extremes)
+    programs = min(tiles, triton.cdiv(launch.sharing, rankings))
     start(
-        tiled.sum_rows, rankings * tiles,
+        tiled.sum_rows, rankings * programs,
         v, s, counts, centre, rows,
         parts,
-        items, tiles,
+        items, tiles, programs,
         LOSS=task.loss, SIGN=task.sign, BLOCK=block, num_warps=launch.num_warps,
     )  # fmt: skip
     start(
-        tiled.sum_rankings, rankings * tiles,
+        tiled.sum_rankings, rankings * programs,
         inputs.scores, s, sorted_.order, counts, centre, rows, parts, by_score,
         value, value if takes_part is None else takes_part, sums, v,
-        items, tiles, inputs.inner, *inputs.strides[:3], bits,
+        items, tiles, programs, inputs.inner, *inputs.strides[:3], bits,
         LOSS=task.loss, SIGN=task.sign, BLOCK=block, BLOCK_T=launch.scan, num_warps=launch.num_warps,
     )  # fmt: skip
     if out is not None:
-        tiles = triton.cdiv(items, launch.items)
+        tiles = triton.cdiv(items, launch.items) + 1
         start(
             tiled.write_items, rankings * tiles,
             v, sorted_.order, counts, centre, rows, sums, value,
