@@ -53,6 +53,7 @@ def main() -> int:
     backends.show_config()
     print(f"threads: {torch.get_num_threads()}")
     print(f"GPUs: {_gpus()}")
+    print(f"FASTAP_SELF_CHECK: {os.environ.get('FASTAP_SELF_CHECK', 'not set, as if 1')}")
     return check() if options.check else 0
 
 

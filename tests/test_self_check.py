@@ -208,11 +208,30 @@ def test_the_environment_switches_it_off(
     assert gpu.started == launches
 
 
+@needs_a_compiler
+@pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("value", ["", "yes", "2"])
 def test_the_environment_says_0_or_1(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTAP_SELF_CHECK", value)
-    with pytest.raises(ValueError, match=rf"FASTAP_SELF_CHECK must be 0 or 1, got '{value}'"):
-        bound.proves_kernels()
+    with mock.patch.object(bound, "proves_kernels", proves_kernels):
+        for _ in range(2):
+            with pytest.raises(ValueError, match=rf"FASTAP_SELF_CHECK must be 0 or 1, got '{value}'"):
+                triton.losses(given(3, 100), PERCEPTRON, F64)
+
+
+@needs_a_compiler
+@pytest.mark.usefixtures("gpu")
+def test_defaults_of_the_program_do_not_matter() -> None:
+    batch = given(3, 100)
+    battery.cache_clear()
+    torch.set_default_device("meta")
+    torch.set_default_dtype(F64)
+    try:
+        with torch.inference_mode():
+            assert triton.verdict("losses", batch, PERCEPTRON, F64, True).wrong is None
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(F32)
 
 
 def transposed(batch: Batch, *axes: int) -> Batch:
@@ -316,7 +335,7 @@ def assert_says(pattern: str, text: str | None) -> None:
 def test_the_program_says_what_is_here_and_checks_it() -> None:
     done = subprocess.run([sys.executable, "-m", "fastap", "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    words = ["fastap ", f"PyTorch {torch.__version__}", "CPU: ", "CUDA: ", "threads: ", "GPUs: "]
+    words = ["fastap ", f"PyTorch {torch.__version__}", "CPU: ", "CUDA: ", "threads: ", "GPUs: ", "FASTAP_SELF_CHECK: "]
     if native.IS_BUILT:
         words += ["C: direct symmetric by the dynamic program", "C: average precision, weighted"]
     if not torch.cuda.is_available():

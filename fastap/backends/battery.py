@@ -25,7 +25,7 @@ KINDS = 16
 # Scores are multiples of this up to 8, and powers of two times that: float16 and bfloat16 hold them as they are.
 _STEP = 1 / 32
 # Positives times items: with more the dynamic program over all cells takes the C engine more than a millisecond.
-_MOST_CELLS = 150_000
+_MOST_CELLS = 110_000
 _TOLERANCE = {torch.float32: 2.0**-20, torch.float64: 1e-9}
 
 

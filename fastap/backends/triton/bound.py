@@ -120,9 +120,9 @@ def start(kernel: Any, grid: int, *arguments: Argument | None, **constants: Any)
     tensors = [each.tensor() if isinstance(each, Space) else each for each in arguments]
     compiled = kernel[(grid,)](*tensors, **constants)
     if isinstance(compiled, CompiledKernel):  # there is none where a hook kept Triton from compiling
-        _bind(key, kernel, compiled, len(arguments), constants)
         if (device, compiled.hash) not in PROVEN and proves_kernels():
             unproven.kernels[key] = device, compiled.hash
+        _bind(key, kernel, compiled, len(arguments), constants)
 
 
 def forget(keys: Iterable[tuple[Any, ...]] | None = None) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from math import nan
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -56,11 +57,12 @@ def proven(run: Callable[..., T], batch: Batch, inputs: Inputs, launch: Launch, 
         return result
     if inputs.rankings * inputs.items > _MOST_SCORES:
         forget(unproven.take())
-    elif not is_right(
-        inputs.device, lambda: kind_of(run, inputs, launch, options), lambda: verdict(run, inputs, launch, options)
-    ):
-        return _on_the_cpu(run, batch, options)
-    return result
+        return result
+    call = run, inputs, launch, options
+    # No lambdas: their variables would cost the calls whose kernels are known 1 us.
+    if is_right(inputs.device, partial(kind_of, *call), partial(verdict, *call)):
+        return result
+    return _on_the_cpu(run, batch, options)
 
 
 def proven_reduction(
@@ -71,8 +73,8 @@ def proven_reduction(
         result = run(losses, dtype, mean)
         if not unproven.kernels or is_right(
             losses.loss.device,
-            lambda: _reduction(losses, dtype, mean),
-            lambda: judge_reduction(run, losses, dtype, mean),
+            partial(_reduction, losses, dtype, mean),
+            partial(judge_reduction, run, losses, dtype, mean),
         ):
             return result
     return reduce(losses, dtype, mean=mean)
