@@ -28,6 +28,7 @@ from emulator.machine import Fault, Machine, Region
 from emulator.opcodes import P, Q, R
 from fastap import backends
 from fastap.backends import triton as backend
+from fastap.backends.triton import bound
 from fastap.backends.triton.bound import Space
 
 CAPABILITIES = (80, 90, 100)
@@ -108,6 +109,7 @@ class Device:
         budget: instructions of a warp, of one block together, after which it is given up.
         executes: False runs nothing, for the time that the host takes.
         apart: each part of a work space is memory of its own, that has no neighbour; without it they lie as on a GPU.
+        proves: new kernels solve a battery, whatever FASTAP_SELF_CHECK says. Without it none do.
         hit: cycles until a load of L1 is there.
         l2: the same of L2, for the first load of a sector by a block.
         smem: the same of shared memory.
@@ -121,6 +123,7 @@ class Device:
     budget: int = 1 << 31
     executes: bool = True
     apart: bool = True
+    proves: bool = False
     hit: int = 35
     l2: int = 260
     smem: int = 29
@@ -149,6 +152,7 @@ class Device:
             mock.patch.object(backends, "TRITON_DEVICES", ("cuda", "cpu")),
             # Not a mock, which would count as time of the host.
             mock.patch.object(backend, "architecture", lambda where: f"sm_{self.capability}"),  # noqa: PT008
+            mock.patch.object(bound, "proves_kernels", lambda: self.proves),  # noqa: PT008
             # Each part of the work space is memory of its own here, that has no neighbour.
             *(mock.patch.object(Space, name, new) for name, new in spaces.items()),
             mock.patch.object(torch, "empty", self._remembering(torch.empty)),

@@ -123,7 +123,7 @@ def _check_loss(
         assert loss <= best + rounding
 
 
-def is_unique(score: Floats, target: Bools, task_scale: float) -> bool:
+def is_unique(score: Floats, target: Bools, task_scale: float, rounding: float = 1e-12) -> bool:
     """Whether one choice of ``a`` alone attains the optimum, clear of rounding."""
     p, n = np.sort(score[target])[::-1], np.sort(score[~target])[::-1]
     a = np.arange(n.size + 1)
@@ -142,7 +142,7 @@ def is_unique(score: Floats, target: Bools, task_scale: float) -> bool:
         h = np.maximum.accumulate(h[::-1])[::-1] + term[row]
         after[row] = h
     through = until + after - term
-    close = 1e-12 * np.abs(term).sum(0).max() + 1e-12
+    close = rounding * np.abs(term).sum(0).max() + 1e-12
     return bool(((through >= through.max() - close).sum(1) == 1).all())
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, device
 
 import fastap
 from fastap import backends, warning
-from fastap.backends import native, reference
+from fastap.backends import about, native, reference
 from tests.losses import LOSSES, Loss, random_batch, value_and_gradient
 
 CPU, CUDA, MPS = device("cpu"), device("cuda"), device("mps")
@@ -101,16 +101,18 @@ def test_without_a_c_compiler_the_reference_serves_and_says_so(loss: Loss) -> No
 @pytest.mark.parametrize("is_built", [True, False])
 @pytest.mark.parametrize("has_triton", [True, False])
 def test_show_config(is_built: bool, has_triton: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    installed = {"fastap": "1.2", "torch": "2.3", "triton": "3.4", "numpy": "4.5"}
     with (
         mock.patch.object(native, "IS_BUILT", is_built),
         mock.patch.object(backends, "HAS_TRITON", has_triton),
-        mock.patch.object(backends, "version", return_value="1.2"),
+        mock.patch.object(about, "version", side_effect=installed.__getitem__),
     ):
         fastap.show_config()
     first, cpu, cuda, others = capsys.readouterr().out.splitlines()
-    assert first.startswith("fastap 1.2, PyTorch 1.2, Python 3.")
+    assert first.startswith("fastap 1.2, PyTorch 2.3, Triton 3.4, NumPy 4.5, ")
+    assert "Python 3." in first
     assert cpu == "CPU: the C engine" if is_built else "install one (gcc, clang)" in cpu
-    assert cuda == ("CUDA: kernels of Triton 1.2" if has_triton else "CUDA: through the CPU: triton is not installed")
+    assert cuda == ("CUDA: Triton's kernels" if has_triton else "CUDA: through the CPU: triton is not installed")
     assert others == "other devices: through the CPU"
 
 

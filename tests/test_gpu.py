@@ -7,6 +7,7 @@ tens of GB of the device.
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
@@ -18,6 +19,7 @@ from torch import Tensor
 
 import fastap
 from bench import gpu_times
+from fastap.__main__ import of_kernels
 from fastap.types import ONE_SIDED, UPDATES
 from tests import device_checks as checks
 from tests.kernels import poisoned
@@ -265,6 +267,19 @@ def test_two_runs_are_equal_to_the_bit(rankings: int, items: int, dtype: torch.d
     share = 0.2 if rankings > 1 else 0.001
     for kind in ("gaussian", "conflicting"):
         checks.check_repeats(name, checks.full_batch(3, rankings, items, kind, share), CUDA, dtype, method)
+
+
+@pytest.mark.parametrize("number", range(24))
+def test_kernels_prove_themselves_soon(number: int) -> None:
+    """As ``python -m fastap --check`` has them do; once they are compiled, in the time that a first call may take."""
+    _, compare = list(of_kernels(torch.device(CUDA)))[number]
+    assert compare().wrong is None
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        compare()
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.03
 
 
 SHAPES = [(80, 1024), (3, 5000)]

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # From the top down. What stands in one line does not import from each other.
 LAYERS = (
+    ("fastap.__main__",),
     ("fastap",),
     ("fastap.metric_learning",),
     ("fastap.retrieval", "fastap.metrics"),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import platform
-from importlib.metadata import version
 from typing import Protocol, cast
 
 from torch import Tensor, device, dtype, float32, float64
 
 from fastap.arguments import check_choice
+from fastap.backends import about
 from fastap.types import AugmentedRanking, Batch, Losses, Objective
 from fastap.warning import warn_once
 
@@ -84,11 +83,9 @@ def show_config() -> None:
     """Print the versions, and which backend ranks tensors of which device here."""
     from fastap.backends import native
 
-    print(f"fastap {version('fastap')}, PyTorch {version('torch')}, Python {platform.python_version()}")
+    print(about.versions())
     print("CPU:", "the C engine" if native.IS_BUILT else f"the slow reference in NumPy, for {_NOT_BUILT}")
-    print(
-        "CUDA:", f"kernels of Triton {version('triton')}" if HAS_TRITON else "through the CPU: triton is not installed"
-    )
+    print("CUDA:", "Triton's kernels" if HAS_TRITON else "through the CPU: triton is not installed")
     print("other devices: through the CPU")
 
 

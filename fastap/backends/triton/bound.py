@@ -7,7 +7,9 @@ that do nothing; ``python -m bench.host``). Work space is one allocation, and it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -19,8 +21,33 @@ from triton.runtime import driver
 # By all that a kernel is compiled for; with each launch the kernel, which else could go.
 _BOUND: dict[tuple[Any, ...], tuple[Callable[..., None], Any, Any]] = {}
 _MOST = 4096
+# Compiled kernels, by device and hash, that are known to be right: see :mod:`fastap.backends.triton.prove`.
+PROVEN: set[tuple[int, str]] = set()
 _ALIGNED = 16  # bytes: kernels are compiled for pointers to multiples of this
 _BY_VALUE = torch.version.hip is not None
+
+
+class _Unproven(threading.local):
+    """Kernels that this thread has launched and that are not known to be right, by their place among what is bound."""
+
+    def __init__(self) -> None:
+        self.kernels: dict[tuple[Any, ...], tuple[int, str]] = {}
+
+    def take(self) -> dict[tuple[Any, ...], tuple[int, str]]:
+        """All of them, of which nothing is kept here."""
+        kernels, self.kernels = self.kernels, {}
+        return kernels
+
+
+unproven = _Unproven()
+
+
+def proves_kernels() -> bool:
+    """Whether kernels are compared with the CPU when they are new: unless ``FASTAP_SELF_CHECK`` is 0."""
+    given = os.environ.get("FASTAP_SELF_CHECK", "1")
+    if given not in ("0", "1"):
+        raise ValueError(f"the environment variable FASTAP_SELF_CHECK must be 0 or 1, got {given!r}")
+    return given == "1"
 
 
 class Space(NamedTuple):
@@ -93,12 +120,18 @@ def start(kernel: Any, grid: int, *arguments: Argument | None, **constants: Any)
     tensors = [each.tensor() if isinstance(each, Space) else each for each in arguments]
     compiled = kernel[(grid,)](*tensors, **constants)
     if isinstance(compiled, CompiledKernel):  # there is none where a hook kept Triton from compiling
+        if (device, compiled.hash) not in PROVEN and proves_kernels():
+            unproven.kernels[key] = device, compiled.hash
         _bind(key, kernel, compiled, len(arguments), constants)
 
 
-def forget() -> None:
-    """Drop all that is bound: the next launches ask Triton again."""
-    _BOUND.clear()
+def forget(keys: Iterable[tuple[Any, ...]] | None = None) -> None:
+    """Drop what is bound, all of it or these: the next launches ask Triton again."""
+    if keys is None:
+        _BOUND.clear()
+    else:
+        for key in keys:
+            _BOUND.pop(key, None)
 
 
 def _bind(key: tuple[Any, ...], kernel: Any, compiled: Any, given: int, constants: dict[str, Any]) -> None:
