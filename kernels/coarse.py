@@ -190,9 +190,7 @@ def _terms_of(v_ptr, s_ptr, rows_ptr, x_ptr, row, first, mask, centre, task):
 
 
 @triton.jit
-def _reach(
-    v_ptr, n_ptr, s_ptr, rows_ptr, x_ptr, first, end, n_negative, centre, task, BLOCK: tl.constexpr
-):
+def _reach(v_ptr, n_ptr, s_ptr, rows_ptr, x_ptr, first, end, n_negative, centre, task, BLOCK: tl.constexpr):
     """What rounding may add to a sum over the rows, and how far some row keeps rising on one side of the candidate."""
     rounding = tl.zeros([BLOCK], tl.float64)
     furthest = tl.full([BLOCK], 1, tl.int32)
@@ -223,9 +221,7 @@ def _reach(
 
 
 @triton.jit
-def _begin(
-    v_ptr, n_ptr, rows_ptr, plane, first, end, room, most, n_negative, BLOCK: tl.constexpr, LANES: tl.constexpr
-):
+def _begin(v_ptr, n_ptr, rows_ptr, plane, first, end, room, most, n_negative, BLOCK: tl.constexpr, LANES: tl.constexpr):
     """The first intervals: cut at the same columns for all rows, evenly on the scale of ``log(i + a)``; how many."""
     TALL: tl.constexpr = BLOCK // LANES
     from_ptr = rows_ptr + plane
@@ -277,12 +273,8 @@ def _most_of(s_ptr, n_ptr, left, right, p, pc, price, index, at, base, near, tas
     )
     # Most intervals are near.
     if tl.max(tl.max((mask & ((left < low) | (right > high))).to(tl.int32), axis=1), axis=0) > 0:
-        below = _most_between(
-            s_ptr, n_ptr, left, tl.minimum(right, low), p, pc, index, task, mask & (left < low)
-        )
-        above = _most_between(
-            s_ptr, n_ptr, tl.maximum(left, high), right, p, pc, index, task, mask & (right > high)
-        )
+        below = _most_between(s_ptr, n_ptr, left, tl.minimum(right, low), p, pc, index, task, mask & (left < low))
+        above = _most_between(s_ptr, n_ptr, tl.maximum(left, high), right, p, pc, index, task, mask & (right > high))
         most = tl.maximum(most, below + price * (low - at).to(tl.float64))
         most = tl.maximum(most, above + price * (high - at).to(tl.float64))
     return most - base
@@ -300,7 +292,7 @@ def _set_bounds(
     first, end, room, total, flip, near, centre, task,
     BLOCK: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """The bound of every interval, and the last one of the row above and the first of the row below that may join it."""
+    """The bound of every interval, the last one of the row above and the first of the row below that may join it."""
     TALL: tl.constexpr = BLOCK // LANES
     from_ptr = rows_ptr + plane
     left_ptr, right_ptr, high_ptr, low_ptr = _list_of(rows_ptr, plane, room, flip)
@@ -422,9 +414,7 @@ def _through(rows_ptr, sums_ptr, plane, room, flip, place, mask):
 
 
 @triton.jit
-def _find_path(
-    rows_ptr, sums_ptr, plane, first, end, room, total, flip, BLOCK: tl.constexpr, LANES: tl.constexpr
-):
+def _find_path(rows_ptr, sums_ptr, plane, first, end, room, total, flip, BLOCK: tl.constexpr, LANES: tl.constexpr):
     """The interval of every row on the best path, into planes 3 and 4; the leftmost of equals."""
     TALL: tl.constexpr = BLOCK // LANES
     from_ptr = rows_ptr + plane
@@ -449,9 +439,7 @@ def _find_path(
 
 
 @triton.jit
-def _follow(
-    v_ptr, s_ptr, rows_ptr, x_ptr, plane, first, end, near, centre, task, BLOCK: tl.constexpr
-):
+def _follow(v_ptr, s_ptr, rows_ptr, x_ptr, plane, first, end, near, centre, task, BLOCK: tl.constexpr):
     """What the better ends of the path, made non-decreasing, gain over the candidate; themselves into ``last``."""
     total = tl.zeros([BLOCK], tl.float64)
     highest = 0
@@ -486,7 +474,9 @@ def _judge(
     lane = tl.arange(0, LANES)[None, :]
     for base in range(first, end, TALL):
         row = base + tl.arange(0, TALL)
-        _, pc, price, at, by_candidate = _terms_of(v_ptr, s_ptr, rows_ptr, sums_ptr, row, first, row < end, centre, task)
+        _, pc, price, at, by_candidate = _terms_of(
+            v_ptr, s_ptr, rows_ptr, sums_ptr, row, first, row < end, centre, task
+        )
         index = (row + 1)[:, None]
         start, stop = _range_of(from_ptr, row, first, end, total)
         for step in range(0, tl.max(stop - start, axis=0), LANES):
@@ -522,9 +512,7 @@ def _pieces_of(rows_ptr, plane, room, flip, place, mask, loose):
 
 
 @triton.jit
-def _count(
-    rows_ptr, plane, first, end, room, total, flip, loose, BLOCK: tl.constexpr, LANES: tl.constexpr
-):
+def _count(rows_ptr, plane, first, end, room, total, flip, loose, BLOCK: tl.constexpr, LANES: tl.constexpr):
     """How many intervals stay, and how many there are once the loose ones are cut; 0 where a row has none.
 
     Those of each row go to plane 4, one number a row from ``room`` on.
@@ -567,9 +555,7 @@ def _place(rows_ptr, plane, first, end, room, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _cut(
-    rows_ptr, plane, first, end, room, total, flip, loose, BLOCK: tl.constexpr, LANES: tl.constexpr
-):
+def _cut(rows_ptr, plane, first, end, room, total, flip, loose, BLOCK: tl.constexpr, LANES: tl.constexpr):
     """The finer lists, into the other pair of planes."""
     TALL: tl.constexpr = BLOCK // LANES
     _, _, left_ptr, right_ptr = _list_of(rows_ptr, plane, room, flip)

@@ -68,4 +68,5 @@ def price_of(x_ptr, row, is_inside, mask):
 
 @triton.jit
 def rounding_of(by_score, a, pc, task):
+    """What rounding may add to a term."""
     return (tl.abs(by_score) + tl.abs(a.to(tl.float64) * pc) + tl.abs(task)) * _ROUNDING

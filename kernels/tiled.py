@@ -252,7 +252,7 @@ def settle_rankings(
     n_items, n_programs, plane, epsilon_bits,
     BLOCK: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr, COLUMNS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """The optimum of each level set that is not proved. One program owns those whose first unproved row is in its tiles.
+    """The optimum of level sets that are not proved. A program owns those whose first unproved row is in its tiles.
 
     Its tiles are every n_programs-th of BLOCK rows of one ranking.
     """

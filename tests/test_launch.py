@@ -111,7 +111,6 @@ def test_programs_of_a_ranking() -> None:
     assert launch.programs(1000, 512) == 2
 
 
-
 def numbered(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Every element is its place in memory."""
     return torch.arange(math.prod(shape), dtype=dtype).view(shape)

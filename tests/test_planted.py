@@ -71,7 +71,12 @@ PLANTED = {
         "y_ptr + row, mask=row <= end",
         "conflicts",
     ),
-    "certify: another": ("certify.first_of_level", "further - 1, mask=mask & (further > 0)", "further - 1, mask=mask", "hard"),
+    "certify: another": (
+        "certify.first_of_level",
+        "further - 1, mask=mask & (further > 0)",
+        "further - 1, mask=mask",
+        "hard",
+    ),
     "coarse: a barrier less": ("coarse._sum_paths", BARRIER, "pass", "hard"),
     "coarse: an index too far": (
         "coarse._range_of",

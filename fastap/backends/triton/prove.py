@@ -159,7 +159,7 @@ def kind_of(run: Callable[..., Any], inputs: Inputs, launch: Launch, options: tu
         elif isinstance(option, Tensor):
             words.append("weighted")
     if isinstance(launch, ShortLaunch):
-        words.append(f"rankings of up to {launch.items} items")
+        words.append(f"rankings of up to {launch.sort.items} items")
     else:
         words.append("ragged rankings" if isinstance(launch, RaggedLaunch) else "long rankings")
         words.append(f"by {launch.tiles.num_warps} warps")
@@ -183,7 +183,7 @@ def _lengths(inputs: Inputs, launch: Launch, options: tuple[Any, ...]) -> list[t
     if isinstance(launch, RaggedLaunch):
         return [(0, 1, 33, 600, 0)]
     if isinstance(launch, ShortLaunch):
-        return [(1,), (launch.items // 4 + 1,), (launch.items,)]
+        return [(1,), (launch.sort.items // 4 + 1,), (launch.sort.items,)]
     if inputs.items == 1:
         return [(1,)]
     odd = inputs.items % 16 != 0
@@ -197,7 +197,7 @@ def _few(launch: Launch, each: Battery) -> Launch:
     if isinstance(launch, RaggedLaunch):
         return replace(launch, programs=min(launch.programs, each.lengths.shape[0] // 2))
     if isinstance(launch, TiledLaunch):
-        return replace(launch, search_programs=min(launch.search_programs, 2))
+        return replace(launch, most_programs=min(launch.most_programs, 2))
     return launch
 
 

@@ -33,7 +33,10 @@ def run_tiled(
         (parts,) = inputs.scratch((n_parts, f64))
     else:
         rows, sums, by_score, parts, extremes = inputs.scratch(
-            (task.planes * plane, i32), (2 * plane, f64), (rankings, f64), (n_parts, f64),
+            (task.planes * plane, i32),
+            (2 * plane, f64),
+            (rankings, f64),
+            (n_parts, f64),
             (2 * rankings * triton.cdiv(items, launch.chunk), i32),
         )
         start(
