@@ -275,6 +275,62 @@ def cut_gaps(
 
 
 @triton.jit
+def cut_sorted_gaps(
+    keys_ptr, index_ptr, classes_ptr,
+    v_ptr, s_ptr, n_positive, n_negative, epsilon_bits,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """:func:`cut_gaps` where the sorted keys of both classes are at hand, with nothing to look up; ``s_ptr``: S[0].
+
+    16 ns an item became 1 (estimates for an H100).
+    """
+    largest = epsilon_bits.to(tl.float64, bitcast=True) * n_negative.to(tl.float64)
+    # From where sums count: see sum_spans.
+    middle = n_positive // 2
+    centre = tl.full([], 0.0, tl.float64)
+    fallen = tl.full([], 0.0, tl.float64)
+    for base in range(0, middle + 1, BLOCK):
+        place = base + tl.arange(0, BLOCK)
+        near = _near_scores(keys_ptr, place, n_positive + n_negative, largest, fallen)
+        fallen = -tl.min(near, axis=0)
+        centre += tl.sum(tl.where(place == middle, near, 0.0), axis=0)
+    # All threads have read the scores, which near ones replace.
+    tl.debug_barrier()
+    fallen = tl.full([], 0.0, tl.float64)
+    above = tl.full([], 0.0, tl.float64)
+    positives = 0
+    for base in range(0, n_positive + n_negative, BLOCK):
+        place = base + tl.arange(0, BLOCK)
+        mask = place < n_positive + n_negative
+        near = _near_scores(keys_ptr, place, n_positive + n_negative, largest, fallen)
+        fallen = -tl.min(near, axis=0)
+        item = tl.load(index_ptr + place, mask=mask, other=0)
+        is_positive = mask & (tl.load(classes_ptr + item, mask=mask, other=IGNORED) == POSITIVE)
+        is_negative = mask & (is_positive == 0)
+        number = tl.cumsum(is_positive.to(tl.int32), axis=0)
+        # Of a positive those before it, of a negative all positives and the negatives before it.
+        to = tl.where(is_positive, positives + number - 1, n_positive + place - positives - number)
+        tl.store(v_ptr + to, near, mask=mask)
+        gap = tl.where(is_negative, near - centre, 0.0)
+        tl.store(s_ptr + 1 - n_positive + to, above + tl.cumsum(gap, axis=0), mask=is_negative)
+        positives += tl.sum(is_positive.to(tl.int32), axis=0)
+        above += tl.sum(gap, axis=0)
+    tl.debug_barrier()
+    return centre
+
+
+@triton.jit
+def _near_scores(keys_ptr, place, n_taken, largest, fallen):
+    """Of a tile of places, the near score of the one before the tile being ``-fallen``."""
+    has_gap = (place > 0) & (place < n_taken)
+    score = score_of(tl.load(keys_ptr + place, mask=has_gap, other=0)).to(tl.float64)
+    gap = tl.where(has_gap, score_of(tl.load(keys_ptr + place - 1, mask=has_gap, other=0)).to(tl.float64) - score, 0.0)
+    # Sums of a scan may fall by their rounding: scores must not rise, and equal ones must stay equal.
+    through = fallen + tl.cumsum(tl.minimum(gap, largest), axis=0)
+    return -tl.maximum(running_max(tl.where(gap > 0.0, through, fallen)), fallen)
+
+
+@triton.jit
 def restore_scores(v_ptr, scores_ptr, order_ptr, stride, place, n_items):
     """The scores of a tile of places, from where the user has them."""
     mask = place < n_items

@@ -23,27 +23,27 @@ from .program import solve_all, solve_bands
 from .scans import next_set
 from .search import search_rows
 from .sort import FAR, NOT_FINITE, ranking_start
-from .split import cut_gaps, load_ranking, restore_scores, span_flags
+from .split import cut_sorted_gaps, load_ranking, restore_scores, span_flags
 from .terms import task_scale
 
 _HIGHEST = tl.constexpr(2**31 - 1)
 
 
-@triton.jit(do_not_specialize=["n_items", "plane", "epsilon_bits"])
+@triton.jit(do_not_specialize=["n_items", "epsilon_bits"])
 def cut_rankings(
-    v_ptr, s_ptr, counts_ptr, centre_ptr,
-    rows_ptr, sums_ptr, by_score_ptr,
-    n_items, plane, epsilon_bits,
+    keys_ptr, index_ptr, classes_ptr,
+    v_ptr, s_ptr, counts_ptr, centre_ptr, by_score_ptr,
+    n_items, epsilon_bits,
     LOSS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Rankings whose scores are too far apart: flags, near scores, their sums and from where these count.
 
     One program owns one ranking, and is done with most of them at once.
 
+    keys_ptr, index_ptr, classes_ptr: see :func:`kernels.split.sum_spans`.
     by_score_ptr: (rankings,) float64, see :func:`kernels.output.value_by_score`; not written for LOSS "perceptron",
     whose scores stay as they are.
     """
-    plane = plane.to(tl.int64)
     ranking = tl.program_id(0).to(tl.int64)
     n_positive, n_negative, flags, centre, solvable = load_ranking(counts_ptr, centre_ptr, ranking, LOSS)
     by_score = tl.full([], 0.0, tl.float64)
@@ -58,10 +58,9 @@ def cut_rankings(
                 s_ptr += ranking * n_items + n_positive - 1
                 n_ptr = v_ptr + n_positive - 1
                 by_score = value_by_score(v_ptr, n_ptr, s_ptr, n_positive, n_negative, centre, LOSS, BLOCK)
-                sums_ptr += ranking * n_items
-                centre = cut_gaps(
-                    v_ptr, s_ptr, rows_ptr + ranking * n_items, sums_ptr, sums_ptr + plane,
-                    n_positive, n_negative, epsilon_bits,
+                centre = cut_sorted_gaps(
+                    keys_ptr + ranking * n_items, index_ptr + ranking * n_items, classes_ptr + ranking * n_items,
+                    v_ptr, s_ptr, n_positive, n_negative, epsilon_bits,
                     BLOCK,
                 )  # fmt: skip
                 tl.store(centre_ptr + ranking, centre)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastap.backends.triton.inputs import inputs_of
+from fastap.backends.triton.inputs import Task, inputs_of
 from fastap.backends.triton.split import Sorted, sort_and_split
 from fastap.types import Batch
 from tests.kernels import DEVICE, TILE, poisoned, small_tiled_launch
@@ -158,12 +158,13 @@ class Split:
     items: int
 
     @staticmethod
-    def of(scores: Tensor, targets: Tensor, ignore_index: int | None = -1) -> Split:
+    def of(scores: Tensor, targets: Tensor, ignore_index: int | None = -1, task: Task | None = None) -> Split:
         inputs = inputs_of(Batch(scores, targets, ignore_index))
         with poisoned():
-            found = sort_and_split(inputs, small_tiled_launch())
+            found = sort_and_split(inputs, small_tiled_launch(), task)
         plane = (inputs.rankings * inputs.items,)
-        shapes = {"v": plane, "order": plane, "s": plane, "counts": (inputs.rankings, 4), "centre": (inputs.rankings,)}
+        each = (inputs.rankings,)
+        shapes = {"v": plane, "order": plane, "s": plane, "counts": (*each, 4), "centre": each, "by_score": each}
         tensors = [getattr(found, name).tensor()[: prod(shape)].view(shape) for name, shape in shapes.items()]
         return Split(Sorted(*tensors), inputs.rankings, inputs.items)
 

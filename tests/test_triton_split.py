@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from fastap.kernels import sort, split, tiled
+from fastap.kernels import sort, split
 
-from tests.kernel_batches import SMALL, Split, bits_of, everything, memory
+from fastap.backends.triton.inputs import Task
+from tests.kernel_batches import Split, everything, memory
 from tests.kernels import DEVICE, often
 
 pytestmark = pytest.mark.usefixtures("gpu")
@@ -86,12 +87,9 @@ def test_count_classes(n_tiles: int) -> None:
 )
 def test_cut_rankings(loss: str, epsilon: float) -> None:
     """Near scores are in the same order, equal where the scores are, and no gap is wider than is ever crossed."""
-    batch = Split.of_everything(torch.float64)
-    before, flags = batch.sorted.v.view(batch.rankings, -1).clone(), batch.sorted.counts[:, 2].clone()
-    tiled.cut_rankings[(batch.rankings,)](
-        *batch.problem, batch.rows(), batch.sums(), memory(batch.rankings, dtype=torch.float64),
-        batch.items, batch.plane, bits_of(epsilon), LOSS=loss, **SMALL,
-    )  # fmt: skip
+    uncut = Split.of_everything(torch.float64).sorted
+    batch = Split.of(*everything(torch.float64), task=Task(loss, 1, "auto", epsilon))
+    before, flags = uncut.v.view(batch.rankings, -1), uncut.counts[:, 2]
     after, far = batch.sorted.v.view(batch.rankings, -1), batch.sorted.counts[:, 2] & FAR > 0
     assert far.any() == (epsilon < 1)
     assert (batch.sorted.counts[:, 2] & 5 == flags & 5).all()

@@ -8,9 +8,9 @@ import torch
 import triton
 
 from fastap.backends.triton.bound import Argument, start
-from fastap.backends.triton.inputs import Inputs
-from fastap.backends.triton.launch import TiledLaunch
-from fastap.kernels import sort
+from fastap.backends.triton.inputs import Inputs, Task
+from fastap.backends.triton.launch import TiledLaunch, compiler_options
+from fastap.kernels import sort, tiled
 from fastap.kernels import split as kernels
 
 
@@ -22,10 +22,11 @@ class Sorted(NamedTuple):
     s: Argument
     counts: Argument
     centre: Argument
+    by_score: Argument
 
 
-def sort_and_split(inputs: Inputs, launch: TiledLaunch) -> Sorted:
-    """Four launches and the sort."""
+def sort_and_split(inputs: Inputs, launch: TiledLaunch, task: Task | None = None) -> Sorted:
+    """Four launches and the sort; for a task to be solved five."""
     rankings, items = inputs.rankings, inputs.items
     plane, tiles = rankings * items, triton.cdiv(items, launch.items)
     wide = inputs.scores.dtype == torch.float64
@@ -52,8 +53,8 @@ def sort_and_split(inputs: Inputs, launch: TiledLaunch) -> Sorted:
     index = index.to(i32)
     spans, span = spans_of(rankings, items, launch)
     # After the sort, which takes work space of its own: the peak is lower.
-    v, s, order, span_sums, centre = inputs.scratch(
-        (plane, f64), (plane, f64), (plane, i32), (rankings * spans, f64), (rankings, f64)
+    v, s, order, span_sums, centre, by_score = inputs.scratch(
+        (plane, f64), (plane, f64), (plane, i32), (rankings * spans, f64), (rankings, f64), (rankings, f64)
     )
     start(
         kernels.sum_spans, rankings * spans,
@@ -69,7 +70,15 @@ def sort_and_split(inputs: Inputs, launch: TiledLaunch) -> Sorted:
         items, spans, span,
         BLOCK_N=launch.items, BLOCK_T=launch.scan, num_warps=launch.num_warps,
     )  # fmt: skip
-    return Sorted(v, order, s, counts, centre)
+    if task is not None and task.loss != "ap":
+        start(
+            tiled.cut_rankings, rankings,
+            keys, index, classes,
+            v, s, counts, centre, by_score,
+            items, task.epsilon_bits,
+            LOSS=task.loss, BLOCK=launch.weighed, **compiler_options(launch.wide),
+        )  # fmt: skip
+    return Sorted(v, order, s, counts, centre, by_score)
 
 
 def spans_of(rankings: int, items: int, launch: TiledLaunch) -> tuple[int, int]:

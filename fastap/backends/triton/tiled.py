@@ -22,30 +22,22 @@ def run_tiled(
     """Fill what is given: gradients or ranks, the value of every ranking, whether it takes part."""
     rankings, items = inputs.rankings, inputs.items
     plane, bits = rankings * items, task.epsilon_bits
-    sorted_ = sort_and_split(inputs, launch)
+    sorted_ = sort_and_split(inputs, launch, task)
     v, s, counts, centre = sorted_.v, sorted_.s, sorted_.counts, sorted_.centre
     block = launch.tiles.rows
     tiles = triton.cdiv(items, block)
     f64, i32 = torch.float64, torch.int32
     n_parts = (4 if task.is_symmetric else 3) * rankings * tiles
-    rows, sums, by_score = sorted_.order, s, s  # of the metric, which has no rows to solve
+    rows, sums = sorted_.order, s  # of the metric, which has no rows to solve
     if task.loss == "ap":
         (parts,) = inputs.scratch((n_parts, f64))
     else:
-        rows, sums, by_score, parts, extremes = inputs.scratch(
+        rows, sums, parts, extremes = inputs.scratch(
             (task.planes * plane, i32),
             (2 * plane, f64),
-            (rankings, f64),
             (n_parts, f64),
             (2 * rankings * triton.cdiv(items, launch.chunk), i32),
         )
-        start(
-            tiled.cut_rankings, rankings,
-            v, s, counts, centre,
-            rows, sums, by_score,
-            items, plane, bits,
-            LOSS=task.loss, BLOCK=launch.items, **compiler_options(launch.tiles),
-        )  # fmt: skip
         solve(inputs, task.first, launch, sorted_, rows, sums, extremes)
         if task.is_symmetric:
             solve(inputs, task.second, launch, sorted_, rows.at(plane), sums, extremes)
@@ -59,7 +51,7 @@ def run_tiled(
     )  # fmt: skip
     start(
         tiled.sum_rankings, rankings * programs,
-        inputs.scores, s, sorted_.order, counts, centre, rows, parts, by_score,
+        inputs.scores, s, sorted_.order, counts, centre, rows, parts, sorted_.by_score,
         value, value if takes_part is None else takes_part, sums, v,
         items, tiles, programs, inputs.inner, *inputs.strides[:3], bits,
         LOSS=task.loss, SIGN=task.sign, BLOCK=block, BLOCK_T=launch.scan, num_warps=launch.num_warps,
