@@ -2,6 +2,28 @@
 
 static int32_t fuzz; /* moves results of approximate instructions, where it is not 0 */
 
+static float float_of(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+static uint32_t bits_of(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+
+/* Two float32 of a 64-bit register. */
+static uint64_t add_pairs(uint64_t a, uint64_t b)
+{
+    const float low = float_of((uint32_t)a) + float_of((uint32_t)b);
+    const float high = float_of((uint32_t)(a >> 32)) + float_of((uint32_t)(b >> 32));
+    return (uint64_t)bits_of(high) << 32 | bits_of(low);
+}
+
 static float flush(float x)
 {
     return fabsf(x) < 0x1p-126f ? copysignf(0, x) : x;
@@ -12,11 +34,8 @@ static float approximate(float x)
 {
     if (!fuzz || !(fabsf(x) > 0x1p-120f && fabsf(x) < 0x1p120f))
         return x;
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    bits += (int)((bits * 2654435761u + (uint32_t)fuzz * 40503u) >> 16) % 3 - 1;
-    memcpy(&x, &bits, 4);
-    return x;
+    const uint32_t bits = bits_of(x);
+    return float_of(bits + (int)((bits * 2654435761u + (uint32_t)fuzz * 40503u) >> 16) % 3 - 1);
 }
 
 static double half(uint16_t bits)
@@ -38,16 +57,12 @@ static uint16_t half_bits(double x)
 
 static float brain(uint16_t half)
 {
-    uint32_t bits = (uint32_t)half << 16;
-    float x;
-    memcpy(&x, &bits, 4);
-    return x;
+    return float_of((uint32_t)half << 16);
 }
 
 static uint16_t brain_bits(float x)
 {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
+    const uint32_t bits = bits_of(x);
     return x != x ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 

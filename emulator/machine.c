@@ -255,7 +255,7 @@ static void shuffle(const Ins *I, Warp *w, uint32_t m)
 
 static void reduce(const Ins *I, Warp *w, uint32_t m)
 {
-    enum { ADD, MIN, MAX, UNSIGNED_MIN, UNSIGNED_MAX, OR, AND, XOR };
+    enum { ADD, MIN, MAX, UNSIGNED_MIN, UNSIGNED_MAX, OR, AND, XOR, FLOAT_MIN, FLOAT_MAX };
     const uint32_t *a = w->R + 32 * I->s[0];
     uint32_t z = 0;
     int first = 1;
@@ -272,6 +272,8 @@ static void reduce(const Ins *I, Warp *w, uint32_t m)
         case OR: z |= x; break;
         case AND: z &= x; break;
         case XOR: z ^= x; break;
+        case FLOAT_MIN: z = bits_of(fminf(float_of(z), float_of(x))); break;
+        case FLOAT_MAX: z = bits_of(fmaxf(float_of(z), float_of(x))); break;
         default: z = x;
         }
         first = 0;

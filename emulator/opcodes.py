@@ -109,6 +109,7 @@ def _define_floats() -> None:
     _define("ex2.approx.ftz.f32", "ff", "flush(approximate(exp2f(flush(a))))")
     _define("ex2.approx.f32", "ff", "approximate(exp2f(a))")
     _define("sqrt.approx.f32 sqrt.approx.ftz.f32", "ff", "approximate(sqrtf(a))")
+    _define("add.f32x2 add.rn.f32x2", "UUU", "add_pairs(a, b)")
     _define("lg2.approx.ftz.f32 lg2.approx.f32", "ff", "approximate(log2f(a))")
 
 
@@ -123,6 +124,9 @@ def _define_conversions() -> None:
         if to[1:] in ("32", "64"):
             _define(f"cvt.rn.f32.{to}", "f" + T, "(float)a")
             _define(f"cvt.rn.f64.{to}", "F" + T, "(double)a")
+    # Of the lower half of a 64-bit register, which PTX allows.
+    _define("cvt.s64.s32.low", "SS", "(int32_t)a")
+    _define("cvt.u64.u32.low", "UU", "(uint32_t)a")
     _define("cvt.f64.f32", "Ff", "(double)a")
     _define("cvt.rn.f32.f64", "fF", "(float)a")
     _define("cvt.f32.f16", "fh", "(float)half(a)")

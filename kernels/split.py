@@ -32,19 +32,9 @@ from .terms import count_above_in
 _FAR_SPAN = tl.constexpr(2.0**20)
 
 
-@triton.jit(do_not_specialize=["n_tiles"])
-def count_classes(
-    tile_counts_ptr,
-    counts_ptr,
-    n_tiles,
-    BLOCK_T: tl.constexpr,
-):  # fmt: skip
-    """The tiles of each ranking together. One program owns one ranking.
-
-    tile_counts_ptr: (rankings, n_tiles, 4) int32. counts_ptr: (rankings, 4) int32.
-    """
-    ranking = tl.program_id(0).to(tl.int64)
-    tile_counts_ptr += ranking * n_tiles * 4
+@triton.jit
+def _count_classes(tile_counts_ptr, n_tiles, BLOCK_T: tl.constexpr):
+    """Positives, negatives and flags of the tiles of a ranking together."""
     positives = tl.zeros([BLOCK_T], tl.int32)
     negatives = tl.zeros([BLOCK_T], tl.int32)
     flags = tl.zeros([BLOCK_T], tl.int32)
@@ -54,25 +44,23 @@ def count_classes(
         positives += tl.load(tile_counts_ptr + tile * 4, mask=mask, other=0)
         negatives += tl.load(tile_counts_ptr + tile * 4 + 1, mask=mask, other=0)
         flags |= tl.load(tile_counts_ptr + tile * 4 + 2, mask=mask, other=0)
-    counts_ptr += ranking * 4
-    tl.store(counts_ptr, tl.sum(positives, axis=0))
-    tl.store(counts_ptr + 1, tl.sum(negatives, axis=0))
-    tl.store(counts_ptr + 2, tl.reduce(flags, 0, either))
+    return tl.sum(positives, axis=0), tl.sum(negatives, axis=0), tl.reduce(flags, 0, either)
 
 
-@triton.jit(do_not_specialize=["n_spans", "span"])
+@triton.jit(do_not_specialize=["n_tiles", "n_spans", "span"])
 def sum_spans(
-    keys_ptr, index_ptr, classes_ptr, counts_ptr,
-    span_counts_ptr, span_sums_ptr, centre_ptr,
-    n_items, n_spans, span,
-    BLOCK_N: tl.constexpr,
+    keys_ptr, index_ptr, classes_ptr, tile_counts_ptr,
+    counts_ptr, span_counts_ptr, span_sums_ptr, centre_ptr,
+    n_items, n_tiles, n_spans, span,
+    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
 ):  # fmt: skip
-    """How many of each class a span of the sorted order holds, and the sum of its negatives, less the centre.
+    """How many of each class rankings hold, and spans of their sorted order; sums of negatives, less the centre.
 
     One program owns a span: ``span`` tiles of BLOCK_N consecutive places in the sorted order of one ranking.
 
-    keys_ptr: (rankings, n_items) sorted keys. index_ptr: the same in int32, the item at each place.
-    classes_ptr: (rankings, n_items) int8, by item. counts_ptr: (rankings, 4) int32.
+    keys_ptr: (rankings, n_items) sorted keys. index_ptr: the same in int64, the item at each place.
+    classes_ptr: (rankings, n_items) int8, by item. tile_counts_ptr: (rankings, n_tiles, 4) int32.
+    counts_ptr: (rankings, 4) int32: positives, negatives, flags, nothing.
     span_counts_ptr: (rankings, n_spans, 2) int32. span_sums_ptr: (rankings, n_spans) float64.
     centre_ptr: (rankings,) float64, from where sums count: F sees differences of scores only. The score as many places
     from the top as half the positives are: however far below many negatives lie, the others keep their digits.
@@ -80,7 +68,8 @@ def sum_spans(
     program = tl.program_id(0).to(tl.int64)
     ranking = program // n_spans
     place = (program % n_spans) * span * BLOCK_N + tl.arange(0, BLOCK_N)
-    centre = _centre(keys_ptr, counts_ptr, ranking, n_items)
+    n_positive, n_negative, flags = _count_classes(tile_counts_ptr + ranking * n_tiles * 4, n_tiles, BLOCK_T)
+    centre = _centre(keys_ptr, n_positive, ranking, n_items)
     positives = tl.zeros([BLOCK_N], tl.int32)
     negatives = tl.zeros([BLOCK_N], tl.int32)
     sums = tl.zeros([BLOCK_N], tl.float64)
@@ -93,7 +82,11 @@ def sum_spans(
     tl.store(span_counts_ptr + 2 * program, tl.sum(positives, axis=0))
     tl.store(span_counts_ptr + 2 * program + 1, tl.sum(negatives, axis=0))
     tl.store(span_sums_ptr + program, tl.sum(sums, axis=0))
-    tl.store(centre_ptr + ranking, centre, mask=program % n_spans == 0)
+    if program % n_spans == 0:
+        tl.store(centre_ptr + ranking, centre)
+        tl.store(counts_ptr + ranking * 4, n_positive)
+        tl.store(counts_ptr + ranking * 4 + 1, n_negative)
+        tl.store(counts_ptr + ranking * 4 + 2, flags)
 
 
 @triton.jit(do_not_specialize=["n_spans", "span"])
@@ -114,7 +107,9 @@ def split_classes(
     ranking = program // n_spans
     number = (program % n_spans).to(tl.int32)
     place = (program % n_spans) * span * BLOCK_N + tl.arange(0, BLOCK_N)
-    centre = _centre(keys_ptr, counts_ptr, ranking, n_items)
+    n_positive = tl.load(counts_ptr + ranking * 4)
+    n_negative = tl.load(counts_ptr + ranking * 4 + 1)
+    centre = _centre(keys_ptr, n_positive, ranking, n_items)
 
     span_counts_ptr += ranking * n_spans * 2
     span_sums_ptr += ranking * n_spans
@@ -130,8 +125,6 @@ def split_classes(
     positives_before = tl.sum(positives_of, axis=0)
     negatives_before = tl.sum(negatives_of, axis=0)
     sum_before = tl.sum(sums_of, axis=0)
-    n_positive = tl.load(counts_ptr + ranking * 4)
-    n_negative = tl.load(counts_ptr + ranking * 4 + 1)
     for _ in range(0, span):
         item, score, is_positive, is_negative = _sorted_items(keys_ptr, index_ptr, classes_ptr, ranking, place, n_items)
         # Both numbers of a tile fit into one.
@@ -156,15 +149,14 @@ def split_classes(
 
 
 @triton.jit
-def _centre(keys_ptr, counts_ptr, ranking, n_items):
-    n_positive = tl.load(counts_ptr + ranking * 4)
+def _centre(keys_ptr, n_positive, ranking, n_items):
     return score_of(tl.load(keys_ptr + ranking * n_items + n_positive // 2)).to(tl.float64)
 
 
 @triton.jit
 def _sorted_items(keys_ptr, index_ptr, classes_ptr, ranking, place, n_items):
     mask = place < n_items
-    item = tl.load(index_ptr + ranking * n_items + place, mask=mask, other=0)
+    item = tl.load(index_ptr + ranking * n_items + place, mask=mask, other=0).to(tl.int32)
     group = tl.load(classes_ptr + ranking * n_items + item, mask=mask, other=IGNORED)
     score = score_of(tl.load(keys_ptr + ranking * n_items + place, mask=mask, other=0))
     return item, score, mask & (group == POSITIVE), mask & (group == NEGATIVE)

@@ -71,12 +71,6 @@ PLANTED = {
         "y_ptr + row, mask=row <= end",
         "conflicts",
     ),
-    "certify: another": (
-        "certify.first_of_level",
-        "further - 1, mask=mask & (further > 0)",
-        "further - 1, mask=mask",
-        "hard",
-    ),
     "coarse: a barrier less": ("coarse._sum_paths", BARRIER, "pass", "hard"),
     "coarse: an index too far": (
         "coarse._range_of",
@@ -145,11 +139,17 @@ PLANTED = {
     ),
     "sort: an index too far": ("sort.encode_items", "mask = item < n_items", "mask = item <= n_items", "positive"),
     "sort: no start": ("sort.encode_items", "tl.store(counts_ptr + 2, flags)", "pass", "positive"),
-    "split: a barrier less": ("split.cut_gaps", f"    {BARRIER}\n    largest", "    largest", "gaps"),
-    "split: an index too far": ("split.cut_gaps", "has_gap = mask & (place > 0)", "has_gap = mask", "gaps"),
+    "split: a barrier less": ("split.cut_gaps", f"    {BARRIER}\n    largest", "    largest", "short gaps"),
+    "split: an index too far": ("split.cut_gaps", "has_gap = mask & (place > 0)", "has_gap = mask", "short gaps"),
+    "split: a place too far": (
+        "split.cut_sorted_gaps",
+        "mask = place < n_positive + n_negative",
+        "mask = place <= n_positive + n_negative",
+        "gaps",
+    ),
     "split: no start": (
         "split.sum_spans",
-        "tl.store(centre_ptr + ranking, centre, mask=program % n_spans == 0)",
+        "tl.store(centre_ptr + ranking, centre)",
         "pass",
         "positive",
     ),

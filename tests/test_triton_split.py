@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from fastap.kernels import sort, split
+from fastap.kernels import sort
 
 from fastap.backends.triton.inputs import Task
 from tests.kernel_batches import Split, everything, memory
@@ -67,19 +67,6 @@ def test_sort_and_split(dtype: torch.dtype, ignore_index: int | None) -> None:
             gaps = score[expected][positives:] - centre
             sums = torch.cat([torch.zeros(positives, dtype=torch.float64), gaps.cumsum(0)])
             torch.testing.assert_close(s[number, :kept], sums, rtol=0, atol=1e-14 * float(gaps.abs().sum()))
-
-
-@pytest.mark.parametrize("n_tiles", [1, 9])
-def test_count_classes(n_tiles: int) -> None:
-    """More tiles than are added up at a time."""
-    generator = torch.Generator().manual_seed(n_tiles)
-    tiles = torch.randint(1000, (5, n_tiles, 4), dtype=torch.int32, generator=generator)
-    tiles[..., 2] = torch.randint(8, (5, n_tiles), generator=generator) & torch.tensor([[0], [1], [2], [5], [7]])
-    counts = memory(5, 4, dtype=torch.int32)
-    split.count_classes[(5,)](tiles.to(DEVICE), counts, n_tiles, BLOCK_T=4)
-    assert torch.equal(counts[:, :2].cpu(), tiles.sum(1, dtype=torch.int32)[:, :2])
-    for count, flags in zip(counts[:, 2].tolist(), tiles[..., 2].numpy(), strict=True):
-        assert count == np.bitwise_or.reduce(flags)
 
 
 @pytest.mark.parametrize(

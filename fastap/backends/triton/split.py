@@ -26,7 +26,7 @@ class Sorted(NamedTuple):
 
 
 def sort_and_split(inputs: Inputs, launch: TiledLaunch, task: Task | None = None) -> Sorted:
-    """Four launches and the sort; for a task to be solved five."""
+    """Three launches and the sort; for a task to be solved four."""
     rankings, items = inputs.rankings, inputs.items
     plane, tiles = rankings * items, triton.cdiv(items, launch.items)
     wide = inputs.scores.dtype == torch.float64
@@ -42,30 +42,28 @@ def sort_and_split(inputs: Inputs, launch: TiledLaunch, task: Task | None = None
         inputs.ignore_index,
         HAS_IGNORE=inputs.has_ignore, BLOCK_N=launch.items, num_warps=launch.num_warps,
     )  # fmt: skip
-    start(
-        kernels.count_classes, rankings,
-        tile_counts,
-        counts,
-        tiles,
-        BLOCK_T=launch.scan, num_warps=launch.num_warps,
-    )  # fmt: skip
     keys, index = torch.sort(keys, dim=-1, stable=True)
-    index = index.to(i32)
     spans, span = spans_of(rankings, items, launch)
     # After the sort, which takes work space of its own: the peak is lower.
-    v, s, order, span_sums, centre, by_score = inputs.scratch(
-        (plane, f64), (plane, f64), (plane, i32), (rankings * spans, f64), (rankings, f64), (rankings, f64)
+    v, s, order, span_counts, span_sums, centre, by_score = inputs.scratch(
+        (plane, f64),
+        (plane, f64),
+        (plane, i32),
+        (2 * rankings * spans, i32),
+        (rankings * spans, f64),
+        (rankings, f64),
+        (rankings, f64),
     )
     start(
         kernels.sum_spans, rankings * spans,
-        keys, index, classes, counts,
-        tile_counts, span_sums, centre,
-        items, spans, span,
-        BLOCK_N=launch.items, num_warps=launch.num_warps,
+        keys, index, classes, tile_counts,
+        counts, span_counts, span_sums, centre,
+        items, tiles, spans, span,
+        BLOCK_N=launch.items, BLOCK_T=launch.scan, num_warps=launch.num_warps,
     )  # fmt: skip
     start(
         kernels.split_classes, rankings * spans,
-        keys, index, classes, counts, tile_counts, span_sums,
+        keys, index, classes, counts, span_counts, span_sums,
         v, order, s,
         items, spans, span,
         BLOCK_N=launch.items, BLOCK_T=launch.scan, num_warps=launch.num_warps,
