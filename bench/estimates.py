@@ -62,6 +62,9 @@ WORKLOADS = [
     *(_workload(1, 10_000, 300_000, work=update, kind=kind) for kind in ("saturated", "tied") for update in ONE_SIDED),
     _workload(1, 10_000, 300_000, work="negative", kind="cauchy", epsilon=0.1),
     _workload(1, 1000, 30_000, work="negative", kind="conflicting"),
+    # Of which prices prove nothing.
+    _workload(1, 10_000, 300_000, work="negative", kind="relu(x - 2)", epsilon=0.01),
+    _workload(1, 30_000, 1000, work="positive", kind="conflicting"),
 ]
 
 
