@@ -29,6 +29,8 @@ from fastap.types import ONE_SIDED, UPDATES
 
 DEVICE = "H100, estimated"
 WHOLE = "all"  # kernels of a call together
+SECTOR = 32  # bytes
+BANDWIDTH = 3.35e12  # bytes a second, of the memory of an H100 SXM
 
 
 @dataclass(frozen=True)

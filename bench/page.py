@@ -351,15 +351,17 @@ def add_estimates(page: Page, rows: Sequence[Row]) -> None:
     for row in whole:
         shape = str(Shape(row["rankings"], row["P"], row["N"]))
         counts = [number(row[key]) for key in columns]
-        body.append([shape, row["kind"], row["work"], *counts, timed(row["seconds"])])
+        share = estimates.SECTOR * row["sectors"] * figures.scores(row) / row["seconds"] / estimates.BANDWIDTH
+        body.append([shape, row["kind"], row["work"], *counts, timed(row["seconds"]), f"{share:.0%}"])
     says = (
         "**Estimates, not yet measured on hardware.** An emulated GPU runs the kernels as they are compiled for an "
         "H100 and counts; the times are derived from the counts, from latencies and from how many blocks fit on a "
         "multiprocessor. Counts are per score: instructions of a thread, those of float64 among them, sectors of 32 "
         "bytes that are read or written, and bytes of `torch.empty` over the whole call, gradient and keys of the sort "
-        "included. PyTorch's sort of long rankings is not among the times."
+        "included. PyTorch's sort of long rankings is not among the times. The last column is what all sectors, cached "
+        "or not, are of the 3.35 TB/s that an H100's memory gives."
     )
-    heads = ["rankings", "kind", "work", *columns, "estimated time"]
+    heads = ["rankings", "kind", "work", *columns, "estimated time", "of bandwidth"]
     page.table(says, body, heads, 3)
 
     largest = max((row for row in whole if row["work"] == UPDATES[-1]), key=lambda row: row["N"])  # of all updates

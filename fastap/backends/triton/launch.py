@@ -121,7 +121,8 @@ def launch_for(rankings: int, items: int, dtype: torch.dtype, architecture: str)
         scan=1024,
         weighed=2048,
         most_programs=-(-MOST_PROGRAMS // rankings),
-        chunk=1 if items <= 2**21 else 16,
+        # Whoever marks conflicts looks at two numbers of every chunk.
+        chunk=1 if items <= 2**21 else 4,
         single=tiles_for(1, nvidia),
         sharing=4 * _PROCESSORS,
         tiles=tiles_for(4, nvidia),

@@ -142,7 +142,7 @@ def solve(
         rows, sums,
         items, plane, bits,
         BLOCK=tiles.rows, ROWS=tiles.search_rows, PIECES=tiles.pieces, COLUMNS=tiles.columns,
-        BLOCK_W=launch.items, **compiler_options(tiles),
+        BLOCK_W=launch.weighed, **compiler_options(tiles),
     )  # fmt: skip
 
 
