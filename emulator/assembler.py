@@ -14,7 +14,18 @@ from emulator.opcodes import NUMBERS, P, Q, R
 SHARED, SIGNED, WIDE, ABSOLUTE = 1, 2, 4, 8
 
 _SHUFFLES = ("up", "down", "bfly", "idx")
-_REDUCTIONS = "add.s32 min.s32 max.s32 min.u32 max.u32 or.b32 and.b32 xor.b32 min.f32 max.f32".split()
+_REDUCTIONS = [
+    "add.s32",
+    "min.s32",
+    "max.s32",
+    "min.u32",
+    "max.u32",
+    "or.b32",
+    "and.b32",
+    "xor.b32",
+    "min.f32",
+    "max.f32",
+]
 _STATEMENT = re.compile(r"(?:@(!?)(%p\d+)\s+)?([a-z][\w.:]*)\s*(.*)", re.S)
 _OPERAND = re.compile(r"\{[^}]*\}|\[[^\]]*\]|[^,\s][^,]*")
 _ADDRESS = re.compile(r"\[\s*(%\w+|global_smem)?\s*(?:\+\s*)?(-?\d+)?\s*\]")

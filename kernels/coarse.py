@@ -358,14 +358,12 @@ def _sum_paths(rows_ptr, sums_ptr, plane, first, end, room, total, flip, LANES: 
     """
     from_ptr = rows_ptr + plane
     _, _, high_ptr, low_ptr = _list_of(rows_ptr, plane, room, flip)
-    below_ptr = rows_ptr + 3 * plane + room
-    above_ptr = rows_ptr + 4 * plane + room
-    down_ptr = sums_ptr + room
-    up_ptr = sums_ptr + plane + room
     lane = tl.arange(0, LANES)[:, None]
     upwards = tl.arange(0, 2)[None, :] != 0
-    link_ptr = tl.where(upwards, below_ptr, above_ptr)
-    sums_ptr = tl.where(upwards, up_ptr, down_ptr)
+    # A pointer chosen at run time is beyond AMD's compiler, an offset is not.
+    further = tl.where(upwards, plane, 0)
+    link_ptr = rows_ptr + room + 4 * plane - further
+    sums_ptr = sums_ptr + room + further
     row = first
     down = 0
     down_stop = tl.load(from_ptr + first + 1, mask=first + 1 < end, other=total)

@@ -64,7 +64,7 @@ def small_short_launch(items: int) -> ShortLaunch:
 
 def small_tiled_launch() -> TiledLaunch:
     """Several programs a ranking of a few dozen items, and several tiles to add up at a time."""
-    return TiledLaunch(TILE, 2, TILE, 2, 4, TILES, 3, TILES, TILES, TILES, 1, Waves(2, (2, 1), TILE, 1, None))
+    return TiledLaunch(TILE, 2, TILE, 2, 4, TILES, 3, TILES, TILES, 1, Waves(2, (2, 1), TILE, 1, None))
 
 
 @contextmanager

@@ -266,7 +266,7 @@ def test_waves(sign: int, segments: int, stripes: tuple[int, ...]) -> None:
     before = rows.clone()
     launch = replace(small_tiled_launch(), waves=Waves(segments, stripes, TILE, 1, None))
     inputs = SimpleNamespace(rankings=batch.rankings, items=batch.items)
-    solve(inputs, Task("direct", sign, "dp", 0.7), launch, batch.sorted, rows, batch.sums(), rows)
+    solve(inputs, Task("direct", sign, "dp", 0.7), launch, batch.sorted, rows, batch.sums())
     check_solution(batch, rows, before, sign)
 
 

@@ -73,7 +73,7 @@ class Space(NamedTuple):
         return self._replace(address=self.address + place * self.dtype.itemsize)
 
     def view(self, dtype: torch.dtype) -> Space:
-        """The same bytes as another type of the same size."""
+        """The same bytes as another type."""
         return self._replace(dtype=dtype)
 
     def argument(self) -> Tensor | int:

@@ -84,8 +84,7 @@ class TiledLaunch:
     single: Tiles  # of programs that search rows, a warp each
     sharing: int  # about so many in all share what takes each of them several tiles
     tiles: Tiles
-    wide: Tiles  # of programs that pool
-    level: Tiles  # of programs that solve what is not proved
+    wide: Tiles  # of programs that pool, or solve what is not proved
     num_warps: int  # of all stages but those that search
     waves: Waves | None  # None: one program a ranking runs the dynamic program
 
@@ -126,8 +125,7 @@ def launch_for(rankings: int, items: int, dtype: torch.dtype, architecture: str)
         single=tiles_for(1, nvidia),
         sharing=4 * _PROCESSORS,
         tiles=tiles_for(4, nvidia),
-        wide=tiles_for(16, nvidia),
-        level=tiles_for(8, nvidia),
+        wide=tiles_for(8, nvidia),
         num_warps=4,
         # 120 stripes at the first level: at P = 2,000 and N = 200,000 some 50 tiles are at work in each of 220 waves.
         waves=Waves(5, (24, 5), 2048, 8, 255 if nvidia else None) if few else None,
@@ -167,7 +165,8 @@ def tiles_for(num_warps: int, nvidia: bool) -> Tiles:
 def short_launch(rankings: int, items: int, nvidia: bool) -> ShortLaunch:
     """The launch of short rankings."""
     size = short_items(items)
-    num_warps = max(1, size // _SORTED_BY_A_WARP)
+    # Of 512 on one warp, with targets of float32, some lie on the stack.
+    num_warps = 1 if size <= SHORT_ITEMS[0] else max(2, size // _SORTED_BY_A_WARP)
     per_thread = max(1, size // (num_warps * (32 if nvidia else 64)))
     # Of 4,096 rankings of 1,000, a warp each solves the positive update in 66 us where four take 265, the negative one
     # in 250 for 385. Of 80, eight take 19 and 40 us where four take 20 and 54 (estimates for an H100).

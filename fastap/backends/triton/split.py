@@ -74,8 +74,7 @@ def sort_and_split(inputs: Inputs, launch: TiledLaunch, task: Task | None = None
             keys, index, classes,
             v, s, counts, centre, by_score,
             items, task.epsilon_bits,
-            # At 2,048 items, four a thread, some of it lies on the stack.
-            LOSS=task.loss, BLOCK=launch.scan, **compiler_options(launch.wide),
+            LOSS=task.loss, BLOCK=launch.weighed, **compiler_options(launch.wide),
         )  # fmt: skip
     return Sorted(v, order, s, counts, centre, by_score)
 

@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
-from fastap.backends.triton.bound import Argument, start
+from fastap.backends.triton.bound import Argument, Space, start
 from fastap.backends.triton.inputs import Inputs, Task
 from fastap.backends.triton.launch import TiledLaunch, Waves, compiler_options
 from fastap.backends.triton.split import Sorted, sort_and_split
@@ -32,15 +32,10 @@ def run_tiled(
     if task.loss == "ap":
         (parts,) = inputs.scratch((n_parts, f64))
     else:
-        rows, sums, parts, extremes = inputs.scratch(
-            (task.planes * plane, i32),
-            (2 * plane, f64),
-            (n_parts, f64),
-            (2 * rankings * triton.cdiv(items, launch.chunk), i32),
-        )
-        solve(inputs, task.first, launch, sorted_, rows, sums, extremes)
+        rows, sums, parts = inputs.scratch((task.planes * plane, i32), (2 * plane, f64), (n_parts, f64))
+        solve(inputs, task.first, launch, sorted_, rows, sums)
         if task.is_symmetric:
-            solve(inputs, task.second, launch, sorted_, rows.at(plane), sums, extremes)
+            solve(inputs, task.second, launch, sorted_, rows.at(plane), sums)
     programs = min(tiles, triton.cdiv(launch.sharing, rankings))
     start(
         tiled.sum_rows, rankings * programs,
@@ -68,7 +63,7 @@ def run_tiled(
 
 
 def solve(
-    inputs: Inputs, task: Task, launch: TiledLaunch, sorted_: Sorted, rows: Argument, sums: Argument, extremes: Argument
+    inputs: Inputs, task: Task, launch: TiledLaunch, sorted_: Sorted, rows: Argument, sums: Tensor | Space
 ) -> None:
     """The choice of every row into the first plane of ``rows``: two launches more than the search, or five."""
     rankings, items, tiles, single = inputs.rankings, inputs.items, launch.tiles, launch.single
@@ -89,6 +84,7 @@ def solve(
     bounded = task.method == "auto" and task.sign < 0
     chunk = launch.chunk if bounded else single.rows
     chunks, programs = triton.cdiv(items, chunk), launch.programs(items, chunk)
+    extremes = sums.view(torch.int32)  # whose place nobody else takes before blocks are pooled
     start(
         tiled.search_rankings, rankings * programs,
         v, s, counts, centre,
@@ -126,15 +122,14 @@ def solve(
         items, programs, plane, bits,
         ROWS=single.search_rows, PIECES=single.pieces, **compiler_options(single),
     )  # fmt: skip
-    level = launch.level
-    programs = launch.programs(items, level.rows)
+    programs = launch.programs(items, launch.wide.rows)
     start(
         tiled.settle_rankings, rankings * programs,
         v, s, counts, centre,
         rows, sums,
         items, programs, plane, bits,
-        BLOCK=level.rows, ROWS=level.search_rows, PIECES=level.pieces, COLUMNS=level.columns, LANES=LANES,
-        **compiler_options(level),
+        BLOCK=launch.wide.rows, ROWS=launch.wide.search_rows, PIECES=launch.wide.pieces, COLUMNS=launch.wide.columns, LANES=LANES,
+        **compiler_options(launch.wide),
     )  # fmt: skip
     start(
         tiled.finish_rankings, rankings,
