@@ -109,7 +109,7 @@ PLANTED: dict[str, tuple[Any, str, str, tuple[Any, ...]]] = {
                  ("average_precision", WEIGHTED, weights(WEIGHTED))),
     "ragged": (ragged.take_in, "mask = place < size", "mask = place + 1 < size",
                ("losses", flat(3, 100), PERCEPTRON, F32, True)),
-    "ranks": (output._counted, "return tl.where(is_positive, own, below)", "return tl.where(is_positive, own, below + 1)",
+    "ranks": (output._counted, "tl.where(is_positive, own, below)", "tl.where(is_positive, own, below + 1)",
               ("ranking", given(3, 100, dtype=F64), NEGATIVE)),
     "search": (search.search_rows, "tl.store(choice_ptr + row, choice, mask=mask)",
                "tl.store(choice_ptr + row, choice + (choice > 0), mask=mask)",

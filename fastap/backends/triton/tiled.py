@@ -66,7 +66,8 @@ def solve(
     inputs: Inputs, task: Task, launch: TiledLaunch, sorted_: Sorted, rows: Argument, sums: Tensor | Space
 ) -> None:
     """The choice of every row into the first plane of ``rows``: two launches more than the search, or five."""
-    rankings, items, tiles, single = inputs.rankings, inputs.items, launch.tiles, launch.single
+    rankings, items = inputs.rankings, inputs.items
+    tiles, single, wide = launch.tiles, launch.single, launch.wide
     plane, bits = rankings * items, task.epsilon_bits
     v, s, counts, centre = sorted_.v, sorted_.s, sorted_.counts, sorted_.centre
     if task.method == "dp" and launch.waves is not None:
@@ -104,13 +105,13 @@ def solve(
         items, programs, chunks, plane,
         BLOCK=tiles.rows, BLOCK_T=launch.scan, CHUNK=chunk, num_warps=tiles.num_warps,
     )  # fmt: skip
-    programs = launch.programs(items, launch.wide.rows)
+    programs = launch.programs(items, wide.rows)
     start(
         tiled.pool_rankings, rankings * programs,
         v, counts, centre,
         rows, sums,
         items, programs, plane, bits,
-        SIGN=task.sign, BLOCK=launch.wide.rows, **compiler_options(launch.wide),
+        SIGN=task.sign, BLOCK=wide.rows, **compiler_options(wide),
     )  # fmt: skip
     if task.sign > 0:
         return
@@ -122,14 +123,14 @@ def solve(
         items, programs, plane, bits,
         ROWS=single.search_rows, PIECES=single.pieces, **compiler_options(single),
     )  # fmt: skip
-    programs = launch.programs(items, launch.wide.rows)
+    programs = launch.programs(items, wide.rows)
     start(
         tiled.settle_rankings, rankings * programs,
         v, s, counts, centre,
         rows, sums,
         items, programs, plane, bits,
-        BLOCK=launch.wide.rows, ROWS=launch.wide.search_rows, PIECES=launch.wide.pieces, COLUMNS=launch.wide.columns, LANES=LANES,
-        **compiler_options(launch.wide),
+        BLOCK=wide.rows, ROWS=wide.search_rows, PIECES=wide.pieces, COLUMNS=wide.columns, LANES=LANES,
+        **compiler_options(wide),
     )  # fmt: skip
     start(
         tiled.finish_rankings, rankings,
