@@ -6,7 +6,7 @@ launches belong to the package, which calls down into this folder (``fastap/back
 ============  ==========================================================================================
 whole rankings
 --------------------------------------------------------------------------------------------------------
-``short``     short rankings: everything in one launch
+``short``     short rankings: the sort, and all that comes after it
 ``tiled``     long rankings: a launch a stage, over tiles of all of them
 ``ragged``    rankings of different lengths: keys, and what follows the sort
 ``weighted``  average precision of weighted items
@@ -15,12 +15,14 @@ whole rankings
 ============  ==========================================================================================
 stages
 --------------------------------------------------------------------------------------------------------
-``sort``      scores and targets as integers; the sort of long rows
+``sort``      scores and targets as integers; the sort of short rows
 ``split``     two classes, prefix sums; scores too far apart for their sums
 ``terms``     the formulas
 ``search``    each row alone
 ``pool``      rows in conflict, one value a block
-``certify``   whether a block's value is the optimum, and what to do if not
+``prices``    a price for every row, for a bound of its block
+``certify``   whether a block's value is the optimum
+``coarse``    what to do if not, of long rankings: coarse to fine
 ``program``   the dynamic program of one block, of last resort
 ``wave``      the dynamic program over all columns of a few long rankings
 ``output``    value, gradient, ranks, AP; losses to one number

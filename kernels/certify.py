@@ -83,7 +83,7 @@ def search_priced(
         a = tl.zeros([ROWS], tl.int32)
         if anew == 0:
             a = tl.load(work_ptr + row, mask=mask, other=0)
-            searched = in_company(starts_ptr, row, first, end, mask)
+            searched = in_company(starts_ptr, row, end, mask)
         shortfall = tl.zeros([ROWS], tl.float64)
         beyond = tl.zeros([ROWS], tl.int1)
         favourite = a
@@ -125,7 +125,7 @@ def price_rows(
 
 
 @triton.jit
-def in_company(starts_ptr, row, first, end, mask):
+def in_company(starts_ptr, row, end, mask):
     """Whether the row's block has more rows than this."""
     begins = tl.load(starts_ptr + row, mask=mask, other=1) != 0
     alone = begins & (tl.load(starts_ptr + row + 1, mask=mask & (row + 1 < end), other=1) != 0)

@@ -31,7 +31,6 @@ from .scans import greater, running_max
 from .search import bound_between
 from .terms import count_above, highest_power, marginal, standard, task_loss
 
-_AT_FIRST = tl.constexpr(16)  # intervals a row
 FEWEST = tl.constexpr(8)  # that a row must have room for
 _PIECES = tl.constexpr(4)  # that an interval is cut into
 # An interval is cut if its bound is loose by more than this part of gap / rows.
@@ -217,7 +216,8 @@ def _reach(v_ptr, n_ptr, s_ptr, rows_ptr, x_ptr, first, end, n_negative, centre,
             step = tl.where(rising, step * 2, step)
         furthest = tl.maximum(furthest, step)
     tl.debug_barrier()
-    return tl.sum(rounding, axis=0), tl.max(furthest, axis=0)
+    # No further than there are columns, so that sums stay below 2**31.
+    return tl.sum(rounding, axis=0), tl.minimum(tl.max(furthest, axis=0), n_negative)
 
 
 @triton.jit
@@ -226,16 +226,17 @@ def _begin(v_ptr, n_ptr, rows_ptr, plane, first, end, room, most, n_negative, BL
     TALL: tl.constexpr = BLOCK // LANES
     from_ptr = rows_ptr + plane
     left_ptr, right_ptr, _, _ = _list_of(rows_ptr, plane, room, 0)
-    pieces = tl.minimum(tl.minimum(most // (2 * (end - first)), _AT_FIRST), LANES)
+    pieces = tl.minimum(most // (2 * (end - first)), LANES)
     furthest = count_above(n_ptr, n_negative, tl.load(v_ptr + end - 1 + tl.arange(0, 1)), tl.arange(0, 1) < 1, True)
     furthest = tl.max(furthest, axis=0)
     index = (first + (end - first) // 2 + 1).to(tl.float32)
     lane = tl.arange(0, LANES)
     power = tl.log2(1.0 + furthest.to(tl.float32) / index) / pieces.to(tl.float32)
     # A column further each, so that all of them differ.
-    after = (index * tl.exp2(power * lane.to(tl.float32)) - index).to(tl.int32)
+    most_columns = furthest.to(tl.float32)
+    after = tl.minimum(index * tl.exp2(power * lane.to(tl.float32)) - index, most_columns).to(tl.int32)
     after = (tl.minimum(running_max(after), furthest) + lane)[None, :]
-    until = (index * tl.exp2(power * (lane + 1).to(tl.float32)) - index).to(tl.int32)
+    until = tl.minimum(index * tl.exp2(power * (lane + 1).to(tl.float32)) - index, most_columns).to(tl.int32)
     until = (tl.minimum(running_max(until), furthest) + lane + 1)[None, :]
     lane = lane[None, :]
     total = 0

@@ -86,7 +86,7 @@ def equals_around(v_ptr, start, end, place, score, mask):
         below = tl.load(v_ptr + place + reach, mask=down, other=0.0)
         further = (up & (above == score)) | (down & (below == score))
         reaches = 1 - tl.max(further.to(tl.int32), axis=0)
-        reach = reach * 2
+        reach = tl.minimum(reach * 2, 1 << 30)
     low = tl.maximum(place - reach, start)
     first = low + count_above_in(v_ptr, low, tl.where(mask, place - low, 0), score, mask, False)
     size = tl.where(mask, tl.minimum(reach, end - place), 0)
@@ -105,7 +105,7 @@ def choices_around(choice_ptr, n_positive, number, low, high, mask):
         below = tl.load(choice_ptr + number + reach - 1, mask=down, other=0)
         further = (up & (above >= low)) | (down & (below < high))
         reaches = 1 - tl.max(further.to(tl.int32), axis=0)
-        reach = reach * 2
+        reach = tl.minimum(reach * 2, 1 << 30)
     start = tl.maximum(number - reach, 0)
     first = start + _count_choices_in(choice_ptr, start, tl.where(mask, number - start, 0), low, mask)
     size = tl.where(mask, tl.minimum(reach, n_positive - number), 0)

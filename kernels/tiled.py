@@ -227,7 +227,7 @@ def price_rankings(
     base = (program % n_programs).to(tl.int32) * ROWS
     while solvable & (base < n_positive):
         row = base + tl.arange(0, ROWS)
-        company = in_company(rows_ptr + plane, row, 0, n_positive, row < n_positive)
+        company = in_company(rows_ptr + plane, row, n_positive, row < n_positive)
         a = tl.load(rows_ptr + 5 * plane + row, mask=company, other=0)
         first = tl.zeros([ROWS], tl.int32)
         if tl.max(company.to(tl.int32), axis=0) > 0:
@@ -279,9 +279,10 @@ def settle_rankings(
                 after = tl.load(rows_ptr + 2 * plane + row) + 1
                 # Each level set has its share of what is beyond the rows.
                 begin = n_negative.to(tl.int64) * first // n_positive
-                most = (n_negative.to(tl.int64) * after // n_positive - begin).to(tl.int32)
+                most = n_negative.to(tl.int64) * after // n_positive - begin
+                most = tl.minimum(most, 1 << 28).to(tl.int32)  # cut in four they are int32
                 has_bands = 1
-                if most >= FEWEST * (after - first):
+                if most // FEWEST >= after - first:
                     has_bands = refine(
                         v_ptr, n_ptr, s_ptr, rows_ptr, sums_ptr, plane,
                         first, after, n_positive + begin, most, n_negative, centre, task,

@@ -184,10 +184,6 @@ class Split:
     def plane(self) -> int:
         return self.rankings * self.items
 
-    @property
-    def row_tiles(self) -> int:
-        return -(-self.items // TILE)
-
     def rows(self) -> Tensor:
         return memory(6, self.rankings, self.items, dtype=torch.int32)
 

@@ -52,7 +52,7 @@ RANDOM = [
     (torch.bfloat16, 127, 30),
     (torch.bfloat16, 4999, 2),
 ]
-# No power of two, and on both sides of what one launch takes.
+# No power of two, and on both sides of what the launches of short rankings take.
 SIZES = (1, 2, 31, 1000, 1024, 1025, 4095, 4096, 4097, 4113)
 
 

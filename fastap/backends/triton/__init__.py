@@ -39,7 +39,7 @@ def losses(batch: Batch, objective: Objective, dtype: torch.dtype, gradient: boo
 
 
 def ranking(batch: Batch, objective: Objective) -> AugmentedRanking:
-    """Ranks in the loss-augmented ranking, and what it attains: never one launch."""
+    """Ranks in the loss-augmented ranking, and what it attains: by the kernels of long rankings."""
     inputs = inputs_of(batch)
     return proven(_ranking, batch, inputs, launch_of(inputs, is_short=False), objective)
 
@@ -130,7 +130,7 @@ def _reduce(losses: Losses, dtype: torch.dtype, mean: bool) -> tuple[Tensor, Ten
 
 
 def launch_of(inputs: Inputs, *, is_short: bool = True) -> Launch:
-    """The launch for these rankings, whole in one if they are short and may be.
+    """The launch for these rankings, that of short ones if they are short and may be.
 
     The host does not know how many positives they have.
     """

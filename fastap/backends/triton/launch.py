@@ -17,8 +17,8 @@ MOST_SHORT_ITEMS = 4096
 # Two counts of items added up, and the ends of tiles beyond the last item, are int32.
 MOST_ITEMS = 2**30 - 2**18
 
-# Rankings of different lengths that are under way at a time, several to each place there is on a GPU: a multiprocessor
-# that is through with short ones gets more, and rankings beyond these, of which most may be empty, start no program.
+# Programs that share rows, or rankings of different lengths: several to each place there is on a GPU, so that a
+# multiprocessor that is through with short ones gets more. What is beyond these starts no program: most may be empty.
 MOST_PROGRAMS = 8192
 
 # Multiprocessors of an H100 or H200: as many rankings keep all of them busy, one program each.
@@ -85,7 +85,7 @@ class TiledLaunch:
     sharing: int  # about so many in all share what takes each of them several tiles
     tiles: Tiles
     wide: Tiles  # of programs that pool, or solve what is not proved
-    num_warps: int  # of all stages but those that search
+    num_warps: int  # of the stages that have no tiles of rows
     waves: Waves | None  # None: one program a ranking runs the dynamic program
 
     def programs(self, items: int, rows: int) -> int:
@@ -121,7 +121,7 @@ def launch_for(rankings: int, items: int, dtype: torch.dtype, architecture: str)
         weighed=2048,
         most_programs=-(-MOST_PROGRAMS // rankings),
         # Whoever marks conflicts looks at two numbers of every chunk.
-        chunk=1 if items <= 2**21 else 4,
+        chunk=1 if items <= 2**21 else 4 if items <= 2**24 else 64,
         single=tiles_for(1, nvidia),
         sharing=4 * _PROCESSORS,
         tiles=tiles_for(4, nvidia),

@@ -1,7 +1,7 @@
 """Kernels that prove themselves: what is compiled first solves a battery, and the CPU says whether it is right.
 
 A call that launches a kernel for the first time on a device, which compiles or loads it and so takes long anyway, is
-followed by one like it: the same kernels on :mod:`fastap.backends.battery`, some 16 rankings of two or three lengths,
+followed by one like it: the same kernels on :mod:`fastap.backends.battery`, 16 to 50 rankings of up to three lengths,
 against the engine of the CPU. If they differ, the call and all of its kind from then on go through the CPU. A call
 whose kernels are known pays for a look at two containers.
 
@@ -52,7 +52,11 @@ def proven(run: Callable[..., T], batch: Batch, inputs: Inputs, launch: Launch, 
     """
     if _FAULTY and kind_of(run, inputs, launch, options) in _FAULTY:
         return _on_the_cpu(run, batch, options)
-    result = run(inputs, launch, *options)
+    try:
+        result = run(inputs, launch, *options)
+    except BaseException:
+        forget(unproven.take())  # for another call
+        raise
     if not unproven.kernels:
         return result
     if inputs.rankings * inputs.items > _MOST_SCORES:
@@ -106,8 +110,12 @@ def is_right(device: torch.device, kind: Callable[[], str], judge: Callable[[], 
     if _is_capturing(device):
         forget(unproven.take())  # for another call
         return True
-    with _waiting(device):
-        found = judge().wrong
+    try:
+        with _waiting(device):
+            found = judge().wrong
+    except torch.OutOfMemoryError:
+        forget(unproven.take())  # for another call, that leaves room
+        return True
     kernels = unproven.take()
     if found is None:
         PROVEN.update(kernels.values())
@@ -197,7 +205,7 @@ def _few(launch: Launch, each: Battery) -> Launch:
     if isinstance(launch, RaggedLaunch):
         return replace(launch, programs=min(launch.programs, each.lengths.shape[0] // 2))
     if isinstance(launch, TiledLaunch):
-        return replace(launch, most_programs=min(launch.most_programs, 2))
+        return replace(launch, most_programs=min(launch.most_programs, 2), sharing=each.lengths.shape[0])
     return launch
 
 

@@ -82,5 +82,5 @@ def sort_and_split(inputs: Inputs, launch: TiledLaunch, task: Task | None = None
 def spans_of(rankings: int, items: int, launch: TiledLaunch) -> tuple[int, int]:
     """How many programs share the sorted order of a ranking, and how many tiles each of them takes."""
     tiles = triton.cdiv(items, launch.items)
-    span = max(1, rankings * tiles // launch.sharing)
+    span = min(tiles, max(1, rankings * tiles // launch.sharing))
     return triton.cdiv(tiles, span), span
