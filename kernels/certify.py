@@ -15,7 +15,7 @@ from .prices import price_of, rounding_of, set_prices
 from .program import solve_bands
 from .scans import next_set
 from .search import search_band, search_free
-from .terms import count_above, highest_power, standard, task_loss
+from .terms import count_above, highest_power, standard, task_loss, term
 
 
 @triton.jit
@@ -36,7 +36,7 @@ def settle(
         find_last(starts_ptr, last_ptr, first, end, BLOCK)
         pool(
             v_ptr, n_ptr, starts_ptr, last_ptr, low_ptr, high_ptr, work_ptr, x_ptr, y_ptr,
-            first, end, n_negative, task,
+            first, end, task,
             BLOCK,
         )  # fmt: skip
         set_prices(
@@ -163,7 +163,7 @@ def solve_unproved(
         set_bands(
             v_ptr, n_ptr, s_ptr, low_ptr, high_ptr, work_ptr, x_ptr, y_ptr,
             block_first, block_end, n_negative, centre, task,
-            ROWS, PIECES, BLOCK,
+            BLOCK, ROWS, PIECES,
         )  # fmt: skip
         solve_bands(
             v_ptr, s_ptr, last_ptr, low_ptr, high_ptr, work_ptr, x_ptr, y_ptr,
@@ -177,7 +177,7 @@ def solve_unproved(
 def set_bands(
     v_ptr, n_ptr, s_ptr, low_ptr, high_ptr, work_ptr, x_ptr, y_ptr,
     first, end, n_negative, centre, task,
-    ROWS: tl.constexpr, PIECES: tl.constexpr, BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
     """Where an optimum of the block must lie, into ``low`` and ``high``.
 
@@ -198,7 +198,7 @@ def set_bands(
         favourite = tl.load(high_ptr + row, mask=mask, other=0)
         at_candidate = standard(s_ptr, tl.load(work_ptr + row, mask=mask, other=0), pc, mask)
         rounding = rounding_of(at_candidate, tl.load(work_ptr + row, mask=mask, other=0), pc, task)
-        bound = standard(s_ptr, favourite, pc, mask) + task * task_loss(favourite, row + 1)
+        bound = term(s_ptr, favourite, pc, row + 1, task, mask)
         floor = bound - slack - rounding
         low, high = search_band(s_ptr, n_ptr, p, pc, row + 1, top, task, favourite, floor, mask, PIECES)
         tl.store(low_ptr + row, low, mask=mask)

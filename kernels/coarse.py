@@ -4,7 +4,7 @@ Every row keeps a list of intervals of columns. A path takes one interval of eve
 before. With a bound of every row's term in each of its intervals, the best path bounds the optimum from above, the best
 candidate so far from below. Intervals are dropped when no path through them has a bound as high as the candidate; of
 the rest those with loose bounds are cut. What is left falls with the square of the width, so a level takes about as
-long as the one before. Prices (:mod:`kernels.certify`) apply near the candidate only, as far as its rows still rise;
+long as the one before. Prices (:mod:`kernels.prices`) apply near the candidate only, as far as its rows still rise;
 where the gap stalls half as far, and so on. The C engine does the same, see its ``coarse.c``.
 
 Functions of one program for rows ``first <= row < end`` of one ranking. State of the rows is that of
@@ -29,7 +29,7 @@ from .pool import copy, find_last, pool
 from .prices import price_of, rounding_of, set_prices
 from .scans import greater, running_max
 from .search import bound_between
-from .terms import count_above, highest_power, marginal, standard, task_loss
+from .terms import count_above, highest_power, marginal, standard, term
 
 FEWEST = tl.constexpr(8)  # that a row must have room for
 _PIECES = tl.constexpr(4)  # that an interval is cut into
@@ -185,7 +185,7 @@ def _terms_of(v_ptr, s_ptr, rows_ptr, x_ptr, row, first, mask, centre, task):
     at = tl.load(rows_ptr + row, mask=mask, other=0)
     price = price_of(x_ptr, row, mask & (row > first), mask)
     pc = p - centre
-    return p, pc, price, at, standard(s_ptr, at, pc, mask) + task * task_loss(at, row + 1)
+    return p, pc, price, at, term(s_ptr, at, pc, row + 1, task, mask)
 
 
 @triton.jit
@@ -260,8 +260,7 @@ def _begin(v_ptr, n_ptr, rows_ptr, plane, first, end, room, most, n_negative, BL
 def _gain(s_ptr, a, pc, price, index, at, base, near, task, mask):
     """``g_i(a) - g_i(at) + price (a' - at)``, where ``a'`` is ``a`` clipped to ``near`` columns of ``at``."""
     clipped = tl.minimum(tl.maximum(a - at, -near), near)
-    by_row = standard(s_ptr, a, pc, mask) + task * task_loss(a, index)
-    return by_row - base + price * clipped.to(tl.float64)
+    return term(s_ptr, a, pc, index, task, mask) - base + price * clipped.to(tl.float64)
 
 
 @triton.jit
@@ -453,7 +452,7 @@ def _follow(v_ptr, s_ptr, rows_ptr, x_ptr, plane, first, end, near, centre, task
         chosen = tl.where(at_left >= at_right, left, right)
         chosen = tl.maximum(running_max(tl.where(mask, chosen, 0)), highest)
         highest = tl.max(chosen, axis=0)
-        by_path = standard(s_ptr, chosen, pc, mask) + task * task_loss(chosen, row + 1)
+        by_path = term(s_ptr, chosen, pc, row + 1, task, mask)
         total += tl.where(mask, by_path - by_candidate, 0.0)
         tl.store(rows_ptr + 2 * plane + row, chosen, mask=mask)
     tl.debug_barrier()
@@ -614,7 +613,7 @@ def _pool_path(
     pool(
         v_ptr, n_ptr, starts_ptr, last_ptr, low_ptr, high_ptr, rows_ptr + 3 * plane + room - first,
         sums_ptr + room - first, sums_ptr + plane + room - first,
-        first, end, n_negative, task,
+        first, end, task,
         BLOCK,
     )  # fmt: skip
     gain = tl.zeros([BLOCK], tl.float64)
@@ -624,8 +623,8 @@ def _pool_path(
         pc = tl.load(v_ptr + row, mask=mask, other=0.0) - centre
         at = tl.load(rows_ptr + row, mask=mask, other=0)
         pooled = tl.load(low_ptr + row, mask=mask, other=0)
-        by_candidate = standard(s_ptr, at, pc, mask) + task * task_loss(at, row + 1)
-        by_pool = standard(s_ptr, pooled, pc, mask) + task * task_loss(pooled, row + 1)
+        by_candidate = term(s_ptr, at, pc, row + 1, task, mask)
+        by_pool = term(s_ptr, pooled, pc, row + 1, task, mask)
         gain += tl.where(mask, by_pool - by_candidate, 0.0)
     better = (tl.sum(gain, axis=0) > 0.0).to(tl.int32)
     if better != 0:

@@ -93,7 +93,7 @@ def begin_levels(starts_ptr, last_ptr, first, end, BLOCK: tl.constexpr):
 @triton.jit
 def pool(
     v_ptr, n_ptr, starts_ptr, last_ptr, low_ptr, high_ptr, work_ptr, x_ptr, y_ptr,
-    first, end, n_negative, task,
+    first, end, task,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The best non-decreasing ``a`` of each block, for terms that are concave between its least and greatest choice.

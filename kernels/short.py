@@ -340,7 +340,7 @@ def solve_ranking(
                 find_last(starts_ptr, last_ptr, 0, n_positive, BLOCK)
                 pool(
                     v_ptr, n_ptr, starts_ptr, last_ptr, low_ptr, high_ptr, work_ptr, x_ptr, y_ptr,
-                    0, n_positive, n_negative, task,
+                    0, n_positive, task,
                     BLOCK,
                 )  # fmt: skip
                 copy(low_ptr, choice_ptr, 0, n_positive, BLOCK)

@@ -35,6 +35,12 @@ def task_loss(a, index):
 
 
 @triton.jit
+def term(s_ptr, a, pc, index, task, mask):
+    """``g_i(a)``."""
+    return standard(s_ptr, a, pc, mask) + task * task_loss(a, index)
+
+
+@triton.jit
 def marginal(n_ptr, a, p, index, task, mask):
     """``d_i(a)`` for ``1 <= a <= N``."""
     below = (index + a).to(tl.float64)

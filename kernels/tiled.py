@@ -186,7 +186,7 @@ def pool_rankings(
             pool(
                 v_ptr, n_ptr, starts_ptr, rows_ptr + 2 * plane, rows_ptr + 3 * plane,
                 rows_ptr + 4 * plane, rows_ptr + 5 * plane, sums_ptr, sums_ptr + plane,
-                first, end, n_negative, task,
+                first, end, task,
                 BLOCK,
             )  # fmt: skip
             if SIGN < 0:
@@ -292,7 +292,7 @@ def settle_rankings(
                     set_bands(
                         v_ptr, n_ptr, s_ptr, low_ptr, high_ptr, rows_ptr, sums_ptr, sums_ptr + plane,
                         first, after, n_negative, centre, task,
-                        ROWS, PIECES, BLOCK,
+                        BLOCK, ROWS, PIECES,
                     )  # fmt: skip
                 if has_bands != 0:
                     solve_bands(
