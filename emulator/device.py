@@ -28,8 +28,8 @@ from emulator.machine import Fault, Machine, Region
 from emulator.opcodes import P, Q, R
 from fastap import backends
 from fastap.backends import triton as backend
-from fastap.backends.triton import bound
-from fastap.backends.triton.bound import Space
+from fastap.backends.triton import bound, plan
+from fastap.backends.triton.plan import Place, Plan
 
 CAPABILITIES = (80, 90, 100)
 _MOST_FAULTS = 4096
@@ -129,7 +129,7 @@ class Device:
     smem: int = 29
     launches: list[Launch] = field(default_factory=list)
     started: int = 0  # launches, whether they are executed or not
-    allocations: int = 0  # calls of torch.empty; the parts of a work space are one
+    allocations: int = 0  # of new memory; parts that are apart need more
     allocated: int = 0  # bytes of these
     faults: Counter[Finding] = field(default_factory=Counter)
     remarks: Counter[Finding] = field(default_factory=Counter)
@@ -143,7 +143,6 @@ class Device:
     def __enter__(self) -> Device:
         if knobs.runtime.interpret:
             raise RuntimeError("TRITON_INTERPRET is set, with which Triton compiles nothing; unset it")
-        spaces = _APART if self.apart and self.executes else _TOGETHER
         self._entered = ExitStack()
         self._entered.callback(setattr, driver, "_active", driver._active)
         driver.set_active(self)
@@ -153,12 +152,18 @@ class Device:
             # Not a mock, which would count as time of the host.
             mock.patch.object(backend, "architecture", lambda where: f"sm_{self.capability}"),  # noqa: PT008
             mock.patch.object(bound, "proves_kernels", lambda: self.proves),  # noqa: PT008
-            # Each part of the work space is memory of its own here, that has no neighbour.
-            *(mock.patch.object(Space, name, new) for name, new in spaces.items()),
-            mock.patch.object(torch, "empty", self._remembering(torch.empty)),
-            mock.patch.object(torch, "empty_like", self._remembering(torch.empty_like)),
+            mock.patch.object(backend, "PLANS", {}),
+            mock.patch.object(plan, "base_of", _Address if self.executes else Tensor.data_ptr),
+            mock.patch.object(
+                plan, "new_memory", self._remembering(Tensor.new_empty) if self.executes else Tensor.new_empty
+            ),
+            mock.patch.object(Plan, "cut", _cut_apart if self.executes and self.apart else _CUT),
         ):
             self._entered.enter_context(patch)
+        if self.executes:
+            for name in ("empty", "empty_like"):
+                remembering = self._remembering(getattr(torch, name))
+                self._entered.enter_context(mock.patch.object(torch, name, remembering))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -179,10 +184,10 @@ class Device:
 
         def remember(*args: Any, **options: Any) -> Tensor:
             tensor = allocate(*args, **options)
-            if type(tensor) is Tensor and tensor.device.type == "cpu":
+            if type(tensor) is Tensor and tensor.device.type == "cpu" and tensor.numel():
                 self.allocations += 1
                 self.allocated += tensor.nbytes
-                if self.executes and tensor.numel() and not tensor.is_inference():
+                if not tensor.is_inference():
                     self._memories[tensor.untyped_storage().data_ptr()] = _Memory.of(tensor)
             return tensor
 
@@ -201,9 +206,9 @@ class Device:
         program = _PROGRAMS[kernel.hash]
         # After stream, function, two of metadata and two hooks: all parameters, constants among them.
         values = dict(zip(kernel.src.fn.arg_names, args[9:], strict=True))
-        for name, kind in kernel.src.signature.items():
-            if kind.startswith("*") and isinstance(values[name], int):
-                values[name] = self._memory_at(values[name])
+        for name, value in values.items():
+            if isinstance(value, _Address):
+                values[name] = value.of(kernel.src.signature[name])
         kinds = {name: kind for name, kind in kernel.src.signature.items() if kind != "constexpr"}
         arguments = {name: values[name] for name in kinds}
         regions = _Regions([*arguments.values()], self.checks, self._memories)
@@ -215,13 +220,6 @@ class Device:
             (self.remarks if finding.kind in machine.REMARKS else self.faults)[finding] += each.count
         if failed:
             raise GivenUpError("; ".join(str(finding) for finding in self.faults))
-
-    def _memory_at(self, address: int) -> Tensor:
-        """From there to the end of an allocation."""
-        for start, memory in self._memories.items():
-            if start <= address < start + memory.written.size and (tensor := memory.tensor()) is not None:
-                return tensor.view(torch.uint8)[address - start :]
-        raise ValueError(f"{address:#x} lies in no memory of torch.empty")
 
     def _run(
         self, kernel: Any, program: Program, grid: int, numbers: list[int], regions: _Regions
@@ -276,15 +274,35 @@ def _take_over(kernel: Any) -> None:
         kernel._run = lambda *args: driver.active.launch(kernel, args)
 
 
-def _cut_apart(device: torch.device, *parts: tuple[int, torch.dtype]) -> list[Space]:
-    """``Space.cut``, of an allocation each."""
-    memories = [torch.empty(count, dtype=dtype, device=device) for count, dtype in parts]
-    driver.active.allocations -= len(parts) - 1
-    return [Space(memory, memory.data_ptr(), memory.dtype) for memory in memories]
+_CUT = Plan.cut
 
 
-_APART = {"cut": _cut_apart, "argument": Space.tensor}
-_TOGETHER = {name: vars(Space)[name] for name in _APART}
+def _cut_apart(self: Plan, *parts: tuple[int, torch.dtype]) -> list[Place]:
+    """``Plan.cut``, of an allocation each: each part is memory of its own, that has no neighbour."""
+    return [self.empty(count, dtype=dtype) for count, dtype in parts]
+
+
+class _Address:
+    """Where a launch is told to look, a tensor and not a number, so that it is known where the memory ends."""
+
+    def __init__(self, memory: Tensor, offset: int = 0) -> None:
+        self.memory, self.offset = memory, offset
+
+    def __add__(self, offset: int) -> _Address:
+        return _Address(self.memory, offset)
+
+    def of(self, kind: str) -> Tensor:
+        """To the end of the memory, of a type of pointers such as ``"*fp64"``."""
+        return Place(0, _POINTERS.get(kind, self.memory.dtype), offset=self.offset).of(self.memory)
+
+
+_POINTERS = {
+    "*fp64": torch.float64,
+    "*fp32": torch.float32,
+    "*i64": torch.int64,
+    "*i32": torch.int32,
+    "*i8": torch.int8,
+}
 
 
 @dataclass

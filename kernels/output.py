@@ -319,28 +319,37 @@ def _chosen_pairs(
     return pairs
 
 
-@triton.jit(do_not_specialize=["n_rankings"])
+@triton.jit(do_not_specialize=["n_rankings", "n_items"])
 def reduce_losses(
     value_ptr, takes_part_ptr,
-    total_ptr, share_ptr,
-    n_rankings,
-    MEAN: tl.constexpr, BLOCK_R: tl.constexpr,
+    total_ptr, gradient_ptr,
+    n_rankings, n_items,
+    MEAN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """The sum of the losses, or their mean over the rankings that take part. One program owns all.
+    """The sum of the losses, or their mean over the rankings that take part, and the gradient divided by their number.
+
+    Each program counts those rankings and owns every so-manieth tile of BLOCK_N items. The first one sums the losses.
 
     value_ptr: (n_rankings,) float64. takes_part_ptr: (n_rankings,) int8. total_ptr: (), of any floating type.
-    share_ptr: (1,), of the same type: what a ranking counts in the mean; not written for a sum.
+    gradient_ptr: (n_items,) float32 or float64, of all rankings; not looked at for a sum, nor with ``n_items`` of 0.
     """
+    program = tl.program_id(0)
     total = tl.zeros([BLOCK_R], tl.float64)
     number = tl.zeros([BLOCK_R], tl.int32)
     for base in range(0, n_rankings, BLOCK_R):
         ranking = base + tl.arange(0, BLOCK_R).to(tl.int64)
         mask = ranking < n_rankings
-        total += tl.load(value_ptr + ranking, mask=mask, other=0.0)
+        total += tl.load(value_ptr + ranking, mask=mask & (program == 0), other=0.0)
         number += tl.load(takes_part_ptr + ranking, mask=mask, other=0).to(tl.int32)
     result = tl.sum(total, axis=0)
     if MEAN:
         share = 1.0 / tl.maximum(tl.sum(number, axis=0), 1).to(tl.float64)
         result = result * share
-        tl.store(share_ptr, share.to(share_ptr.dtype.element_ty))
-    tl.store(total_ptr, result.to(total_ptr.dtype.element_ty))
+        item = program.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+        for _ in range(program, tl.cdiv(n_items, BLOCK_N), tl.num_programs(0)):
+            mask = item < n_items
+            gradient = tl.load(gradient_ptr + item, mask=mask, other=0.0)
+            tl.store(gradient_ptr + item, gradient * share.to(gradient.dtype), mask=mask)
+            item += tl.num_programs(0).to(tl.int64) * BLOCK_N
+    if program == 0:
+        tl.store(total_ptr, result.to(total_ptr.dtype.element_ty))

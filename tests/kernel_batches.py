@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastap.backends.triton.inputs import Task, inputs_of
+from fastap.backends.triton.plan import Plan
 from fastap.backends.triton.split import Sorted, sort_and_split
 from fastap.types import Batch
 from tests.kernels import DEVICE, TILE, poisoned, small_tiled_launch
@@ -159,13 +160,15 @@ class Split:
 
     @staticmethod
     def of(scores: Tensor, targets: Tensor, ignore_index: int | None = -1, task: Task | None = None) -> Split:
-        inputs = inputs_of(Batch(scores, targets, ignore_index))
+        inputs, given = inputs_of(Batch(scores, targets, ignore_index))
+        plan = Plan(inputs.device, len(given))
+        plan.end(*sort_and_split(plan, inputs, small_tiled_launch(), task))
         with poisoned():
-            found = sort_and_split(inputs, small_tiled_launch(), task)
+            found = Sorted(*plan.run(given))
         plane = (inputs.rankings * inputs.items,)
         each = (inputs.rankings,)
         shapes = {"v": plane, "order": plane, "s": plane, "counts": (*each, 4), "centre": each, "by_score": each}
-        tensors = [getattr(found, name).tensor()[: prod(shape)].view(shape) for name, shape in shapes.items()]
+        tensors = [getattr(found, name)[: prod(shape)].view(shape) for name, shape in shapes.items()]
         return Split(Sorted(*tensors), inputs.rankings, inputs.items)
 
     @staticmethod

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from triton.runtime import driver
 
 from emulator import Device, compiler
+from fastap.backends.triton import plan
 from fastap.backends.triton.launch import RaggedLaunch, ShortLaunch, ShortSort, TiledLaunch, Tiles, Waves
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -69,21 +71,21 @@ def small_tiled_launch() -> TiledLaunch:
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Inside, ``torch.empty`` comes full of NaN, or of a large odd number: what nobody wrote shows."""
+    """Inside, new memory comes full of NaN, or of a large odd number: what nobody wrote shows."""
     if emulated():  # which poisons memory itself, and knows who writes it
         yield
         return
-    empty = torch.empty
 
-    def filled(*args: Any, **options: Any) -> Tensor:
-        memory = empty(*args, **options)
+    def filled(*args: Any, allocate: Callable[..., Tensor] = torch.empty, **options: Any) -> Tensor:
+        memory = allocate(*args, **options)
         if memory.dtype == torch.bool:
             return memory.fill_(True)
         if memory.is_floating_point():
             return memory.fill_(float("nan"))
         return memory.fill_(_POISON & torch.iinfo(memory.dtype).max)
 
-    with mock.patch.object(torch, "empty", filled):
+    new_memory = partial(filled, allocate=plan.new_memory)
+    with mock.patch.object(torch, "empty", filled), mock.patch.object(plan, "new_memory", new_memory):
         yield
 
 

@@ -116,9 +116,8 @@ def numbered(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.arange(math.prod(shape), dtype=dtype).view(shape)
 
 
-def read(inputs: Inputs, which: str) -> Tensor:
+def read(inputs: Inputs, tensor: Tensor, which: str) -> Tensor:
     """(rankings, items) as kernels read it: ``start + outer * so + inner * si + item * sn``."""
-    tensor = getattr(inputs, which)
     outer, inner, item = inputs.strides[:3] if which == "scores" else inputs.strides[3:]
     ranking = torch.arange(inputs.rankings)[:, None]
     offset = ranking // inputs.inner * outer + ranking % inputs.inner * inner + torch.arange(inputs.items) * item
@@ -129,11 +128,11 @@ def read(inputs: Inputs, which: str) -> Tensor:
 
 def assert_read_as(scores: Tensor, targets: Tensor, *, copied: bool = False) -> None:
     """Kernels see the tensors' elements in the tensors' order, in the tensors' own memory unless copied."""
-    inputs = inputs_of(Batch(scores, targets, None))
+    inputs, memory = inputs_of(Batch(scores, targets, None))
     assert (inputs.rankings, inputs.items) == (scores.shape[:-1].numel(), scores.shape[-1])
-    for which, tensor in (("scores", scores), ("targets", targets)):
-        assert torch.equal(read(inputs, which), tensor.reshape(inputs.rankings, inputs.items))
-        own = getattr(inputs, which).untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
+    for which, tensor, there in zip(("scores", "targets"), (scores, targets), memory, strict=False):
+        assert torch.equal(read(inputs, there, which), tensor.reshape(inputs.rankings, inputs.items))
+        own = there.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
         assert own == (not copied or tensor.is_contiguous())
 
 
@@ -203,18 +202,18 @@ def test_any_view(kinds: list[tuple[int, int, int, bool]], data: st.DataObject) 
         return cut.unsqueeze(0) if cut.dim() == 0 else cut
 
     scores, targets = view(torch.float32), view(torch.int64)
-    inputs = inputs_of(Batch(scores, targets, None))
-    for which, tensor in (("scores", scores), ("targets", targets)):
-        assert torch.equal(read(inputs, which), tensor.reshape(inputs.rankings, inputs.items))
+    inputs, memory = inputs_of(Batch(scores, targets, None))
+    for which, tensor, there in zip(("scores", "targets"), (scores, targets), memory, strict=False):
+        assert torch.equal(read(inputs, there, which), tensor.reshape(inputs.rankings, inputs.items))
 
 
 def test_types_that_kernels_do_not_read() -> None:
     scores, targets = torch.zeros(2, 3), torch.ones(2, 3)
-    assert inputs_of(Batch(scores.to(torch.float8_e4m3fn), targets, None)).scores.dtype == torch.float32
-    assert inputs_of(Batch(scores, targets.bool(), None)).targets.dtype == torch.uint8
-    assert inputs_of(Batch(scores, targets.to(torch.float8_e4m3fn), None)).targets.dtype == torch.float32
+    assert inputs_of(Batch(scores.to(torch.float8_e4m3fn), targets, None))[0].scores.dtype == torch.float32
+    assert inputs_of(Batch(scores, targets.bool(), None))[0].targets.dtype == torch.uint8
+    assert inputs_of(Batch(scores, targets.to(torch.float8_e4m3fn), None))[0].targets.dtype == torch.float32
     for dtype in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, *DTYPES):
-        assert inputs_of(Batch(scores, targets.to(dtype), None)).targets.dtype == dtype
+        assert inputs_of(Batch(scores, targets.to(dtype), None))[0].targets.dtype == dtype
 
 
 @pytest.mark.parametrize(
@@ -231,6 +230,6 @@ def test_types_that_kernels_do_not_read() -> None:
     ],
 )
 def test_an_ignore_index_that_no_target_can_have(dtype: torch.dtype, ignore_index: int | None, held: bool) -> None:
-    inputs = inputs_of(Batch(torch.zeros(3), torch.zeros(3, dtype=dtype), ignore_index))
+    inputs, _ = inputs_of(Batch(torch.zeros(3), torch.zeros(3, dtype=dtype), ignore_index))
     assert inputs.has_ignore == held
     assert inputs.ignore_index == (ignore_index if held else 0)

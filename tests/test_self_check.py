@@ -157,15 +157,22 @@ def test_the_loss_of_a_wrong_kernel_is_that_of_the_cpu(gpu: Device) -> None:
 
 
 @needs_a_compiler
-def test_a_wrong_reduction_is_pytorch_s_own(gpu: Device) -> None:
-    losses = Losses(torch.rand(7, dtype=F64), None, torch.arange(7) % 3 > 0)
+@pytest.mark.parametrize(
+    "fault",
+    [("tl.sum(number, axis=0), 1", "tl.sum(number, axis=0) + 1, 1"), ("item < n_items", "item + 1 < n_items")],
+    ids=["number", "gradient"],
+)
+def test_a_wrong_reduction_is_pytorch_s_own(fault: tuple[str, str], gpu: Device) -> None:
+    gradient = torch.rand(7, 5)
+    losses = Losses(torch.rand(7, dtype=F64), gradient.clone(), torch.arange(7) % 3 > 0)
     right = reference.reduce(losses, F32, mean=True)
-    with rewritten(output.reduce_losses, "tl.sum(number, axis=0), 1", "tl.sum(number, axis=0) + 1, 1"):
+    with rewritten(output.reduce_losses, *fault):
         with pytest.warns(fastap.FastapWarning, match="mean of losses float64 as float32"):
             assert_same(triton.reduce(losses, F32, mean=True), right)
         before = gpu.started
         assert_same(triton.reduce(losses, F32, mean=True), right)
         assert gpu.started == before
+    assert_same(losses.gradient, gradient)  # no wrong kernel has been near it
 
 
 @needs_a_compiler

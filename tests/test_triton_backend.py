@@ -175,9 +175,9 @@ def test_every_axis_without_a_copy(dim: int, one_path: str) -> None:
     leaf = scores.clone().requires_grad_()
     with mock.patch.object(triton_backend, "inputs_of", wraps=inputs.inputs_of) as seen:
         value = PLAIN(leaf, targets, dim=dim, reduction="none", backend="triton")
-    (batch,) = seen.call_args.args
-    read = inputs.inputs_of(batch)
-    for given, user in ((read.scores, leaf), (read.targets, targets)):
+    batch, *_ = seen.call_args.args
+    _, memory = inputs.inputs_of(batch)
+    for given, user in zip(memory, (leaf, targets), strict=False):
         assert given.untyped_storage().data_ptr() == user.untyped_storage().data_ptr()
     (gradient,) = torch.autograd.grad(value.sum(), leaf)
     value, gradient = value.detach().cpu(), gradient.cpu()

@@ -223,13 +223,22 @@ def test_reduce(mean: bool, dtype: torch.dtype) -> None:
     assert total == 0
     assert share is not None
     assert (share == 0).all()
-    for most in (4, 3):  # a kernel, and what takes over from it
-        with mock.patch.object(backend, "_REDUCED_BY_ONE", most):
+    whole, right = (1 / 3 if mean else 1.0), torch.tensor(0.5 if mean else 1.5, dtype=dtype)
+    with mock.patch.object(backend, "_REDUCED_BY_ONE", 3):  # PyTorch takes over
+        total, share = backend.reduce(losses, dtype, mean=mean)
+    torch.testing.assert_close(total.cpu(), right)
+    assert (share is None) == (not mean)
+    if share is not None:
+        torch.testing.assert_close(share.cpu(), torch.tensor([whole], dtype=dtype))
+    for items in (0, 3, 1024, 1500, 5000):  # by three programs at most
+        gradient = torch.arange(items, dtype=dtype, device=DEVICE)
+        losses = losses._replace(gradient=gradient.clone() if items else None)
+        with mock.patch.object(backend, "_REDUCING", 3):
             total, share = backend.reduce(losses, dtype, mean=mean)
-        torch.testing.assert_close(total.cpu(), torch.tensor(0.5 if mean else 1.5, dtype=dtype))
-        assert (share is None) == (not mean)
-        if share is not None:
-            torch.testing.assert_close(share.cpu(), torch.tensor([1 / 3], dtype=dtype))
+        torch.testing.assert_close(total.cpu(), right)
+        assert share is None
+        if losses.gradient is not None:
+            torch.testing.assert_close(losses.gradient, gradient * torch.tensor(whole, dtype=dtype), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", often("hinge", full=["positive", "negative", "perceptron"]))

@@ -30,8 +30,9 @@ class Backend(Protocol):
     ) -> tuple[Tensor, Tensor | None]:
         """The sum of the losses, weighted, or their mean over those that take part, 0-dimensional; the share of each.
 
-        The share is what the gradient of a ranking is to be multiplied with: one for all, or with weights, which are
-        float64, one a ranking; None for a sum without weights.
+        The share is what the gradient of a ranking is still to be multiplied with: one for all, or with weights, which
+        are float64, one a ranking; None where there is nothing to do: of a sum without weights, and where this has
+        changed the gradient in place.
         """
 
     def ranking(self, batch: Batch, objective: Objective) -> AugmentedRanking:

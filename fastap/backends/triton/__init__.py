@@ -3,45 +3,49 @@
 Nothing here computes: kernels and PyTorch's sort do. Nothing waits for the device: sizes come from shapes, counts stay
 where they are. Time: a sort and ``O((P + N) log N)``. Memory: at most 64 bytes a score beside input and gradient, 68
 of the symmetric update, and of ragged rankings 17 bytes a ranking; the work space is one allocation, of long rankings
-three.
+three. What a call launches is planned once for its shapes and types: :mod:`fastap.backends.triton.plan`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from fastap.backends.triton import prove
-from fastap.backends.triton.bound import start
-from fastap.backends.triton.inputs import Inputs, Task, architecture, inputs_of, on_device
+from fastap.backends.triton.inputs import Given, Inputs, Results, Task, architecture, inputs_of, on_device
 from fastap.backends.triton.launch import Launch, RaggedLaunch, ShortLaunch, TiledLaunch, launch_for, ragged_launch
-from fastap.backends.triton.prove import Verdict, proven, proven_reduction
-from fastap.backends.triton.ragged import run_ragged
-from fastap.backends.triton.short import run_short
-from fastap.backends.triton.tiled import run_tiled
-from fastap.backends.triton.weighted import run_weighted
+from fastap.backends.triton.plan import Place, Plan, place_of
+from fastap.backends.triton.prove import Call, Verdict, proven, proven_reduction
+from fastap.backends.triton.ragged import plan_ragged
+from fastap.backends.triton.short import plan_short
+from fastap.backends.triton.tiled import plan_tiled
+from fastap.backends.triton.weighted import plan_weighted
 from fastap.kernels import output
 from fastap.reduce import reduce as reduce_by_torch
 from fastap.types import AugmentedRanking, Batch, Losses, Objective
 
 _REDUCED_AT_A_TIME = 1024
-# One program is soon done with fewer losses; of groups there may be as many as items.
+# A program is soon done with fewer losses; of groups there may be as many as items.
 _REDUCED_BY_ONE = 64 * _REDUCED_AT_A_TIME
+# Programs that share the gradient, each of which counts the rankings; about four to each multiprocessor.
+_REDUCING = 512
+# By all that they are for.
+PLANS: dict[tuple[Any, ...], Plan] = {}
+_MOST_PLANS = 1024
 
 
 def losses(batch: Batch, objective: Objective, dtype: torch.dtype, gradient: bool = True) -> Losses:
     """Loss of every ranking, of that type, and its gradient, unless that is not wanted."""
-    inputs = inputs_of(batch)
-    return proven(_losses, batch, inputs, launch_of(inputs), objective, dtype, gradient)
+    call, given = _call("losses", batch, None, objective, dtype, gradient)
+    return cast(Losses, proven(_solve, batch, call, given))
 
 
 def ranking(batch: Batch, objective: Objective) -> AugmentedRanking:
     """Ranks in the loss-augmented ranking, and what it attains: by the kernels of long rankings."""
-    inputs = inputs_of(batch)
-    return proven(_ranking, batch, inputs, launch_of(inputs, is_short=False), objective)
+    call, given = _call("ranking", batch, None, objective)
+    return cast(AugmentedRanking, proven(_solve, batch, call, given))
 
 
 def average_precision(batch: Batch, weight: Tensor | None = None) -> Tensor:
@@ -50,83 +54,31 @@ def average_precision(batch: Batch, weight: Tensor | None = None) -> Tensor:
     ``weight``, of the shape of the scores and any real type, weighs items: NaN, too, where the positives weigh nothing
     or add up to infinity, and where the weight of an item that takes part is negative, infinite or NaN.
     """
-    inputs = inputs_of(batch)
-    if weight is not None:
-        weight = weight.to(torch.float64).contiguous()
-    return proven(_average_precision, batch, inputs, launch_of(inputs, is_short=weight is None), weight)
+    call, given = _call("average_precision", batch, weight)
+    return cast(Tensor, proven(_solve, batch, call, given))
 
 
 def reduce(
     losses: Losses, dtype: torch.dtype, *, mean: bool, weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """The sum of the losses or their mean over those that take part; of a mean the share of each."""
+    """The sum of the losses or their mean over those that take part; with weights the share of each.
+
+    Without, the gradient is multiplied in place, in the same launch.
+    """
     if weight is not None or losses.loss.shape[0] > _REDUCED_BY_ONE:
         return reduce_by_torch(losses, dtype, mean=mean, weight=weight)
-    return proven_reduction(_reduce, losses, dtype, mean)
+    return proven_reduction(_plan_of_reduction, losses, dtype, mean)
 
 
 def verdict(name: str, batch: Batch, *options: Any) -> Verdict:
     """Whether the kernels of that function, called so, are right, and on how many rankings."""
-    inputs = inputs_of(batch)
-    is_short = name == "losses" or options == (None,)  # AP without weights
-    return prove.verdict(_FUNCTIONS[name], inputs, launch_of(inputs, is_short=is_short), options)
+    weight, options = (options[0], ()) if name == "average_precision" else (None, options)
+    return prove.verdict(_solve, _call(name, batch, weight, *options)[0])
 
 
 def verdict_of_reduction(losses: Losses, dtype: torch.dtype, *, mean: bool) -> Verdict:
     """Whether the kernel of :func:`reduce`, called so, is right."""
-    return prove.judge_reduction(_reduce, losses, dtype, mean)
-
-
-def _losses(inputs: Inputs, launch: Launch, objective: Objective, dtype: torch.dtype, gradient: bool) -> Losses:
-    with on_device(inputs.device):
-        loss = inputs.empty(inputs.rankings, dtype=dtype)
-        takes_part = inputs.empty(inputs.rankings, dtype=torch.bool)
-        gradient_type = torch.float64 if inputs.scores.dtype == torch.float64 else torch.float32
-        out = inputs.empty(*inputs.shape, dtype=gradient_type) if gradient else None
-        _run(inputs, Task.of(objective), launch, out, loss, takes_part.view(torch.int8))
-    return Losses(loss, cast(Tensor, out), takes_part)
-
-
-def _ranking(inputs: Inputs, launch: Launch, objective: Objective) -> AugmentedRanking:
-    task = Task("ranking", objective.sign, objective.method, objective.epsilon)
-    with on_device(inputs.device):
-        ranks = inputs.empty(*inputs.shape, dtype=torch.int64)
-        value = inputs.empty(inputs.rankings, dtype=torch.float64)
-        _run(inputs, task, launch, ranks, value, None)
-    return AugmentedRanking(ranks, value)
-
-
-def _average_precision(inputs: Inputs, launch: Launch, weight: Tensor | None) -> Tensor:
-    with on_device(inputs.device):
-        value = inputs.empty(inputs.rankings, dtype=torch.float64)
-        if weight is None:
-            _run(inputs, Task("ap", 1, "standard", 1.0), launch, None, value, None)
-        else:
-            assert not isinstance(launch, ShortLaunch)
-            run_weighted(inputs, weight, launch, value)
-    return value
-
-
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "losses": _losses,
-    "ranking": _ranking,
-    "average_precision": _average_precision,
-}
-
-
-def _reduce(losses: Losses, dtype: torch.dtype, mean: bool) -> tuple[Tensor, Tensor | None]:
-    device = losses.loss.device
-    total = torch.empty((), dtype=dtype, device=device)
-    share = torch.empty(1, dtype=dtype, device=device) if mean else None
-    with on_device(device):
-        start(
-            output.reduce_losses, 1,
-            losses.loss, losses.takes_part.view(torch.int8),
-            total, total if share is None else share,
-            losses.loss.shape[0],
-            MEAN=mean, BLOCK_R=_REDUCED_AT_A_TIME,
-        )  # fmt: skip
-    return total, share
+    return prove.judge_reduction(_plan_of_reduction, losses, dtype, mean)
 
 
 def launch_of(inputs: Inputs, *, is_short: bool = True) -> Launch:
@@ -141,14 +93,89 @@ def launch_of(inputs: Inputs, *, is_short: bool = True) -> Launch:
     return launch_for(inputs.rankings, inputs.items, dtype, where)
 
 
-def _run(
-    inputs: Inputs, task: Task, launch: Launch, out: Tensor | None, value: Tensor, takes_part: Tensor | None
-) -> None:
-    """Fill what is given: gradients or ranks, the value of every ranking, whether it takes part."""
-    if isinstance(launch, ShortLaunch):
-        run_short(inputs, task, launch, out, value, takes_part)
-    elif isinstance(launch, TiledLaunch):
-        run_tiled(inputs, task, launch, out, value, takes_part)
+def _call(name: str, batch: Batch, weight: Tensor | None, *options: Any) -> tuple[Call, Given]:
+    inputs, given = inputs_of(batch, weight)
+    is_short = name != "ranking" and weight is None
+    return Call(name, inputs, launch_of(inputs, is_short=is_short), options), given
+
+
+def _solve(call: Call, given: Given) -> Any:
+    """What the function of that name returns."""
+    # A plan keeps its launch, so that no other has the same id; to hash one takes 3 us.
+    key = call.name, call.inputs, id(call.launch), call.options
+    with on_device(call.inputs.device):
+        plan = PLANS.get(key) or _keep(key, _plan(call))
+        results = plan.run(given)
+    if call.name == "losses":
+        return Losses(*results)
+    return AugmentedRanking(*results) if call.name == "ranking" else results[0]
+
+
+def _keep(key: tuple[Any, ...], plan: Plan) -> Plan:
+    if len(PLANS) >= _MOST_PLANS:
+        PLANS.clear()
+    PLANS[key] = plan
+    return plan
+
+
+def _plan(call: Call) -> Plan:
+    inputs = call.inputs
+    plan = Plan(inputs.device, 4, kept=call.launch)
+    value_type, takes_part, out = torch.float64, None, None
+    if call.name == "losses":
+        objective, value_type, gradient = call.options
+        task = Task.of(objective)
+        takes_part = plan.empty(inputs.rankings, dtype=torch.bool)
+        if gradient:
+            gradient_type = torch.float64 if inputs.scores.dtype == torch.float64 else torch.float32
+            out = plan.empty(*inputs.shape, dtype=gradient_type)
+    elif call.name == "ranking":
+        (objective,) = call.options
+        task = Task("ranking", objective.sign, objective.method, objective.epsilon)
+        out = plan.empty(*inputs.shape, dtype=torch.int64)
     else:
-        assert isinstance(launch, RaggedLaunch)
-        run_ragged(inputs, task, launch, out, value, takes_part)
+        task = Task("ap", 1, "standard", 1.0)
+    value = plan.empty(inputs.rankings, dtype=value_type)
+    results = Results(value, None if takes_part is None else takes_part.view(torch.int8), out)
+    if inputs.weight is not None:
+        assert not isinstance(call.launch, ShortLaunch)
+        plan_weighted(plan, inputs, call.launch, value)
+    elif isinstance(call.launch, ShortLaunch):
+        plan_short(plan, inputs, task, call.launch, results)
+    elif isinstance(call.launch, TiledLaunch):
+        plan_tiled(plan, inputs, task, call.launch, results)
+    else:
+        assert isinstance(call.launch, RaggedLaunch)
+        plan_ragged(plan, inputs, task, call.launch, results)
+    # In the order of Losses and of AugmentedRanking.
+    plan.end(*{"losses": (value, out, takes_part), "ranking": (out, value)}.get(call.name, (value,)))
+    return plan
+
+
+def _plan_of_reduction(losses: Losses, dtype: torch.dtype, mean: bool) -> Plan:
+    """Of loss, participation and gradient, to the total."""
+    loss, takes_part, gradient = losses.loss, losses.takes_part, losses.gradient
+    if gradient is None:
+        gradient = loss  # which is not looked at
+    places = place_of(1, loss), place_of(2, takes_part), place_of(3, gradient)
+    items = 0 if gradient is loss else gradient.numel()
+    key = "reduce", loss.device, loss.shape[0], items, *places, dtype, mean
+    return PLANS.get(key) or _keep(key, _plan_reduction(loss.device, loss.shape[0], items, places, dtype, mean))
+
+
+def _plan_reduction(
+    device: torch.device, rankings: int, items: int, places: tuple[Place, ...], dtype: torch.dtype, mean: bool
+) -> Plan:
+    with on_device(device):
+        plan = Plan(device, 3)
+        total = plan.empty(dtype=dtype)
+        loss, takes_part, gradient = places
+        plan.start(
+            output.reduce_losses, max(1, min(-(-items // _REDUCED_AT_A_TIME), _REDUCING)) if mean else 1,
+            loss, takes_part.view(torch.int8),
+            total, gradient,
+            rankings, items,
+            MEAN=mean, BLOCK_R=_REDUCED_AT_A_TIME, BLOCK_N=_REDUCED_AT_A_TIME,
+        )  # fmt: skip
+        plan.end(total)
+    return plan

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastap.backends.triton.bound import Space
 from fastap.backends.triton.launch import MOST_ITEMS
+from fastap.backends.triton.plan import Place, place_of
 from fastap.targets import can_hold
 from fastap.types import Batch, Objective
 
@@ -21,31 +21,39 @@ _SCORE_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 class Inputs(NamedTuple):
     """Scores and targets whose leading axes are numbered (outer, inner), and what else kernels ask of them.
 
-    With offsets they are flat, rankings of different lengths end to end.
+    All but the memory, so that calls can be told apart by it. With offsets they are flat, rankings of different lengths
+    end to end.
     """
 
-    scores: Tensor
-    targets: Tensor
+    device: torch.device
+    scores: Place
+    targets: Place
+    offsets: Place | None  # (rankings + 1,) int64
+    weight: Place | None  # float64, one an item in the order of the scores
     rankings: int
     items: int  # of each ranking; with offsets of all together
-    shape: tuple[int, ...]  # of what there is one of an item: (rankings, items), with offsets (items,)
+    targeted: int  # items that the targets are of; with offsets they may serve the next as many again
     inner: int
     strides: tuple[int, int, int, int, int, int]  # outer, inner, item: of the scores, then of the targets
     ignore_index: int  # of no meaning unless has_ignore
     has_ignore: bool
-    offsets: Tensor | None = None
 
     @property
-    def device(self) -> torch.device:
-        return self.scores.device
+    def shape(self) -> tuple[int, ...]:
+        """Of what there is one of an item."""
+        return (self.rankings, self.items) if self.offsets is None else (self.items,)
 
-    def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Memory on the device of the scores."""
-        return torch.empty(shape, dtype=dtype, device=self.device)
 
-    def scratch(self, *parts: tuple[int, torch.dtype]) -> list[Space]:
-        """Work space there: so many numbers of that type each."""
-        return Space.cut(self.device, *parts)
+class Results(NamedTuple):
+    """Where a call leaves what it returns."""
+
+    value: Place  # of every ranking
+    takes_part: Place | None = None  # int8, of every ranking
+    out: Place | None = None  # gradient or rank, of every item
+
+
+# The memory of scores, targets, offsets and weights.
+Given = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
 
 class Task(NamedTuple):
@@ -88,45 +96,56 @@ class Task(NamedTuple):
         return int(struct.unpack("<q", struct.pack("<d", self.epsilon))[0])
 
 
-def inputs_of(batch: Batch) -> Inputs:
+def inputs_of(batch: Batch, weight: Tensor | None = None) -> tuple[Inputs, Given]:
     """The batch as kernels read it. Any ``dim`` of a contiguous tensor, and most views, are read where they are."""
-    flat = batch.offsets is not None
-    if batch.items > MOST_ITEMS or (flat and batch.rankings > MOST_ITEMS):
-        where = f"items and {MOST_ITEMS} rankings" if flat else "items in a ranking"
-        given = f"{batch.items} and {batch.rankings}" if flat else f"{batch.items}"
+    scores, targets, ignore_index, offsets = batch
+    rankings, items = batch.rankings, scores.shape[-1]
+    if items > MOST_ITEMS or (offsets is not None and rankings > MOST_ITEMS):
+        where = f"items and {MOST_ITEMS} rankings" if offsets is not None else "items in a ranking"
+        given = f"{items} and {rankings}" if offsets is not None else f"{items}"
         raise ValueError(f"scores must have at most {MOST_ITEMS} {where} on this backend, got {given}")
-    scores, targets = batch.scores, batch.targets
     if scores.dtype not in _SCORE_TYPES:
         scores = scores.float()
     if targets.dim() < scores.dim():
         targets = targets.expand(scores.shape)
-    has_ignore = batch.ignore_index is not None and can_hold(targets.dtype, batch.ignore_index)
+    has_ignore = ignore_index is not None and can_hold(targets.dtype, ignore_index)
     if targets.dtype == torch.bool:
         targets, has_ignore = targets.view(torch.uint8), False
     elif targets.is_floating_point() and targets.dtype not in _SCORE_TYPES:
         targets = targets.float()
-    sizes = batch.rankings, batch.items, batch.shape
-    ignored = (batch.ignore_index if has_ignore and batch.ignore_index is not None else 0), has_ignore
+    if weight is not None:
+        weight = weight.to(torch.float64).contiguous()
+    inner = 1
     if scores.is_contiguous() and targets.is_contiguous():  # as most are: 6 us of the host in place of 13
-        step = batch.items if batch.rankings > 1 else 0
-        return Inputs(scores, targets, *sizes, 1, (step, step, 1) * 2, *ignored, batch.offsets)
-    axes = _two_axes(scores), _two_axes(targets)
-    inner = _common_inner(*axes)
-    if inner is None:
-        # Three leading axes that do not lie behind each other, or two tensors that differ in how.
-        scores, targets = scores.contiguous(), targets.contiguous()
+        step = items if rankings > 1 else 0
+        strides = step, step, 1, step, step, 1
+    else:
         axes = _two_axes(scores), _two_axes(targets)
-        inner = _common_inner(*axes)
-        assert inner is not None
-    return Inputs(
-        scores,
-        targets,
-        *sizes,
+        found = _common_inner(*axes)
+        if found is None:
+            # Three leading axes that do not lie behind each other, or two tensors that differ in how.
+            scores, targets = scores.contiguous(), targets.contiguous()
+            axes = _two_axes(scores), _two_axes(targets)
+            found = _common_inner(*axes)
+            assert found is not None
+        inner = found
+        of_scores, of_targets = (_outer_inner(each, inner) for each in axes)
+        strides = *of_scores, scores.stride(-1), *of_targets, targets.stride(-1)
+    inputs = Inputs(
+        scores.device,
+        place_of(1, scores),
+        place_of(2, targets),
+        None if offsets is None else place_of(3, offsets),
+        None if weight is None else place_of(4, weight),
+        rankings,
+        items,
+        targets.shape[-1],
         inner,
-        (*_outer_inner(axes[0], inner), scores.stride(-1), *_outer_inner(axes[1], inner), targets.stride(-1)),
-        *ignored,
-        batch.offsets,
+        strides,
+        ignore_index if has_ignore and ignore_index is not None else 0,
+        has_ignore,
     )
+    return inputs, (scores, targets, offsets, weight)
 
 
 def _two_axes(tensor: Tensor) -> list[tuple[int, int]] | None:

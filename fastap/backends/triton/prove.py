@@ -16,21 +16,34 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from math import nan
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from fastap.backends import about, native, reference
 from fastap.backends.battery import EPSILON, IGNORED, KINDS, WRONG, Battery, battery, difference
+from fastap.backends.triton import bound
 from fastap.backends.triton.bound import PROVEN, forget, unproven
-from fastap.backends.triton.inputs import Inputs
+from fastap.backends.triton.inputs import Given, Inputs, on_device
 from fastap.backends.triton.launch import Launch, RaggedLaunch, ShortLaunch, TiledLaunch
+from fastap.backends.triton.plan import Place, Plan, place_of
 from fastap.reduce import reduce
 from fastap.types import Batch, Losses, Objective
 from fastap.warning import warn_once
 
-T = TypeVar("T")
+
+class Call(NamedTuple):
+    """A function of the engines, called for such inputs."""
+
+    name: str
+    inputs: Inputs
+    launch: Launch
+    options: tuple[Any, ...]  # an objective, a type, whether a gradient is wanted
+
+
+PlanOf = Callable[[Losses, torch.dtype, bool], Plan]
+Solve = Callable[[Call, Given], Any]
 
 
 class Verdict(NamedTuple):
@@ -45,43 +58,54 @@ _FAULTY: dict[str, str] = {}
 _MOST_SCORES = 2**31 - 1
 
 
-def proven(run: Callable[..., T], batch: Batch, inputs: Inputs, launch: Launch, *options: Any) -> T:
-    """``run(inputs, launch, *options)``, or what the CPU says of the batch if kernels of such a call are wrong.
-
-    ``run`` is called as the function of the engines that it stands for, with an underscore before.
-    """
-    if _FAULTY and kind_of(run, inputs, launch, options) in _FAULTY:
-        return _on_the_cpu(run, batch, options)
+def proven(solve: Solve, batch: Batch, call: Call, given: Given) -> Any:
+    """``solve(call, given)``, or what the CPU says of the batch if kernels of such a call are wrong."""
+    if _FAULTY and kind_of(call) in _FAULTY:
+        return _on_the_cpu(batch, call, given)
     try:
-        result = run(inputs, launch, *options)
+        result = solve(call, given)
     except BaseException:
         forget(unproven.take())  # for another call
         raise
     if not unproven.kernels:
         return result
-    if inputs.rankings * inputs.items > _MOST_SCORES:
+    if call.inputs.rankings * call.inputs.items > _MOST_SCORES:
         forget(unproven.take())
         return result
-    call = run, inputs, launch, options
     # No lambdas: their variables would cost the calls whose kernels are known 1 us.
-    if is_right(inputs.device, partial(kind_of, *call), partial(verdict, *call)):
+    if is_right(call.inputs.device, partial(kind_of, call), partial(verdict, solve, call)):
         return result
-    return _on_the_cpu(run, batch, options)
+    return _on_the_cpu(batch, call, given)
 
 
-def proven_reduction(
-    run: Callable[..., tuple[Tensor, Tensor | None]], losses: Losses, dtype: torch.dtype, mean: bool
-) -> tuple[Tensor, Tensor | None]:
-    """``run(losses, dtype, mean)``, or PyTorch's own reduction, on the device, if its kernel is wrong."""
+def proven_reduction(plan_of: PlanOf, losses: Losses, dtype: torch.dtype, mean: bool) -> tuple[Tensor, Tensor | None]:
+    """What that plan says, or PyTorch's own reduction, on the device, if its kernel is wrong.
+
+    The gradient is changed in place: a new kernel is compared before it comes near it.
+    """
     if not (_FAULTY and _reduction(losses, dtype, mean) in _FAULTY):
-        result = run(losses, dtype, mean)
-        if not unproven.kernels or is_right(
+        plan = plan_of(losses, dtype, mean)
+        is_known = plan.is_bound or not bound.proves_kernels()
+        if is_known or is_right(
             losses.loss.device,
             partial(_reduction, losses, dtype, mean),
-            partial(judge_reduction, run, losses, dtype, mean),
+            partial(judge_reduction, plan_of, losses, dtype, mean),
         ):
-            return result
+            total = run_reduction(plan, losses)
+            if unproven.kernels:  # as a graph is captured
+                forget(unproven.take())
+            return total, None
     return reduce(losses, dtype, mean=mean)
+
+
+def run_reduction(plan: Plan, losses: Losses) -> Tensor:
+    """The total; the gradient is multiplied in place."""
+    total: Tensor
+    with on_device(losses.loss.device):
+        (total,) = plan.run(
+            (losses.loss, losses.takes_part, losses.loss if losses.gradient is None else losses.gradient)
+        )
+    return total
 
 
 def _reduction(losses: Losses, dtype: torch.dtype, mean: bool) -> str:
@@ -90,16 +114,23 @@ def _reduction(losses: Losses, dtype: torch.dtype, mean: bool) -> str:
     return f"{kind} of losses {losses.loss.dtype} as {dtype} on {losses.loss.device}".replace("torch.", "")
 
 
-def judge_reduction(
-    run: Callable[..., tuple[Tensor, Tensor | None]], losses: Losses, dtype: torch.dtype, mean: bool
-) -> Verdict:
+def judge_reduction(plan_of: PlanOf, losses: Losses, dtype: torch.dtype, mean: bool) -> Verdict:
     """Of the kernel that reduces such losses."""
     sizes = 1, 1024, 2500
     for rankings in sizes:
         number = torch.arange(rankings, device="cpu")
-        each = Losses((number % 33).to(losses.loss.dtype) / 32, None, number % 3 > 0)
-        there = Losses(_placed(each.loss, losses.loss), None, _placed(each.takes_part, losses.takes_part))
-        for one, other in zip(run(there, dtype, mean), reduce(each, dtype, mean=mean), strict=True):
+        gradient = None if losses.gradient is None else torch.arange(3 * rankings, device="cpu").to(losses.gradient)
+        each = Losses((number % 33).to(losses.loss.dtype) / 32, gradient, number % 3 > 0)
+        placed = [
+            None if values is None or like is None else _placed(values, place_of(0, like), like.device)
+            for values, like in zip(each, losses, strict=True)
+        ]
+        there = Losses(*cast(Any, placed))
+        total = run_reduction(plan_of(there, dtype, mean), there)
+        right, share = reduce(each, dtype, mean=mean)
+        given = [total, there.gradient]
+        wanted = [right, gradient if gradient is None or share is None else gradient * share]
+        for one, other in zip(given, wanted, strict=True):
             if one is not None and other is not None and not torch.allclose(one.cpu(), other, rtol=1e-6, atol=0):
                 return Verdict(sum(sizes), f"{one.tolist()} in place of {other.tolist()} of {rankings} losses")
     return Verdict(sum(sizes), None)
@@ -131,21 +162,23 @@ def is_right(device: torch.device, kind: Callable[[], str], judge: Callable[[], 
     return False
 
 
-def verdict(run: Callable[..., Any], inputs: Inputs, launch: Launch, options: tuple[Any, ...]) -> Verdict:
+def verdict(solve: Solve, call: Call) -> Verdict:
     """Of the kernels of that call."""
+    inputs = call.inputs
     # Parts of a work space begin at multiples of 16 bytes where they do so in the call, for which kernels are compiled.
     kinds = KINDS - (inputs.rankings * inputs.items % 4 != 0)
     solved, found = [], None
-    for lengths in _lengths(inputs, launch, options):
+    for lengths in _lengths(call):
         each = battery(lengths, has_ignore=inputs.has_ignore, kinds=kinds)
-        alike = [_option_for(option, each, launch) for option in options]
-        there = [_placed(new, old) if isinstance(old, Tensor) else new for new, old in zip(alike, options, strict=True)]
-        solved.append((each, alike, run(_alike(inputs, each), _few(launch, each), *there)))
-    for each, alike, given in solved:  # of which the first waits for the device
-        right = getattr(engine(), _name(run))(each.batch(inputs.scores.dtype), *alike)
+        alike, given = _alike(inputs, each)
+        options = tuple(_option_for(option, call.launch) for option in call.options)
+        solved.append((each, options, solve(Call(call.name, alike, _few(call.launch, each), options), given)))
+    for each, options, result in solved:  # of which the first waits for the device
+        weight = () if inputs.weight is None else (each.weight,)
+        right = getattr(engine(), call.name)(each.batch(inputs.scores.dtype), *options, *weight)
         is_one = isinstance(right, Tensor)
         right = _spoilt(right, each) if is_one else tuple(_spoilt(values, each) for values in right)
-        found = difference(given, right, each.offsets)
+        found = difference(result, right, each.offsets)
         if found is not None:
             break
     return Verdict(sum(each.lengths.shape[0] for each, *_ in solved), found)
@@ -156,16 +189,17 @@ def engine() -> Any:
     return native if native.IS_BUILT else reference
 
 
-def kind_of(run: Callable[..., Any], inputs: Inputs, launch: Launch, options: tuple[Any, ...]) -> str:
+def kind_of(call: Call) -> str:
     """What such a call is called: one name for all that run the same kernels, and for a few more."""
-    words = [_name(run)]
+    name, inputs, launch, options = call
+    words = [name]
     for option in options:
         if isinstance(option, Objective):
             words.append(f"{option.loss} {option.update} {option.method}")
         elif isinstance(option, torch.dtype):
             words.append(f"as {option}")
-        elif isinstance(option, Tensor):
-            words.append("weighted")
+    if inputs.weight is not None:
+        words.append("weighted")
     if isinstance(launch, ShortLaunch):
         words.append(f"rankings of up to {launch.sort.items} items")
     else:
@@ -179,23 +213,20 @@ def kind_of(run: Callable[..., Any], inputs: Inputs, launch: Launch, options: tu
     return f"{', '.join(words)} on {inputs.device}".replace("torch.", "")
 
 
-def _name(run: Callable[..., Any]) -> str:
-    return run.__name__.removeprefix("_")
-
-
-def _lengths(inputs: Inputs, launch: Launch, options: tuple[Any, ...]) -> list[tuple[int, ...]]:
+def _lengths(call: Call) -> list[tuple[int, ...]]:
     """The lengths of the rankings of a battery, a launch each; at the edges of what the kernels hold at a time.
 
     Of long rankings, whose kernels may be compiled for a length of 1 and for multiples of 16, such lengths as theirs.
     """
+    launch, items = call.launch, call.inputs.items
     if isinstance(launch, RaggedLaunch):
         return [(0, 1, 33, 600, 0)]
     if isinstance(launch, ShortLaunch):
         return [(1,), (launch.sort.items // 4 + 1,), (launch.sort.items,)]
-    if inputs.items == 1:
+    if items == 1:
         return [(1,)]
-    odd = inputs.items % 16 != 0
-    if launch.waves is not None and any(isinstance(each, Objective) and each.method == "dp" for each in options):
+    odd = items % 16 != 0
+    if launch.waves is not None and any(isinstance(each, Objective) and each.method == "dp" for each in call.options):
         return [(2 * launch.waves.columns + 16 + odd,)]
     return [*([(2,)] if odd else []), (launch.items - odd,), (2 * launch.items + 16 - 3 * odd,)]
 
@@ -209,44 +240,39 @@ def _few(launch: Launch, each: Battery) -> Launch:
     return launch
 
 
-def _option_for(option: Any, each: Battery, launch: Launch) -> Any:
+def _option_for(option: Any, launch: Launch) -> Any:
     if isinstance(option, Objective):
         return option._replace(epsilon=EPSILON)
-    if isinstance(option, Tensor):
-        return each.weight
     # Whether a gradient is wanted: long rankings alone have a kernel for it, the others' find it in any case.
     return True if option is False and not isinstance(launch, TiledLaunch) else option
 
 
-def _alike(inputs: Inputs, each: Battery) -> Inputs:
+def _alike(inputs: Inputs, each: Battery) -> tuple[Inputs, Given]:
     """The battery in memory such that kernels are compiled for it as for these inputs."""
     ignored = inputs.ignore_index if inputs.has_ignore else 2
     targets = each.targets.masked_fill(each.targets == WRONG, 3 if ignored == 2 else 2)
     targets = targets.masked_fill(each.targets == IGNORED, ignored).to(inputs.targets.dtype)
     scores, lengths = each.scores.to(inputs.scores.dtype), each.lengths
-    rankings, items = lengths.shape[0], int(lengths[0])
+    rankings, items, inner, strides = lengths.shape[0], int(lengths[0]), inputs.inner, inputs.strides
     if inputs.offsets is not None:
-        return inputs._replace(
-            scores=_placed(scores, inputs.scores),
-            targets=_placed(targets, inputs.targets),
-            offsets=_placed(each.offsets, inputs.offsets),
-            rankings=rankings,
-            items=scores.shape[0],
-            shape=(scores.shape[0],),
+        items = scores.shape[0]
+    else:
+        inner = 1 if inner == 1 else _number_like(inner, 2 + rankings % 2)  # of 15 rankings or 16
+        shape = rankings // inner, inner, items
+        scores, *of_scores = _laid(scores.view(shape), strides[:3])
+        targets, *of_targets = _laid(targets.view(shape), strides[3:])
+        strides = cast(Any, (*of_scores, *of_targets))
+    memories = [
+        None if place is None else _placed(values, place, inputs.device)
+        for values, place in (
+            (scores, inputs.scores),
+            (targets, inputs.targets),
+            (each.offsets, inputs.offsets),
+            (each.weight, inputs.weight),
         )
-    inner = 1 if inputs.inner == 1 else _number_like(inputs.inner, 2 + rankings % 2)  # of 15 rankings or 16
-    shape = rankings // inner, inner, items
-    scores, *of_scores = _laid(scores.view(shape), inputs.strides[:3])
-    targets, *of_targets = _laid(targets.view(shape), inputs.strides[3:])
-    return inputs._replace(
-        scores=_placed(scores, inputs.scores),
-        targets=_placed(targets, inputs.targets),
-        rankings=rankings,
-        items=items,
-        shape=(rankings, items),
-        inner=inner,
-        strides=cast(Any, (*of_scores, *of_targets)),
-    )
+    ]
+    alike = inputs._replace(rankings=rankings, items=items, targeted=items, inner=inner, strides=strides)
+    return alike, cast(Given, tuple(memories))
 
 
 def _laid(values: Tensor, strides: tuple[int, ...]) -> list[Any]:
@@ -270,11 +296,11 @@ def _number_like(number: int, least: int) -> int:
     return least + 1 if least == 1 or least % 16 == 0 else least
 
 
-def _placed(values: Tensor, like: Tensor) -> Tensor:
-    """These values on the device of a tensor, their memory aligned as its is."""
-    start = int(like.data_ptr() % 16 != 0)
-    memory = torch.empty(values.numel() + start, dtype=values.dtype, device=like.device)[start:]
-    return memory.copy_(values)
+def _placed(values: Tensor, like: Place, device: torch.device) -> Tensor:
+    """These values in memory that is aligned as that is."""
+    start = int(not like.is_aligned)
+    memory = torch.empty(values.numel() + start, dtype=values.dtype, device=device)[start:]
+    return memory.copy_(values.flatten())
 
 
 def _spoilt(values: Tensor | None, each: Battery) -> Tensor | None:
@@ -287,19 +313,20 @@ def _spoilt(values: Tensor | None, each: Battery) -> Tensor | None:
     return values.masked_fill(wrong.view(values.shape), nan if values.is_floating_point() else True)
 
 
-def _on_the_cpu(run: Callable[..., T], batch: Batch, options: tuple[Any, ...]) -> T:
+def _on_the_cpu(batch: Batch, call: Call, given: Given) -> Any:
     """The same of copies, and the results on the device."""
-    device = batch.scores.device
+    device = call.inputs.device
     if _is_capturing(device):
         raise RuntimeError(
             "this call cannot be captured in a CUDA graph: its kernels were wrong on this GPU, as a warning said, so "
             "that it goes through the CPU; leave it outside"
         )
-    copies = [tuple(each.cpu() if isinstance(each, Tensor) else each for each in all_) for all_ in (batch, options)]
-    results = getattr(engine(), _name(run))(Batch(*cast(Any, copies[0])), *copies[1])
+    copy = Batch(*cast(Any, (each.cpu() if isinstance(each, Tensor) else each for each in batch)))
+    weight = () if given[3] is None else (given[3].view(batch.scores.shape).cpu(),)
+    results = getattr(engine(), call.name)(copy, *call.options, *weight)
     if isinstance(results, Tensor):
-        return cast(T, results.to(device))
-    return cast(T, type(results)(*(None if each is None else each.to(device) for each in results)))
+        return results.to(device)
+    return type(results)(*(None if each is None else each.to(device) for each in results))
 
 
 def _is_capturing(device: torch.device) -> bool:

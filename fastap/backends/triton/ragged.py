@@ -12,35 +12,32 @@ import torch
 import triton
 from torch import Tensor
 
-from fastap.backends.triton.bound import Argument, start
-from fastap.backends.triton.inputs import Inputs, Task
+from fastap.backends.triton.inputs import Inputs, Results, Task
 from fastap.backends.triton.launch import RaggedLaunch, compiler_options
+from fastap.backends.triton.plan import Place, Plan
 from fastap.kernels import ragged
 
 
-def run_ragged(
-    inputs: Inputs, task: Task, launch: RaggedLaunch, out: Tensor | None, value: Tensor, takes_part: Tensor | None
-) -> None:
+def plan_ragged(plan: Plan, inputs: Inputs, task: Task, launch: RaggedLaunch, results: Results) -> None:
     """Fill what is given: gradients or ranks, the value of every ranking, whether it takes part."""
+    value, takes_part, out = results
     assert inputs.offsets is not None
     items = inputs.items
-    groups, order = sort_flat(inputs, launch)
+    groups, order = sort_flat(plan, inputs, launch)
     # Nobody comes by the empty rankings at the end.
-    value.fill_(0.0 if takes_part is not None else nan)
-    if takes_part is not None:
-        takes_part.zero_()
+    if takes_part is None:
+        plan.call(fill_with_nan, value)
+    else:
+        plan.call(_clear, value, takes_part)
     is_metric = task.loss == "ap"  # which has no rows to solve
     f64, i32 = torch.float64, torch.int32
     solved = () if is_metric else ((items, f64), (task.planes * items, i32), (2 * items, f64))
-    v, *others = inputs.scratch((items, f64), *solved)
+    v, *others = plan.cut((items, f64), *solved)
     s, rows, sums = others or (value, order, value)
-    into: Argument | None = out
     if out is None and inputs.scores.dtype == f64 and not is_metric:
-        into = inputs.empty(items, dtype=f64)
-    elif out is None:
-        # See `run_short`.
-        into = value if is_metric else others[1].at(4 * items).view(torch.float32)
-    start(
+        out = plan.empty(items, dtype=f64)
+    into = out or (value if is_metric else rows.at(4 * items).view(torch.float32))  # see `plan_short`
+    plan.start(
         ragged.ragged_rankings, launch.programs,
         inputs.scores, inputs.offsets, groups, order,
         into, value, value if takes_part is None else takes_part,
@@ -52,18 +49,34 @@ def run_ragged(
     )  # fmt: skip
 
 
-def sort_flat(inputs: Inputs, launch: RaggedLaunch) -> tuple[Tensor, Tensor]:
+def sort_flat(plan: Plan, inputs: Inputs, launch: RaggedLaunch) -> tuple[Place, Place]:
     """Groups and items by ranking, class and score: sorted by score, then by the two others, which keeps that order."""
+    assert inputs.offsets is not None
     items = inputs.items
-    keys = inputs.empty(items, dtype=torch.int64 if inputs.scores.dtype == torch.float64 else torch.int32)
-    groups = inputs.empty(items, dtype=torch.int32)
-    start(
+    keys = plan.empty(items, dtype=torch.int64 if inputs.scores.dtype == torch.float64 else torch.int32)
+    groups = plan.empty(items, dtype=torch.int32)
+    plan.start(
         ragged.encode_ragged, triton.cdiv(items, launch.items),
         inputs.scores, inputs.targets, inputs.offsets,
         keys, groups,
-        items, inputs.targets.shape[0], inputs.rankings, inputs.ignore_index,
+        items, inputs.targeted, inputs.rankings, inputs.ignore_index,
         HAS_IGNORE=inputs.has_ignore, BLOCK_N=launch.items, num_warps=launch.num_warps,
     )  # fmt: skip
+    groups, order = plan.call(_sort_by_both, keys, groups, into=(torch.int32, torch.int32))
+    return groups, order
+
+
+def _sort_by_both(keys: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
     order = torch.sort(keys, stable=True).indices
     groups, second = torch.sort(groups[order], stable=True)
     return groups, order[second].to(torch.int32)
+
+
+def _clear(value: Tensor, takes_part: Tensor) -> None:
+    value.zero_()
+    takes_part.zero_()
+
+
+def fill_with_nan(value: Tensor) -> None:
+    """In place."""
+    value.fill_(nan)

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import torch
 import triton
+from torch import Tensor
 
-from fastap.backends.triton.bound import Argument, start
 from fastap.backends.triton.inputs import Inputs, Task
 from fastap.backends.triton.launch import TiledLaunch, compiler_options
+from fastap.backends.triton.plan import Place, Plan
 from fastap.kernels import sort, tiled
 from fastap.kernels import split as kernels
 
@@ -17,23 +18,23 @@ from fastap.kernels import split as kernels
 class Sorted(NamedTuple):
     """Rankings sorted and split by class; see ``kernels/split.py``."""
 
-    v: Argument
-    order: Argument
-    s: Argument
-    counts: Argument
-    centre: Argument
-    by_score: Argument
+    v: Place
+    order: Place
+    s: Place
+    counts: Place
+    centre: Place
+    by_score: Place
 
 
-def sort_and_split(inputs: Inputs, launch: TiledLaunch, task: Task | None = None) -> Sorted:
+def sort_and_split(plan: Plan, inputs: Inputs, launch: TiledLaunch, task: Task | None = None) -> Sorted:
     """Three launches and the sort; for a task to be solved four."""
     rankings, items = inputs.rankings, inputs.items
     plane, tiles = rankings * items, triton.cdiv(items, launch.items)
     wide = inputs.scores.dtype == torch.float64
-    keys = inputs.empty(rankings, items, dtype=torch.int64 if wide else torch.int32)
+    keys = plan.empty(rankings, items, dtype=torch.int64 if wide else torch.int32)
     f64, i32 = torch.float64, torch.int32
-    classes, tile_counts, counts = inputs.scratch((plane, torch.int8), (rankings * tiles * 4, i32), (rankings * 4, i32))
-    start(
+    classes, tile_counts, counts = plan.cut((plane, torch.int8), (rankings * tiles * 4, i32), (rankings * 4, i32))
+    plan.start(
         sort.encode_items, rankings * tiles,
         inputs.scores, inputs.targets,
         keys, classes, tile_counts,
@@ -42,10 +43,10 @@ def sort_and_split(inputs: Inputs, launch: TiledLaunch, task: Task | None = None
         inputs.ignore_index,
         HAS_IGNORE=inputs.has_ignore, BLOCK_N=launch.items, num_warps=launch.num_warps,
     )  # fmt: skip
-    keys, index = torch.sort(keys, dim=-1, stable=True)
+    keys, index = plan.call(_sort_rows, keys, into=(keys.dtype, torch.int64))
     spans, span = spans_of(rankings, items, launch)
     # After the sort, which takes work space of its own: the peak is lower.
-    v, s, order, span_counts, span_sums, centre, by_score = inputs.scratch(
+    v, s, order, span_counts, span_sums, centre, by_score = plan.cut(
         (plane, f64),
         (plane, f64),
         (plane, i32),
@@ -54,14 +55,14 @@ def sort_and_split(inputs: Inputs, launch: TiledLaunch, task: Task | None = None
         (rankings, f64),
         (rankings, f64),
     )
-    start(
+    plan.start(
         kernels.sum_spans, rankings * spans,
         keys, index, classes, tile_counts,
         counts, span_counts, span_sums, centre,
         items, tiles, spans, span,
         BLOCK_N=launch.items, BLOCK_T=launch.scan, num_warps=launch.num_warps,
     )  # fmt: skip
-    start(
+    plan.start(
         kernels.split_classes, rankings * spans,
         keys, index, classes, counts, span_counts, span_sums,
         v, order, s,
@@ -69,7 +70,7 @@ def sort_and_split(inputs: Inputs, launch: TiledLaunch, task: Task | None = None
         BLOCK_N=launch.items, BLOCK_T=launch.scan, num_warps=launch.num_warps,
     )  # fmt: skip
     if task is not None and task.loss != "ap":
-        start(
+        plan.start(
             tiled.cut_rankings, rankings,
             keys, index, classes,
             v, s, counts, centre, by_score,
@@ -84,3 +85,7 @@ def spans_of(rankings: int, items: int, launch: TiledLaunch) -> tuple[int, int]:
     tiles = triton.cdiv(items, launch.items)
     span = min(tiles, max(1, rankings * tiles // launch.sharing))
     return triton.cdiv(tiles, span), span
+
+
+def _sort_rows(keys: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.sort(keys, dim=-1, stable=True)

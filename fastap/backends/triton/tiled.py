@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 import triton
-from torch import Tensor
 
-from fastap.backends.triton.bound import Argument, Space, start
-from fastap.backends.triton.inputs import Inputs, Task
+from fastap.backends.triton.inputs import Inputs, Results, Task
 from fastap.backends.triton.launch import TiledLaunch, Waves, compiler_options
+from fastap.backends.triton.plan import Place, Plan
 from fastap.backends.triton.split import Sorted, sort_and_split
 from fastap.kernels import tiled, wave
 
@@ -16,13 +15,12 @@ from fastap.kernels import tiled, wave
 LANES = 8
 
 
-def run_tiled(
-    inputs: Inputs, task: Task, launch: TiledLaunch, out: Tensor | None, value: Tensor, takes_part: Tensor | None
-) -> None:
+def plan_tiled(plan: Plan, inputs: Inputs, task: Task, launch: TiledLaunch, results: Results) -> None:
     """Fill what is given: gradients or ranks, the value of every ranking, whether it takes part."""
+    value, takes_part, out = results
     rankings, items = inputs.rankings, inputs.items
     plane, bits = rankings * items, task.epsilon_bits
-    sorted_ = sort_and_split(inputs, launch, task)
+    sorted_ = sort_and_split(plan, inputs, launch, task)
     v, s, counts, centre = sorted_.v, sorted_.s, sorted_.counts, sorted_.centre
     block = launch.tiles.rows
     tiles = triton.cdiv(items, block)
@@ -30,21 +28,21 @@ def run_tiled(
     n_parts = (4 if task.is_symmetric else 3) * rankings * tiles
     rows, sums = sorted_.order, s  # of the metric, which has no rows to solve
     if task.loss == "ap":
-        (parts,) = inputs.scratch((n_parts, f64))
+        (parts,) = plan.cut((n_parts, f64))
     else:
-        rows, sums, parts = inputs.scratch((task.planes * plane, i32), (2 * plane, f64), (n_parts, f64))
-        solve(inputs, task.first, launch, sorted_, rows, sums)
+        rows, sums, parts = plan.cut((task.planes * plane, i32), (2 * plane, f64), (n_parts, f64))
+        solve(plan, inputs, task.first, launch, sorted_, rows, sums)
         if task.is_symmetric:
-            solve(inputs, task.second, launch, sorted_, rows.at(plane), sums)
+            solve(plan, inputs, task.second, launch, sorted_, rows.at(plane), sums)
     programs = min(tiles, triton.cdiv(launch.sharing, rankings))
-    start(
+    plan.start(
         tiled.sum_rows, rankings * programs,
         v, s, counts, centre, rows,
         parts,
         items, tiles, programs,
         LOSS=task.loss, SIGN=task.sign, BLOCK=block, num_warps=launch.num_warps,
     )  # fmt: skip
-    start(
+    plan.start(
         tiled.sum_rankings, rankings * programs,
         inputs.scores, s, sorted_.order, counts, centre, rows, parts, sorted_.by_score,
         value, value if takes_part is None else takes_part, sums, v,
@@ -53,7 +51,7 @@ def run_tiled(
     )  # fmt: skip
     if out is not None:
         tiles = triton.cdiv(items, launch.items) + 1
-        start(
+        plan.start(
             tiled.write_items, rankings * tiles,
             v, sorted_.order, counts, centre, rows, sums, value,
             out,
@@ -63,7 +61,7 @@ def run_tiled(
 
 
 def solve(
-    inputs: Inputs, task: Task, launch: TiledLaunch, sorted_: Sorted, rows: Argument, sums: Tensor | Space
+    plan: Plan, inputs: Inputs, task: Task, launch: TiledLaunch, sorted_: Sorted, rows: Place, sums: Place
 ) -> None:
     """The choice of every row into the first plane of ``rows``: two launches more than the search, or five."""
     rankings, items = inputs.rankings, inputs.items
@@ -71,10 +69,10 @@ def solve(
     plane, bits = rankings * items, task.epsilon_bits
     v, s, counts, centre = sorted_.v, sorted_.s, sorted_.counts, sorted_.centre
     if task.method == "dp" and launch.waves is not None:
-        solve_by_waves(inputs, task, launch, launch.waves, sorted_, rows, sums)
+        solve_by_waves(plan, inputs, task, launch, launch.waves, sorted_, rows, sums)
         return
     if task.method == "dp":
-        start(
+        plan.start(
             tiled.solve_whole, rankings,
             v, s, counts, centre,
             rows, sums,
@@ -86,7 +84,7 @@ def solve(
     chunk = launch.chunk if bounded else single.rows
     chunks, programs = triton.cdiv(items, chunk), launch.programs(items, chunk)
     extremes = sums.view(torch.int32)  # whose place nobody else takes before blocks are pooled
-    start(
+    plan.start(
         tiled.search_rankings, rankings * programs,
         v, s, counts, centre,
         rows, extremes,
@@ -98,7 +96,7 @@ def solve(
     if task.method != "auto":
         return
     programs = launch.programs(items, tiles.rows)
-    start(
+    plan.start(
         tiled.mark_rankings, rankings * programs,
         counts, centre, extremes,
         rows,
@@ -106,7 +104,7 @@ def solve(
         BLOCK=tiles.rows, BLOCK_T=launch.scan, CHUNK=chunk, num_warps=tiles.num_warps,
     )  # fmt: skip
     programs = launch.programs(items, wide.rows)
-    start(
+    plan.start(
         tiled.pool_rankings, rankings * programs,
         v, counts, centre,
         rows, sums,
@@ -116,7 +114,7 @@ def solve(
     if task.sign > 0:
         return
     programs = launch.programs(items, launch.chunk)
-    start(
+    plan.start(
         tiled.price_rankings, rankings * programs,
         v, s, counts, centre,
         rows, sums,
@@ -124,7 +122,7 @@ def solve(
         ROWS=single.search_rows, PIECES=single.pieces, **compiler_options(single),
     )  # fmt: skip
     programs = launch.programs(items, wide.rows)
-    start(
+    plan.start(
         tiled.settle_rankings, rankings * programs,
         v, s, counts, centre,
         rows, sums,
@@ -132,7 +130,7 @@ def solve(
         BLOCK=wide.rows, ROWS=wide.search_rows, PIECES=wide.pieces, COLUMNS=wide.columns, LANES=LANES,
         **compiler_options(wide),
     )  # fmt: skip
-    start(
+    plan.start(
         tiled.finish_rankings, rankings,
         v, s, counts, centre,
         rows, sums,
@@ -143,7 +141,7 @@ def solve(
 
 
 def solve_by_waves(
-    inputs: Inputs, task: Task, launch: TiledLaunch, waves: Waves, sorted_: Sorted, rows: Argument, sums: Argument
+    plan: Plan, inputs: Inputs, task: Task, launch: TiledLaunch, waves: Waves, sorted_: Sorted, rows: Place, sums: Place
 ) -> None:
     """The dynamic program over all columns: a launch a wave, as many as the longest of rankings could need."""
     rankings, items, tiles = inputs.rankings, inputs.items, launch.tiles
@@ -152,7 +150,7 @@ def solve_by_waves(
     for level, stripes in enumerate(waves.stripes):
         parts = waves.segments ** (level + 1)
         for number in range(waves.segments * stripes + triton.cdiv(items, waves.columns) - 1):
-            start(
+            plan.start(
                 wave.advance_wave, rankings * parts * stripes,
                 v, s, counts, centre,
                 rows, sums,
@@ -160,7 +158,7 @@ def solve_by_waves(
                 SIGN=task.sign, LEVEL=level, SEGMENTS=waves.segments, STRIPES=stripes, COLUMNS=waves.columns,
                 **compiler_options(waves),
             )  # fmt: skip
-        start(
+        plan.start(
             wave.trace_checkpoints, rankings * waves.segments**level,
             counts, centre,
             rows,
@@ -168,7 +166,7 @@ def solve_by_waves(
             LEVEL=level, SEGMENTS=waves.segments, num_warps=1,
         )  # fmt: skip
     levels = len(waves.stripes)
-    start(
+    plan.start(
         wave.solve_segments, rankings * waves.segments**levels,
         v, s, counts, centre,
         rows, sums,
