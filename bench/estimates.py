@@ -94,8 +94,7 @@ def rows_of(device: Device, workload: Workload) -> list[Row]:
     case = workload.case
     rows: dict[str, Row] = {}
     for launch in device.launches:
-        # The losses of all rankings are added up by one program.
-        share = 1.0 if launch.name == "reduce_losses" else workload.share
+        share = workload.share
         taken = estimate(launch, share)
         sectors = launch.counts["sectors_ld"] + launch.counts["sectors_st"]
         found = {

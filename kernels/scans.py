@@ -3,6 +3,10 @@
 import triton
 import triton.language as tl
 
+from .sort import key_of, score_of
+
+_SIGN = tl.constexpr(-(2**31))
+
 
 @triton.jit
 def greater(left, right):
@@ -53,6 +57,25 @@ def greatest_first(left_value, left_payload, right_value, right_payload):
     """The greatest value so far with what the first to attain it carries."""
     later = right_value > left_value
     return tl.where(later, right_value, left_value), tl.where(later, right_payload, left_payload)
+
+
+@triton.jit
+def highest_of(x):
+    """``tl.max(x, axis=0)`` of float64, 0.0 for -0.0: of either half of the bits in turn, for which warps have an
+    instruction.
+    """
+    key = key_of(x)
+    upper = upper_of(key)
+    lower = key.to(tl.int32) ^ _SIGN
+    first = tl.min(upper, axis=0)
+    second = tl.min(tl.where(upper == first[None, :], lower, _SIGN ^ -1), axis=0) ^ _SIGN
+    return score_of((first.to(tl.int64) << 32) | (second.to(tl.int64) & 0xFFFFFFFF))
+
+
+@triton.jit
+def upper_of(key):
+    """The upper half of 64 bits: of a float64's key sign, exponent and 20 binary digits."""
+    return (key >> 32).to(tl.int32)
 
 
 @triton.jit

@@ -13,6 +13,8 @@ needs no list of open intervals: the cursor passes what a bound settles and goes
 import triton
 import triton.language as tl
 
+from .scans import highest_of, upper_of
+from .sort import key_of
 from .terms import count_above, highest_power, marginal, standard, task_loss
 
 _NOWHERE = tl.constexpr(2**31 - 1)
@@ -74,8 +76,9 @@ def search_free(s_ptr, n_ptr, p, pc, index, top, task, active, PIECES: tl.conste
         left, right = _window(cursor, spread, index, top, lane, 1)
         at_left, at_right, bound = _evaluate(s_ptr, n_ptr, left, right, p, pc, index, task, searching)
         best, where = _improve(best, where, left, right, at_left, at_right, searching)
-        highest = tl.max(bound, axis=0)
-        promising = tl.min(tl.where(bound == highest[None, :], lane, PIECES - 1), axis=0)
+        # To 20 binary digits: any other would do, too.
+        upper = upper_of(key_of(bound))
+        promising = tl.min(tl.where(upper == tl.min(upper, axis=0)[None, :], lane, PIECES - 1), axis=0)
         first = tl.min(tl.where(bound > best[None, :], lane, PIECES), axis=0)
         cursor_below = _at(left, lane, promising)
         cursor_on, spread_on = _proceed(left, right, lane, first, spread, coarsest, PIECES)
@@ -161,8 +164,10 @@ def bound_between(s_ptr, n_ptr, left, right, p, pc, index, task, mask):
     """``g`` at both ends and a bound strictly inside, -inf where there is nothing; all of one shape."""
     concave_left = standard(s_ptr, left, pc, mask)
     concave_right = standard(s_ptr, right, pc, mask)
-    convex_left = task * task_loss(left, index)
-    convex_right = task * task_loss(right, index)
+    left_loss = task_loss(left, index)
+    right_loss = task_loss(right, index)
+    at_left = concave_left + task * left_loss
+    at_right = concave_right + task * right_loss
     inside = mask & (right - left > 1)
     slope_left = tl.load(n_ptr + left + 1, mask=inside, other=0.0) - p
     slope_right = tl.load(n_ptr + right, mask=inside, other=0.0) - p
@@ -170,10 +175,12 @@ def bound_between(s_ptr, n_ptr, left, right, p, pc, index, task, mask):
     # Where the tangents cross; parallel tangents (A is linear) are met at an end.
     cross = (concave_right - concave_left - run * slope_right) / tl.maximum(slope_left - slope_right, _TINY)
     cross = tl.minimum(tl.maximum(cross, 0.0), run)
-    at_left = concave_left + convex_left
-    bound = at_left + cross * (slope_left + (convex_right - convex_left) / run)
+    # From end to end the task loss grows by i / ((i + left) (i + right)) a place.
+    inverse = 1.0 / index.to(tl.float64)  # the same throughout a loop
+    chord = task * (1.0 - left_loss) * (1.0 - right_loss) * inverse
+    bound = at_left + cross * (slope_left + chord)
     at_left = tl.where(mask, at_left, float("-inf"))
-    at_right = tl.where(mask, concave_right + convex_right, float("-inf"))
+    at_right = tl.where(mask, at_right, float("-inf"))
     return at_left, at_right, tl.where(inside, bound, float("-inf"))
 
 
@@ -182,7 +189,7 @@ def _improve(best, where, left, right, at_left, at_right, active):
     """The best value so far and the leftmost place of a window that attains a new best."""
     value = tl.maximum(at_left, at_right)
     place = tl.where(at_left >= at_right, left, right)
-    highest = tl.max(value, axis=0)
+    highest = highest_of(value)
     leftmost = tl.min(tl.where(value == highest[None, :], place, _NOWHERE), axis=0)
     better = active & (highest > best)
     return tl.where(better, highest, best), tl.where(better, leftmost, where)

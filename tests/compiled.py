@@ -120,6 +120,7 @@ def compilations(target: str) -> list[Compilation]:
     from triton.runtime import driver
 
     from fastap.backends import triton as backend
+    from fastap.backends.triton import bound
 
     found: dict[str, Compilation] = {}
 
@@ -134,6 +135,7 @@ def compilations(target: str) -> list[Compilation]:
     with (
         mock.patch.object(knobs.runtime, "jit_cache_hook", record),
         mock.patch.object(backend, "architecture", return_value=target),
+        mock.patch.object(bound, "proves_kernels", return_value=False),
     ):
         for launch in _launches(target):
             launch()

@@ -19,6 +19,8 @@ from torch import Tensor
 from emulator import Device
 from fastap.backends.triton.inputs import Task
 from fastap.backends.triton.launch import Waves
+from fastap.backends.triton.plan import Plan, place_of
+from fastap.backends.triton.split import Sorted
 from fastap.backends.triton.tiled import LANES, solve
 from tests.kernel_batches import (
     ITEMS,
@@ -266,7 +268,12 @@ def test_waves(sign: int, segments: int, stripes: tuple[int, ...]) -> None:
     before = rows.clone()
     launch = replace(small_tiled_launch(), waves=Waves(segments, stripes, TILE, 1, None))
     inputs = SimpleNamespace(rankings=batch.rankings, items=batch.items)
-    solve(inputs, Task("direct", sign, "dp", 0.7), launch, batch.sorted, rows, batch.sums())
+    given = *batch.sorted, rows, batch.sums()
+    *sorted_, rows_place, sums_place = (place_of(number, each) for number, each in enumerate(given, 1))
+    plan = Plan(rows.device, len(given))
+    solve(plan, inputs, Task("direct", sign, "dp", 0.7), launch, Sorted(*sorted_), rows_place, sums_place)
+    plan.end()
+    plan.run(given)
     check_solution(batch, rows, before, sign)
 
 
