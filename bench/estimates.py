@@ -31,6 +31,9 @@ DEVICE = "H100, estimated"
 WHOLE = "all"  # kernels of a call together
 SECTOR = 32  # bytes
 BANDWIDTH = 3.35e12  # bytes a second, of the memory of an H100 SXM
+# Instructions of float64 a second of an RTX 4090, 1/64 of those of float32: 128 multiprocessors, 2 a cycle, 2.52 GHz
+# (NVIDIA Ada GPU Architecture, version 2.1).
+CONSUMER_FLOAT64 = 128 * 2 * 2.52e9
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,10 @@ def test_programs_of_a_ranking() -> None:
     assert isinstance(launch, TiledLaunch)
     assert launch.programs(10**6, 1) == MOST_PROGRAMS
     assert launch.programs(1000, 512) == 2
+    assert launch.wide_programs(1, 10**6, 1) == launch.sharing
+    assert launch.wide_programs(launch.sharing - 1, 10**6, 1) == 2
+    assert launch.wide_programs(10**6, 10**6, 1) == 1
+    assert launch.wide_programs(1, 1000, 512) == 2
 
 
 def numbered(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -79,7 +79,7 @@ class TiledLaunch:
     items: int  # items a program encodes, splits or writes
     scan: int  # tiles that a program adds up at a time
     weighed: int  # items whose weights a program adds up at a time
-    most_programs: int  # of a ranking that share its rows
+    most_programs: int  # of a ranking that share its rows, of one warp each
     chunk: int  # rows that a program of the negative update searches one after the other
     single: Tiles  # of programs that search rows, a warp each
     sharing: int  # about so many in all share what takes each of them several tiles
@@ -91,6 +91,10 @@ class TiledLaunch:
     def programs(self, items: int, rows: int) -> int:
         """How many of a ranking share its tiles of so many rows; the host does not know how many rows there are."""
         return min(-(-items // rows), self.most_programs)
+
+    def wide_programs(self, rankings: int, items: int, rows: int) -> int:
+        """The same of programs of several warps, of which a GPU holds fewer; those without work take time, too."""
+        return min(-(-items // rows), -(-self.sharing // rankings))
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def plan_tiled(plan: Plan, inputs: Inputs, task: Task, launch: TiledLaunch, resu
         solve(plan, inputs, task.first, launch, sorted_, rows, sums)
         if task.is_symmetric:
             solve(plan, inputs, task.second, launch, sorted_, rows.at(plane), sums)
-    programs = min(tiles, triton.cdiv(launch.sharing, rankings))
+    programs = launch.wide_programs(rankings, items, block)
     plan.start(
         tiled.sum_rows, rankings * programs,
         v, s, counts, centre, rows,
@@ -95,7 +95,7 @@ def solve(
     )  # fmt: skip
     if task.method != "auto":
         return
-    programs = launch.programs(items, tiles.rows)
+    programs = launch.wide_programs(rankings, items, tiles.rows)
     plan.start(
         tiled.mark_rankings, rankings * programs,
         counts, centre, extremes,
@@ -103,7 +103,7 @@ def solve(
         items, programs, chunks, plane,
         BLOCK=tiles.rows, BLOCK_T=launch.scan, CHUNK=chunk, num_warps=tiles.num_warps,
     )  # fmt: skip
-    programs = launch.programs(items, wide.rows)
+    programs = launch.wide_programs(rankings, items, wide.rows)
     plan.start(
         tiled.pool_rankings, rankings * programs,
         v, counts, centre,
@@ -121,7 +121,7 @@ def solve(
         items, programs, plane, bits,
         ROWS=single.search_rows, PIECES=single.pieces, **compiler_options(single),
     )  # fmt: skip
-    programs = launch.programs(items, wide.rows)
+    programs = launch.wide_programs(rankings, items, wide.rows)
     plan.start(
         tiled.settle_rankings, rankings * programs,
         v, s, counts, centre,
