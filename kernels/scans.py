@@ -68,6 +68,16 @@ def running_min(x):
 
 
 @triton.jit
+def fallen_by(falls, fallen):
+    """How far a tile of falls leads, none of them negative, that goes on from ``fallen``.
+
+    Sums of a scan may fall by their rounding. These do not, and they stay where there is no fall.
+    """
+    through = fallen + tl.cumsum(falls, axis=0)
+    return tl.maximum(running_max(tl.where(falls > 0.0, through, fallen)), fallen)
+
+
+@triton.jit
 def next_set(marks_ptr, first, end, BLOCK: tl.constexpr):
     """The first place from ``first`` on where the mark is not 0, or ``end``."""
     found = end

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastap.backends.triton.inputs import Task, inputs_of
-from fastap.backends.triton.split import Sorted, sort_and_split
+from fastap.backends.triton.split import METRIC, Sorted, sort_and_split, spans_of
 from fastap.types import Batch
 from tests.kernels import DEVICE, TILE, poisoned, small_tiled_launch
 from tests.problems import KINDS, draw
@@ -158,13 +158,15 @@ class Split:
     items: int
 
     @staticmethod
-    def of(scores: Tensor, targets: Tensor, ignore_index: int | None = -1, task: Task | None = None) -> Split:
-        inputs = inputs_of(Batch(scores, targets, ignore_index))
+    def of(scores: Tensor, targets: Tensor, ignore_index: int | None = -1, task: Task = METRIC) -> Split:
+        inputs, launch = inputs_of(Batch(scores, targets, ignore_index)), small_tiled_launch()
         with poisoned():
-            found = sort_and_split(inputs, small_tiled_launch(), task)
+            found = sort_and_split(inputs, launch, task)
         plane = (inputs.rankings * inputs.items,)
         each = (inputs.rankings,)
-        shapes = {"v": plane, "order": plane, "s": plane, "counts": (*each, 4), "centre": each, "by_score": each}
+        spans, _ = spans_of(inputs.rankings, inputs.items, launch)
+        shapes = {"v": plane, "order": plane, "s": plane, "counts": (*each, 4), "centre": each}
+        shapes["by_score"] = (*each, spans)
         tensors = [getattr(found, name).tensor()[: prod(shape)].view(shape) for name, shape in shapes.items()]
         return Split(Sorted(*tensors), inputs.rankings, inputs.items)
 

@@ -22,9 +22,9 @@ def test_keys_are_ordered_as_scores_are(dtype: torch.dtype) -> None:
     ends = [0.0, -0.0, torch.inf, -torch.inf, info.max, info.min, info.tiny, -info.tiny, 1.0, 1.0 + info.eps, -1.0]
     scores = torch.tensor([*ends, torch.nan], dtype=dtype, device=DEVICE)
     targets = torch.zeros(12, device=DEVICE, dtype=torch.int64).index_fill(0, torch.tensor([11], device=DEVICE), -1)
-    keys = memory(12, dtype=torch.int64 if dtype == torch.float64 else torch.int32)
+    keys, lowest = (memory(n, dtype=torch.int64 if dtype == torch.float64 else torch.int32) for n in (12, 1))
     sort.encode_items[(1,)](
-        scores, targets, keys, memory(12, dtype=torch.int8), memory(4, dtype=torch.int32),
+        scores, targets, keys, memory(12, dtype=torch.int8), memory(2, dtype=torch.int32), lowest,
         12, 1, 1, 12, 0, 1, 12, 0, 1, -1, HAS_IGNORE=True, BLOCK_N=16,
     )  # fmt: skip
     *keys, last = keys.tolist()
