@@ -17,6 +17,12 @@ def smaller(left, right):
 
 
 @triton.jit
+def add_three(left_first, left_second, left_third, right_first, right_second, right_third):
+    """Three sums, each in the same order."""
+    return left_first + right_first, left_second + right_second, left_third + right_third
+
+
+@triton.jit
 def add_before(left, left_before, right, right_before):
     """What stands before an item, of whom it is value and 0. The sum with the item less it would lose digits."""
     return right, (left_before + left) + right_before

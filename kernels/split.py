@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from .output import weigh_gaps
-from .scans import fallen_by
+from .scans import add_three, fallen_by
 from .sort import (
     FAR,
     IGNORED,
@@ -221,40 +221,35 @@ def split_classes(
 
 @triton.jit
 def _join_spans(span_counts_ptr, span_falls_ptr, number, middle, n_spans, BLOCK_T: tl.constexpr):
-    """How far near scores have fallen before a span and at its end, the centre, and what its sums lack.
+    """How far near scores have fallen before a span and at its end, the centre, and what sums before the span lack.
 
-    ``middle`` is the span of the centre. All programs of a ranking scan the same numbers, so that the end of a span is
-    the start of the next one to the bit. The centre is the near score at its place but for rounding, which does not
-    matter, as all have the same. Sums before the span count each from the start of their span; they lack the number of
-    their negatives times what the centre is below that.
+    ``middle`` is the span of the centre. All programs add up the same numbers in the same order, with 0 for spans that
+    come later: so one span ends where the next one starts, to the bit, no span ends above its start, as rounding keeps
+    the order, and without a fall it ends there. The centre is the near score at its place but for rounding, and the
+    same number for all. Sums of spans count each from its start; they lack what the centre is below that, once for
+    every negative.
     """
-    start = tl.full([], 0.0, tl.float64)
-    end = tl.full([], 0.0, tl.float64)
-    to_centre = tl.load(span_falls_ptr + n_spans)
-    fallen = tl.full([], 0.0, tl.float64)
-    for base in range(0, n_spans + 1, BLOCK_T):
+    start = tl.zeros([BLOCK_T], tl.float64)
+    end = tl.zeros([BLOCK_T], tl.float64)
+    to_middle = tl.zeros([BLOCK_T], tl.float64)
+    for base in range(0, n_spans, BLOCK_T):
         each = base + tl.arange(0, BLOCK_T)
-        offset = _offsets(span_falls_ptr, each, n_spans, fallen)
-        start += tl.sum(tl.where(each == number, offset, 0.0), axis=0)
-        end += tl.sum(tl.where(each == number + 1, offset, 0.0), axis=0)
-        to_centre += tl.sum(tl.where(each == middle, offset, 0.0), axis=0)
-        fallen = tl.max(offset, axis=0)
+        fall = tl.load(span_falls_ptr + each, mask=each < n_spans, other=0.0)
+        start += tl.where(each < number, fall, 0.0)
+        end += tl.where(each <= number, fall, 0.0)
+        to_middle += tl.where(each < middle, fall, 0.0)
+    start, end, to_middle = tl.reduce((start, end, to_middle), 0, add_three)
+    to_centre = to_middle + tl.load(span_falls_ptr + n_spans)
     lacking = tl.zeros([BLOCK_T], tl.float64)
     fallen = tl.full([], 0.0, tl.float64)
     for base in range(0, number, BLOCK_T):
         each = base + tl.arange(0, BLOCK_T)
-        offset = _offsets(span_falls_ptr, each, n_spans, fallen)
-        negatives = tl.load(span_counts_ptr + each * 2 + 1, mask=each < number, other=0)
-        lacking += negatives.to(tl.float64) * (to_centre - offset)
-        fallen = tl.max(offset, axis=0)
+        mask = each < number
+        fall = tl.load(span_falls_ptr + each - 1, mask=mask & (each > 0), other=0.0)
+        negatives = tl.load(span_counts_ptr + each * 2 + 1, mask=mask, other=0).to(tl.float64)
+        lacking += negatives * (to_centre - (fallen + tl.cumsum(fall, axis=0)))
+        fallen += tl.sum(fall, axis=0)
     return start, end, -to_centre, tl.sum(lacking, axis=0)
-
-
-@triton.jit
-def _offsets(span_falls_ptr, number, n_spans, fallen):
-    """How far near scores have fallen before each of a tile of spans, which goes on from ``fallen``."""
-    has_fall = (number > 0) & (number <= n_spans)
-    return fallen_by(tl.load(span_falls_ptr + number - 1, mask=has_fall, other=0.0), fallen)
 
 
 @triton.jit
