@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
 from fastap.kernels import sort
 
+from fastap.backends import triton
 from fastap.backends.triton.inputs import Task
-from tests.kernel_batches import Split, everything, memory
-from tests.kernels import DEVICE, often
+from tests import device_checks as checks
+from tests.kernel_batches import Split, check_cut, everything, memory, spanning
+from tests.kernels import DEVICE, TILE, often
 
 pytestmark = pytest.mark.usefixtures("gpu")
 
@@ -72,7 +76,7 @@ def test_sort_and_split(dtype: torch.dtype, ignore_index: int | None) -> None:
 @pytest.mark.parametrize(
     ("loss", "epsilon"), often(("direct", 0.7), ("perceptron", 0.7), full=[("direct", 1e-9), ("ranking", 1e300)])
 )
-def test_cut_rankings(loss: str, epsilon: float) -> None:
+def test_what_is_cut(loss: str, epsilon: float) -> None:
     """Near scores are in the same order, equal where the scores are, and no gap is wider than is ever crossed."""
     uncut = Split.of_everything(torch.float64).sorted
     batch = Split.of(*everything(torch.float64), task=Task(loss, 1, "auto", epsilon))
@@ -100,3 +104,41 @@ def test_cut_rankings(loss: str, epsilon: float) -> None:
         assert ((gaps - wide).abs()[narrow] <= 1e-13 * largest).all()
         expected = (new[positives:] - batch.sorted.centre[number]).cumsum(0)
         torch.testing.assert_close(sums[number, positives:taken], expected, rtol=0, atol=1e-13 * taken * largest)
+
+
+@pytest.mark.parametrize(
+    ("loss", "dtype", "items", "span"),
+    often(
+        ("direct", torch.float32, 8 * TILE + 5, 2),
+        ("ranking", torch.float64, 7 * TILE, 3),
+        full=[
+            ("hinge", torch.float64, 8 * TILE + 5, 2),
+            ("ranking", torch.float32, 8 * TILE, 1),
+            ("direct", torch.float64, 13 * TILE - 1, 4),
+            ("hinge", torch.float32, 8 * TILE - 1, 8),
+            ("direct", torch.float16, 7 * TILE + 1, 2),
+        ],
+    ),
+)
+def test_gaps_are_cut_across_spans(loss: str, dtype: torch.dtype, items: int, span: int) -> None:
+    check_cut(loss, dtype, items, span)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "span"),
+    often(
+        ("negative", torch.float64, 3),
+        full=[
+            ("positive", torch.float32, 2),
+            ("symmetric", torch.float64, 2),
+            ("hinge", torch.float64, 1),
+            ("hinge", torch.float32, 4),
+            ("perceptron", torch.float64, 2),
+        ],
+    ),
+)
+def test_losses_of_gaps_cut_across_spans(name: str, dtype: torch.dtype, span: int) -> None:
+    with mock.patch.object(triton, "launch_for", lambda rankings, items, *_: spanning(span, rankings, items)):
+        checks.check_far(name, DEVICE, dtype, 301)
+        if name in ("positive", "negative"):
+            checks.check_far_ranking(name, DEVICE, dtype, 301)
