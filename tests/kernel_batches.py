@@ -151,14 +151,20 @@ def far_corners(items: int, far: float) -> dict[str, tuple[Tensor, Tensor]]:
     """Rankings whose gaps are cut if ``far`` is, special in where these and equal scores lie in their order."""
     rng = np.random.default_rng(items)
     place, noise = np.arange(items), np.sort(rng.normal(size=items))[::-1]
-    runs = np.repeat(place, rng.geometric(0.03, items))[:items]
+    pairs, runs = (np.repeat(place, rng.geometric(share, items))[:items] for share in (0.4, 0.03))
     rows = {
         "far above": np.where(place == 0, far, noise),
         "far below": np.where(place == items - 1, -far, noise),
         "all equal but the first": np.where(place == 0, far, 0.0),
         "all equal but the last": np.where(place == items - 1, -far, 0.0),
+        **{
+            f"{unit} apart but for the first": np.where(place == 0, far, unit * noise)
+            for unit in 10.0 ** -np.arange(9, 15)
+        },
         "two levels": np.where(place < items // 2, far, -far),
         "runs of equal scores": far * (1 - runs / runs.max()),
+        "pairs of equal scores": np.where(place == 0, far, noise[pairs]),
+        "runs of equal scores, near": np.where(place == 0, far, noise[runs]),
         "few and long ones": far * (1 - place // 95 / (items // 95)),
         "tiles far apart": noise - 2 * far * (place // TILE) / items,
         "tiles far apart, each level": -far * (place // TILE) / (items // TILE),
@@ -172,7 +178,7 @@ def far_corners(items: int, far: float) -> dict[str, tuple[Tensor, Tensor]]:
     shuffled = rng.permutation(items)
     for number, (name, scores) in enumerate(rows.items()):
         targets = (rng.random(items) < (0.3, 0.05, 0.9)[number % 3]).astype(np.int64)
-        targets[place > items - TILE] = number < 5 or number % 2  # else negatives lie below all positives
+        targets[place > items - TILE] = number < 5 or number % 2 == 1  # else negatives lie below all positives
         targets[0], targets[items - TILE] = 0, 1
         found[name] = torch.tensor(scores[shuffled]), torch.tensor(targets[shuffled])
     scores, targets = found["tiles far apart"]
@@ -196,7 +202,7 @@ def spanning(span: int, rankings: int, items: int) -> TiledLaunch:
 
 def check_cut(loss: str, dtype: torch.dtype, items: int, span: int) -> None:
     """Near scores, their sums and what by score there is to add, of :func:`far_corners`, as the rule has them."""
-    far, epsilon = (3e4, 1e-4) if dtype == torch.float16 else (1e12, 0.5)
+    far, epsilon = (3e4, 1e-4) if dtype == torch.float16 else (1e12, 0.7)
     scores, targets = stacked([*far_corners(items, far).values()], dtype)
     found = Split.of(scores, targets, task=Task(loss, 1, "auto", epsilon), span=span).sorted
     v, s, order = (each.view(scores.shape).cpu().numpy() for each in (found.v, found.s, found.order))

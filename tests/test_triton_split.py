@@ -78,12 +78,18 @@ def test_sort_and_split(dtype: torch.dtype, ignore_index: int | None) -> None:
 )
 def test_what_is_cut(loss: str, epsilon: float) -> None:
     """Near scores are in the same order, equal where the scores are, and no gap is wider than is ever crossed."""
-    uncut = Split.of_everything(torch.float64).sorted
+    uncut_batch = Split.of_everything(torch.float64)
+    uncut = uncut_batch.sorted
     batch = Split.of(*everything(torch.float64), task=Task(loss, 1, "auto", epsilon))
     before, flags = uncut.v.view(batch.rankings, -1), uncut.counts[:, 2]
     after, far = batch.sorted.v.view(batch.rankings, -1), batch.sorted.counts[:, 2] & FAR > 0
     assert far.any() == (epsilon < 1)
     assert (batch.sorted.counts[:, 2] & 5 == flags & 5).all()
+    for number, (positives, negatives, flag, _) in enumerate(uncut.counts.tolist()):
+        if positives and negatives and not flag:
+            p, n = uncut_batch.classes(number)
+            reach = float(torch.cat([p, n]).max() - p.min())
+            assert far[number] == (reach > epsilon * max(2.0**20, negatives))
     sums = batch.sorted.s.view(batch.rankings, -1)
     for number, (positives, negatives, *_) in enumerate(batch.sorted.counts.tolist()):
         if not far[number] or loss == "perceptron":
@@ -109,12 +115,12 @@ def test_what_is_cut(loss: str, epsilon: float) -> None:
 @pytest.mark.parametrize(
     ("loss", "dtype", "items", "span"),
     often(
-        ("direct", torch.float32, 8 * TILE + 5, 2),
-        ("ranking", torch.float64, 7 * TILE, 3),
+        ("direct", torch.float64, 13 * TILE - 1, 1),
+        ("ranking", torch.float32, 7 * TILE, 3),
         full=[
             ("hinge", torch.float64, 8 * TILE + 5, 2),
-            ("ranking", torch.float32, 8 * TILE, 1),
-            ("direct", torch.float64, 13 * TILE - 1, 4),
+            ("ranking", torch.float64, 25 * TILE - 1, 2),
+            ("direct", torch.float64, 25 * TILE, 5),
             ("hinge", torch.float32, 8 * TILE - 1, 8),
             ("direct", torch.float16, 7 * TILE + 1, 2),
         ],
