@@ -137,6 +137,25 @@ def standard_gaps(v_ptr, n_ptr, number, n_positive, n_negative):
 
 
 @triton.jit
+def weigh_gaps(gap, positives, negatives, n_positive, n_negative, LOSS: tl.constexpr):
+    """What gaps between neighbours in the order by score, of so many items of each class above, add to ``by_score``.
+
+    That is what :func:`value_by_score` finds from other numbers: ``F(y_w)`` is the mean of all pairs' ``|p - n|``, and
+    ``F(y_w) - F(y*)`` twice the mean of ``n - p`` over those that are the wrong way round; and each pair's difference
+    is all gaps between the two.
+    """
+    # More than fit into 32 bits.
+    all_positives = n_positive.to(tl.float64)
+    all_negatives = n_negative.to(tl.float64)
+    pairs = negatives.to(tl.float64) * (all_positives - positives.to(tl.float64))
+    if LOSS == "hinge":
+        pairs *= 2.0
+    else:
+        pairs += positives.to(tl.float64) * (all_negatives - negatives.to(tl.float64))
+    return gap * (pairs / (all_positives * all_negatives))
+
+
+@triton.jit
 def ranking_value(
     score_sum, task_sum, last_sum, by_score, epsilon_bits, n_positive, n_negative,
     LOSS: tl.constexpr, SIGN: tl.constexpr,

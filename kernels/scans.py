@@ -21,6 +21,12 @@ def smaller(left, right):
 
 
 @triton.jit
+def add_three(left_first, left_second, left_third, right_first, right_second, right_third):
+    """Three sums, each in the same order."""
+    return left_first + right_first, left_second + right_second, left_third + right_third
+
+
+@triton.jit
 def add_before(left, left_before, right, right_before):
     """What stands before an item, of whom it is value and 0. The sum with the item less it would lose digits."""
     return right, (left_before + left) + right_before
@@ -88,6 +94,16 @@ def running_max(x):
 def running_min(x):
     """``torch.cummin(x, 0).values``."""
     return tl.associative_scan(x, 0, smaller)
+
+
+@triton.jit
+def fallen_by(falls, fallen):
+    """How far a tile of falls leads, none of them negative, that goes on from ``fallen``.
+
+    Sums of a scan may fall by their rounding. These do not, and they stay where there is no fall.
+    """
+    through = fallen + tl.cumsum(falls, axis=0)
+    return tl.maximum(running_max(tl.where(falls > 0.0, through, fallen)), fallen)
 
 
 @triton.jit

@@ -194,7 +194,10 @@ def finish_ranking(
     """
     if LOSS != "ap":
         if is_solvable(n_positive, n_negative, flags, LOSS):
-            flags |= span_flags(v_ptr, n_positive, n_negative, epsilon_bits)
+            highest = tl.maximum(tl.load(v_ptr), tl.load(v_ptr + n_positive))
+            lowest = tl.load(v_ptr + n_positive - 1)
+            last = tl.minimum(lowest, tl.load(v_ptr + n_positive + n_negative - 1))
+            flags |= span_flags(highest, lowest, last, n_positive, n_negative, epsilon_bits)
     active = is_solvable(n_positive, n_negative, flags, LOSS)
     value = value_unsolved(n_positive, n_negative, flags, LOSS)
     choice_ptr = rows_ptr

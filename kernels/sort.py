@@ -80,7 +80,7 @@ def either(left, right):
 @triton.jit(do_not_specialize=["n_tiles", "ignore_index"])
 def encode_items(
     scores_ptr, targets_ptr,
-    keys_ptr, classes_ptr, counts_ptr,
+    keys_ptr, classes_ptr, counts_ptr, lowest_ptr,
     n_items, n_tiles, n_inner,
     stride_so, stride_si, stride_sn, stride_to, stride_ti, stride_tn,
     ignore_index,
@@ -92,7 +92,8 @@ def encode_items(
 
     scores_ptr, targets_ptr: (outer, inner, n_items), any strides.
     keys_ptr: (rankings, n_items) int32, int64 for float64 scores. classes_ptr: the same in int8.
-    counts_ptr: (rankings, n_tiles, 4) int32: positives, negatives, flags, nothing.
+    counts_ptr: (rankings, n_tiles, 2) int32: positives and, from bit 16 on, negatives; flags.
+    lowest_ptr: (rankings, n_tiles), of the type of the keys: that of the lowest positive, or below all keys.
     """
     program = tl.program_id(0).to(tl.int64)
     ranking = program // n_tiles
@@ -109,14 +110,24 @@ def encode_items(
     flags = flags_of(score, group != IGNORED, wrong)
     key = key_of(score)
     # Ignored items go last, so that the middle of the others is where their number says.
-    last = 0x7FFFFFFFFFFFFFFF if key.dtype == tl.int64 else 0x7FFFFFFF
-    key = tl.where(group == IGNORED, last, key)
+    key = tl.where(group == IGNORED, last_key(key.dtype), key)
     tl.store(keys_ptr + ranking * n_items + item, key, mask=mask)
     tl.store(classes_ptr + ranking * n_items + item, group.to(tl.int8), mask=mask)
-    counts_ptr += 4 * program
-    tl.store(counts_ptr, tl.sum((group == POSITIVE).to(tl.int32), axis=0))
-    tl.store(counts_ptr + 1, tl.sum((group == NEGATIVE).to(tl.int32), axis=0))
-    tl.store(counts_ptr + 2, flags)
+    tl.store(counts_ptr + 2 * program, tl.sum(one_of(group == POSITIVE, group == NEGATIVE), axis=0))
+    tl.store(counts_ptr + 2 * program + 1, flags)
+    tl.store(lowest_ptr + program, tl.max(tl.where(group == POSITIVE, key, -1 - last_key(key.dtype)), axis=0))
+
+
+@triton.constexpr_function
+def last_key(dtype):
+    """The greatest of that type."""
+    return 2 ** (dtype.primitive_bitwidth - 1) - 1
+
+
+@triton.jit
+def one_of(is_positive, is_negative):
+    """Both numbers of a tile fit into one: positives, and from bit 16 on negatives."""
+    return tl.where(is_positive, 1, tl.where(is_negative, 1 << 16, 0))
 
 
 @triton.jit

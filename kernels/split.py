@@ -8,13 +8,15 @@ Scores that span so many epsilons that their sums have lost what is small agains
 pay a row for one negative more or less above it at a gap of ``w = epsilon N / 2`` or more, so that no larger gap
 between neighbouring scores, of whatever class, is ever crossed, and one of ``2 w`` does as well: the same optimum, in
 sums that keep their digits. A ranking is solved on these *near* scores, which stand where its scores did; what depends
-on which scores are equal waits until those are back. Names as in :mod:`kernels.terms`.
+on which scores are equal waits until those are back. A near score is 0 less all gaps above it, each cut: of long rows,
+too, programs reduce, then scan. Names as in :mod:`kernels.terms`.
 """
 
 import triton
 import triton.language as tl
 
-from .scans import running_max
+from .output import weigh_gaps
+from .scans import add_three, fallen_by
 from .sort import (
     FAR,
     IGNORED,
@@ -24,6 +26,8 @@ from .sort import (
     POSITIVE,
     WRONG,
     either,
+    last_key,
+    one_of,
     score_of,
 )
 from .terms import count_above_in
@@ -33,43 +37,62 @@ _FAR_SPAN = tl.constexpr(2.0**20)
 
 
 @triton.jit
-def _count_classes(tile_counts_ptr, n_tiles, BLOCK_T: tl.constexpr):
-    """Positives, negatives and flags of the tiles of a ranking together."""
+def _count_classes(tile_counts_ptr, tile_lowest_ptr, n_tiles, BLOCK_T: tl.constexpr):
+    """Positives, negatives and flags of the tiles of a ranking together, and the key of its lowest positive."""
     positives = tl.zeros([BLOCK_T], tl.int32)
     negatives = tl.zeros([BLOCK_T], tl.int32)
     flags = tl.zeros([BLOCK_T], tl.int32)
+    first: tl.constexpr = -1 - last_key(tile_lowest_ptr.dtype.element_ty)
+    lowest = tl.full([BLOCK_T], first, tile_lowest_ptr.dtype.element_ty)
     for base in range(0, n_tiles, BLOCK_T):
         tile = base + tl.arange(0, BLOCK_T)
         mask = tile < n_tiles
-        positives += tl.load(tile_counts_ptr + tile * 4, mask=mask, other=0)
-        negatives += tl.load(tile_counts_ptr + tile * 4 + 1, mask=mask, other=0)
-        flags |= tl.load(tile_counts_ptr + tile * 4 + 2, mask=mask, other=0)
-    return tl.sum(positives, axis=0), tl.sum(negatives, axis=0), tl.reduce(flags, 0, either)
+        both = tl.load(tile_counts_ptr + tile * 2, mask=mask, other=0)
+        positives += both & 0xFFFF
+        negatives += both >> 16
+        flags |= tl.load(tile_counts_ptr + tile * 2 + 1, mask=mask, other=0)
+        lowest = tl.maximum(lowest, tl.load(tile_lowest_ptr + tile, mask=mask, other=first))
+    return tl.sum(positives, axis=0), tl.sum(negatives, axis=0), tl.reduce(flags, 0, either), tl.max(lowest, axis=0)
 
 
-@triton.jit(do_not_specialize=["n_tiles", "n_spans", "span"])
+@triton.jit(do_not_specialize=["n_tiles", "n_spans", "span", "epsilon_bits"])
 def sum_spans(
-    keys_ptr, index_ptr, classes_ptr, tile_counts_ptr,
-    counts_ptr, span_counts_ptr, span_sums_ptr, centre_ptr,
-    n_items, n_tiles, n_spans, span,
-    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
+    keys_ptr, index_ptr, classes_ptr, tile_counts_ptr, tile_lowest_ptr,
+    counts_ptr, span_counts_ptr, span_sums_ptr, span_falls_ptr, centre_ptr,
+    n_items, n_tiles, n_spans, span, epsilon_bits,
+    LOSS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
 ):  # fmt: skip
     """How many of each class rankings hold, and spans of their sorted order; sums of negatives, less the centre.
 
     One program owns a span: ``span`` tiles of BLOCK_N consecutive places in the sorted order of one ranking.
 
     keys_ptr: (rankings, n_items) sorted keys. index_ptr: the same in int64, the item at each place.
-    classes_ptr: (rankings, n_items) int8, by item. tile_counts_ptr: (rankings, n_tiles, 4) int32.
+    classes_ptr: (rankings, n_items) int8, by item. tile_counts_ptr, tile_lowest_ptr: see
+    :func:`kernels.sort.encode_items`.
     counts_ptr: (rankings, 4) int32: positives, negatives, flags, nothing.
-    span_counts_ptr: (rankings, n_spans, 2) int32. span_sums_ptr: (rankings, n_spans) float64.
+    span_counts_ptr: (rankings, n_spans, 2) int32. span_sums_ptr: (rankings, n_spans) float64; of rankings that are cut
+    sums of near scores, less the one before the span.
+    span_falls_ptr: (rankings, n_spans + 1) float64, of rankings that are cut: how far near scores fall to the end of a
+    span from the one before it, and at last from there to the place of the centre.
     centre_ptr: (rankings,) float64, from where sums count: F sees differences of scores only. The score as many places
     from the top as half the positives are: however far below many negatives lie, the others keep their digits.
     """
     program = tl.program_id(0).to(tl.int64)
     ranking = program // n_spans
     place = (program % n_spans) * span * BLOCK_N + tl.arange(0, BLOCK_N)
-    n_positive, n_negative, flags = _count_classes(tile_counts_ptr + ranking * n_tiles * 4, n_tiles, BLOCK_T)
-    centre = _centre(keys_ptr, n_positive, ranking, n_items)
+    n_positive, n_negative, flags, lowest = _count_classes(
+        tile_counts_ptr + ranking * n_tiles * 2, tile_lowest_ptr + ranking * n_tiles, n_tiles, BLOCK_T
+    )
+    middle = n_positive // 2
+    centre = _score_at(keys_ptr, ranking, middle, n_items)
+    if LOSS != "ap":
+        highest = _score_at(keys_ptr, ranking, 0, n_items)
+        last = _score_at(keys_ptr, ranking, tl.maximum(n_positive + n_negative - 1, 0), n_items)
+        far = span_flags(highest, score_of(lowest).to(tl.float64), last, n_positive, n_negative, epsilon_bits)
+        flags |= tl.where(is_solvable(n_positive, n_negative, flags, LOSS), far, 0)
+    cuts = is_cut(flags, LOSS)
+    fallen = tl.full([], 0.0, tl.float64)
+    to_middle = tl.full([], 0.0, tl.float64)
     positives = tl.zeros([BLOCK_N], tl.int32)
     negatives = tl.zeros([BLOCK_N], tl.int32)
     sums = tl.zeros([BLOCK_N], tl.float64)
@@ -77,11 +100,24 @@ def sum_spans(
         _, score, is_positive, is_negative = _sorted_items(keys_ptr, index_ptr, classes_ptr, ranking, place, n_items)
         positives += is_positive.to(tl.int32)
         negatives += is_negative.to(tl.int32)
-        sums += tl.where(is_negative, score.to(tl.float64) - centre, 0.0)
+        gap = score - centre
+        if cuts:
+            fall = _gaps(keys_ptr, ranking, place, score, n_positive + n_negative, n_items)
+            fall = tl.minimum(fall, _largest_gap(n_negative, epsilon_bits))
+            through = fallen + tl.cumsum(fall, axis=0)
+            to_middle += tl.sum(tl.where(place == middle, through, 0.0), axis=0)
+            fallen += tl.sum(fall, axis=0)
+            gap = -through
+        sums += tl.where(is_negative, gap, 0.0)
         place += BLOCK_N
     tl.store(span_counts_ptr + 2 * program, tl.sum(positives, axis=0))
     tl.store(span_counts_ptr + 2 * program + 1, tl.sum(negatives, axis=0))
     tl.store(span_sums_ptr + program, tl.sum(sums, axis=0))
+    if cuts:
+        span_falls_ptr += ranking * (n_spans + 1)
+        tl.store(span_falls_ptr + program % n_spans, fallen)
+        if program % n_spans == middle // (span * BLOCK_N):
+            tl.store(span_falls_ptr + n_spans, to_middle)
     if program % n_spans == 0:
         tl.store(centre_ptr + ranking, centre)
         tl.store(counts_ptr + ranking * 4, n_positive)
@@ -89,19 +125,22 @@ def sum_spans(
         tl.store(counts_ptr + ranking * 4 + 2, flags)
 
 
-@triton.jit(do_not_specialize=["n_spans", "span"])
+@triton.jit(do_not_specialize=["n_spans", "span", "epsilon_bits"])
 def split_classes(
-    keys_ptr, index_ptr, classes_ptr, counts_ptr, span_counts_ptr, span_sums_ptr,
-    v_ptr, order_ptr, s_ptr,
-    n_items, n_spans, span,
-    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
+    keys_ptr, index_ptr, classes_ptr, counts_ptr, span_counts_ptr, span_sums_ptr, span_falls_ptr,
+    v_ptr, order_ptr, s_ptr, centre_ptr, by_score_ptr,
+    n_items, n_spans, span, epsilon_bits,
+    LOSS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
 ):  # fmt: skip
     """Positives, then negatives, then ignored items, each in the order they come in; prefix sums of the negatives.
 
     One program owns a span. Inputs are as in :func:`sum_spans`.
 
-    v_ptr: (rankings, n_items) float64 scores. order_ptr: the same in int32, the item at each place. s_ptr: the same in
-    float64: sum of the negatives up to a place, 0 at positives; not written where items are ignored.
+    v_ptr: (rankings, n_items) float64 scores, near ones of rankings that are cut. order_ptr: the same in int32, the
+    item at each place. s_ptr: the same in float64: sum of the negatives up to a place, 0 at positives; not written
+    where items are ignored.
+    centre_ptr: written of rankings that are cut. by_score_ptr: (rankings, n_spans) float64, of these too, and for LOSS
+    "hinge" and "ranking": see :func:`kernels.output.weigh_gaps`.
     """
     program = tl.program_id(0).to(tl.int64)
     ranking = program // n_spans
@@ -109,7 +148,9 @@ def split_classes(
     place = (program % n_spans) * span * BLOCK_N + tl.arange(0, BLOCK_N)
     n_positive = tl.load(counts_ptr + ranking * 4)
     n_negative = tl.load(counts_ptr + ranking * 4 + 1)
-    centre = _centre(keys_ptr, n_positive, ranking, n_items)
+    cuts = is_cut(tl.load(counts_ptr + ranking * 4 + 2), LOSS)
+    n_taken = n_positive + n_negative
+    centre = _score_at(keys_ptr, ranking, n_positive // 2, n_items)
 
     span_counts_ptr += ranking * n_spans * 2
     span_sums_ptr += ranking * n_spans
@@ -125,20 +166,45 @@ def split_classes(
     positives_before = tl.sum(positives_of, axis=0)
     negatives_before = tl.sum(negatives_of, axis=0)
     sum_before = tl.sum(sums_of, axis=0)
+    fallen = tl.full([], 0.0, tl.float64)
+    end = tl.full([], 0.0, tl.float64)
+    last = tl.full([], 0.0, tl.float64)
+    by_score = tl.full([], 0.0, tl.float64)
+    if cuts:
+        fallen, end, centre, further = _join_spans(
+            span_counts_ptr, span_falls_ptr + ranking * (n_spans + 1),
+            number, n_positive // 2 // (span * BLOCK_N), n_spans, BLOCK_T,
+        )  # fmt: skip
+        sum_before += further
+        last = _score_at(keys_ptr, ranking, tl.minimum((number + 1) * span * BLOCK_N, n_taken) - 1, n_items)
     for _ in range(0, span):
         item, score, is_positive, is_negative = _sorted_items(keys_ptr, index_ptr, classes_ptr, ranking, place, n_items)
-        # Both numbers of a tile fit into one.
-        both = tl.where(is_positive, 1, tl.where(is_negative, 1 << 16, 0))
+        both = one_of(is_positive, is_negative)
         through = tl.cumsum(both, axis=0)
         positives = positives_before + (through & 0xFFFF)
         negatives = negatives_before + (through >> 16)
-        gap = tl.where(is_negative, score.to(tl.float64) - centre, 0.0)
+        if cuts:
+            gap = _gaps(keys_ptr, ranking, place, score, n_taken, n_items)
+            if LOSS == "hinge" or LOSS == "ranking":
+                # Those of the item itself are no more than the gap has above.
+                above = through - both
+                weighed = weigh_gaps(
+                    gap, positives_before + (above & 0xFFFF), negatives_before + (above >> 16), n_positive, n_negative,
+                    LOSS,
+                )  # fmt: skip
+                by_score += tl.sum(weighed, axis=0)
+            # What is equal to the last of the span may go on in the next one, which begins at ``end``.
+            fall = fallen_by(tl.minimum(gap, _largest_gap(n_negative, epsilon_bits)), fallen)
+            fall = tl.where(score == last, end, tl.minimum(fall, end))
+            fallen = tl.max(fall, axis=0)
+            score = -fall
+        gap = tl.where(is_negative, score - centre, 0.0)
         sums = sum_before + tl.cumsum(gap, axis=0)
         ignored = place.to(tl.int32) - positives - negatives
-        to = tl.where(is_negative, n_positive + negatives - 1, n_positive + n_negative + ignored)
+        to = tl.where(is_negative, n_positive + negatives - 1, n_taken + ignored)
         to = ranking * n_items + tl.where(is_positive, positives - 1, to)
         mask = place < n_items
-        tl.store(v_ptr + to, score.to(tl.float64), mask=mask)
+        tl.store(v_ptr + to, score, mask=mask)
         tl.store(order_ptr + to, item, mask=mask)
         tl.store(s_ptr + to, tl.where(is_negative, sums, 0.0), mask=is_positive | is_negative)
         total = tl.sum(both, axis=0)
@@ -146,11 +212,63 @@ def split_classes(
         negatives_before += total >> 16
         sum_before += tl.sum(gap, axis=0)
         place += BLOCK_N
+    if cuts:
+        if LOSS == "hinge" or LOSS == "ranking":
+            tl.store(by_score_ptr + program, by_score)
+        if number == 0:
+            tl.store(centre_ptr + ranking, centre)
 
 
 @triton.jit
-def _centre(keys_ptr, n_positive, ranking, n_items):
-    return score_of(tl.load(keys_ptr + ranking * n_items + n_positive // 2)).to(tl.float64)
+def _join_spans(span_counts_ptr, span_falls_ptr, number, middle, n_spans, BLOCK_T: tl.constexpr):
+    """How far near scores have fallen before a span and at its end, the centre, and what sums before the span lack.
+
+    ``middle`` is the span of the centre. All programs add up the same numbers in the same order, with 0 for spans that
+    come later: so one span ends where the next one starts, to the bit, no span ends above its start, as rounding keeps
+    the order, and without a fall it ends there. The centre is the near score at its place but for rounding, and the
+    same number for all. Sums of spans count each from its start; they lack what the centre is below that, once for
+    every negative.
+    """
+    start = tl.zeros([BLOCK_T], tl.float64)
+    end = tl.zeros([BLOCK_T], tl.float64)
+    to_middle = tl.zeros([BLOCK_T], tl.float64)
+    for base in range(0, n_spans, BLOCK_T):
+        each = base + tl.arange(0, BLOCK_T)
+        fall = tl.load(span_falls_ptr + each, mask=each < n_spans, other=0.0)
+        start += tl.where(each < number, fall, 0.0)
+        end += tl.where(each <= number, fall, 0.0)
+        to_middle += tl.where(each < middle, fall, 0.0)
+    start, end, to_middle = tl.reduce((start, end, to_middle), 0, add_three)
+    to_centre = to_middle + tl.load(span_falls_ptr + n_spans)
+    lacking = tl.zeros([BLOCK_T], tl.float64)
+    fallen = tl.full([], 0.0, tl.float64)
+    for base in range(0, number, BLOCK_T):
+        each = base + tl.arange(0, BLOCK_T)
+        mask = each < number
+        fall = tl.load(span_falls_ptr + each - 1, mask=mask & (each > 0), other=0.0)
+        negatives = tl.load(span_counts_ptr + each * 2 + 1, mask=mask, other=0).to(tl.float64)
+        lacking += negatives * (to_centre - (fallen + tl.cumsum(fall, axis=0)))
+        fallen += tl.sum(fall, axis=0)
+    return start, end, -to_centre, tl.sum(lacking, axis=0)
+
+
+@triton.jit
+def _largest_gap(n_negative, epsilon_bits):
+    """``2 w``."""
+    return epsilon_bits.to(tl.float64, bitcast=True) * n_negative.to(tl.float64)
+
+
+@triton.jit
+def _gaps(keys_ptr, ranking, place, score, n_taken, n_items):
+    """How far the score at each of a tile of places is below the one before; 0 at the first, and if ignored."""
+    has_gap = (place > 0) & (place < n_taken)
+    before = score_of(tl.load(keys_ptr + ranking * n_items + place - 1, mask=has_gap, other=0)).to(tl.float64)
+    return tl.where(has_gap, before - score, 0.0)
+
+
+@triton.jit
+def _score_at(keys_ptr, ranking, place, n_items):
+    return score_of(tl.load(keys_ptr + ranking * n_items + place)).to(tl.float64)
 
 
 @triton.jit
@@ -159,7 +277,7 @@ def _sorted_items(keys_ptr, index_ptr, classes_ptr, ranking, place, n_items):
     item = tl.load(index_ptr + ranking * n_items + place, mask=mask, other=0).to(tl.int32)
     group = tl.load(classes_ptr + ranking * n_items + item, mask=mask, other=IGNORED)
     score = score_of(tl.load(keys_ptr + ranking * n_items + place, mask=mask, other=0))
-    return item, score, mask & (group == POSITIVE), mask & (group == NEGATIVE)
+    return item, score.to(tl.float64), mask & (group == POSITIVE), mask & (group == NEGATIVE)
 
 
 @triton.jit
@@ -200,18 +318,27 @@ def sum_negatives(n_ptr, s_ptr, n_negative, centre, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def span_flags(v_ptr, n_positive, n_negative, epsilon_bits):
-    """Whether gaps are to be cut, and whether a sum over all pairs, of gaps or of what AP pays, may overflow."""
+def span_flags(highest, lowest, last, n_positive, n_negative, epsilon_bits):
+    """Whether gaps are to be cut, and whether a sum over all pairs, of gaps or of what AP pays, may overflow.
+
+    ``lowest`` is the lowest positive, ``last`` the lowest item of all.
+    """
     epsilon = epsilon_bits.to(tl.float64, bitcast=True)
     negatives = n_negative.to(tl.float64)
     pairs = n_positive.to(tl.float64) * negatives
-    lowest = tl.load(v_ptr + n_positive - 1)
-    highest = tl.maximum(tl.load(v_ptr), tl.load(v_ptr + n_positive))
-    last = tl.minimum(lowest, tl.load(v_ptr + n_positive + n_negative - 1))
     span = highest - lowest
     is_far = (span > epsilon * _FAR_SPAN) & (span > epsilon * negatives)
     can_sum = (16.0 * pairs * (highest - last) < float("inf")) & (8.0 * pairs * epsilon < float("inf"))
     return tl.where(is_far, FAR, 0) + tl.where(can_sum, 0, NOT_FINITE)
+
+
+@triton.jit
+def is_cut(flags, LOSS: tl.constexpr):
+    """Whether a ranking has near scores. The metric and the perceptron solve nothing, and keep those there are."""
+    cuts = (flags & (FAR | NOT_FINITE)) == FAR
+    if LOSS == "ap" or LOSS == "perceptron":
+        cuts = cuts & False
+    return cuts
 
 
 @triton.jit
@@ -242,7 +369,7 @@ def cut_gaps(
         tl.store(sorted_ptr + (place - own_start) + before, score, mask=mask)
         tl.store(first_ptr + place, first, mask=mask)
     tl.debug_barrier()
-    largest = epsilon_bits.to(tl.float64, bitcast=True) * n_negative.to(tl.float64)
+    largest = _largest_gap(n_negative, epsilon_bits)
     fallen = tl.full([], 0.0, tl.float64)
     for base in range(0, n_taken, BLOCK):
         place = base + lane
@@ -250,8 +377,7 @@ def cut_gaps(
         has_gap = mask & (place > 0)
         score = tl.load(sorted_ptr + place, mask=has_gap, other=0.0)
         gap = tl.load(sorted_ptr + place - 1, mask=has_gap, other=0.0) - score
-        # Sums of a scan may fall by their rounding, scores must not rise.
-        below = tl.maximum(running_max(fallen + tl.cumsum(tl.minimum(gap, largest), axis=0)), fallen)
+        below = fallen_by(tl.minimum(gap, largest), fallen)
         tl.store(near_ptr + place, -below, mask=mask)
         fallen = tl.max(below, axis=0)
     tl.debug_barrier()
@@ -264,62 +390,6 @@ def cut_gaps(
     centre = tl.load(v_ptr + n_positive // 2)
     sum_negatives(v_ptr + n_positive, s_ptr + 1, n_negative, centre, BLOCK)
     return centre
-
-
-@triton.jit
-def cut_sorted_gaps(
-    keys_ptr, index_ptr, classes_ptr,
-    v_ptr, s_ptr, n_positive, n_negative, epsilon_bits,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
-    """:func:`cut_gaps` where the sorted keys of both classes are at hand, with nothing to look up; ``s_ptr``: S[0].
-
-    16 ns an item became 6 (estimates for an H100).
-    """
-    largest = epsilon_bits.to(tl.float64, bitcast=True) * n_negative.to(tl.float64)
-    # From where sums count: see sum_spans.
-    middle = n_positive // 2
-    centre = tl.full([], 0.0, tl.float64)
-    fallen = tl.full([], 0.0, tl.float64)
-    for base in range(0, middle + 1, BLOCK):
-        place = base + tl.arange(0, BLOCK)
-        near = _near_scores(keys_ptr, place, n_positive + n_negative, largest, fallen)
-        fallen = -tl.min(near, axis=0)
-        centre += tl.sum(tl.where(place == middle, near, 0.0), axis=0)
-    # All threads have read the scores, which near ones replace.
-    tl.debug_barrier()
-    fallen = tl.full([], 0.0, tl.float64)
-    above = tl.full([], 0.0, tl.float64)
-    positives = 0
-    for base in range(0, n_positive + n_negative, BLOCK):
-        place = base + tl.arange(0, BLOCK)
-        mask = place < n_positive + n_negative
-        near = _near_scores(keys_ptr, place, n_positive + n_negative, largest, fallen)
-        fallen = -tl.min(near, axis=0)
-        item = tl.load(index_ptr + place, mask=mask, other=0)
-        is_positive = mask & (tl.load(classes_ptr + item, mask=mask, other=IGNORED) == POSITIVE)
-        is_negative = mask & (is_positive == 0)
-        number = tl.cumsum(is_positive.to(tl.int32), axis=0)
-        # Of a positive those before it, of a negative all positives and the negatives before it.
-        to = tl.where(is_positive, positives + number - 1, n_positive + place - positives - number)
-        tl.store(v_ptr + to, near, mask=mask)
-        gap = tl.where(is_negative, near - centre, 0.0)
-        tl.store(s_ptr + 1 - n_positive + to, above + tl.cumsum(gap, axis=0), mask=is_negative)
-        positives += tl.sum(is_positive.to(tl.int32), axis=0)
-        above += tl.sum(gap, axis=0)
-    tl.debug_barrier()
-    return centre
-
-
-@triton.jit
-def _near_scores(keys_ptr, place, n_taken, largest, fallen):
-    """Of a tile of places, the near score of the one before the tile being ``-fallen``."""
-    has_gap = (place > 0) & (place < n_taken)
-    score = score_of(tl.load(keys_ptr + place, mask=has_gap, other=0)).to(tl.float64)
-    gap = tl.where(has_gap, score_of(tl.load(keys_ptr + place - 1, mask=has_gap, other=0)).to(tl.float64) - score, 0.0)
-    # Sums of a scan may fall by their rounding: scores must not rise, and equal ones must stay equal.
-    through = fallen + tl.cumsum(tl.minimum(gap, largest), axis=0)
-    return -tl.maximum(running_max(tl.where(gap > 0.0, through, fallen)), fallen)
 
 
 @triton.jit

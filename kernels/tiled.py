@@ -16,56 +16,17 @@ import triton.language as tl
 
 from .certify import first_of_level, in_company, price_rows, set_bands, settle
 from .coarse import FEWEST, refine
-from .output import ranking_value, result_at, row_sums, summed, takes_part, tile_of, value_by_score, value_unsolved
+from .output import ranking_value, result_at, row_sums, summed, takes_part, tile_of, value_unsolved
 from .pool import begin_levels, copy, find_last, mark, pool
 from .prices import set_prices
 from .program import solve_all, solve_bands
 from .scans import next_set
 from .search import search_rows
-from .sort import FAR, NOT_FINITE, ranking_start
-from .split import cut_sorted_gaps, load_ranking, restore_scores, span_flags
+from .sort import FAR, ranking_start
+from .split import load_ranking, restore_scores
 from .terms import task_scale
 
 _HIGHEST = tl.constexpr(2**31 - 1)
-
-
-@triton.jit(do_not_specialize=["n_items", "epsilon_bits"])
-def cut_rankings(
-    keys_ptr, index_ptr, classes_ptr,
-    v_ptr, s_ptr, counts_ptr, centre_ptr, by_score_ptr,
-    n_items, epsilon_bits,
-    LOSS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Rankings whose scores are too far apart: flags, near scores, their sums and from where these count.
-
-    One program owns one ranking, and is done with most of them at once.
-
-    keys_ptr, index_ptr, classes_ptr: see :func:`kernels.split.sum_spans`.
-    by_score_ptr: (rankings,) float64, see :func:`kernels.output.value_by_score`; not written for LOSS "perceptron",
-    whose scores stay as they are.
-    """
-    ranking = tl.program_id(0).to(tl.int64)
-    n_positive, n_negative, flags, centre, solvable = load_ranking(counts_ptr, centre_ptr, ranking, LOSS)
-    by_score = tl.full([], 0.0, tl.float64)
-    if solvable:
-        v_ptr += ranking * n_items
-        flags |= span_flags(v_ptr, n_positive, n_negative, epsilon_bits)
-        # All threads have read the flags.
-        tl.debug_barrier()
-        tl.store(counts_ptr + ranking * 4 + 2, flags)
-        if LOSS != "perceptron":
-            if (flags & (FAR | NOT_FINITE)) == FAR:
-                s_ptr += ranking * n_items + n_positive - 1
-                n_ptr = v_ptr + n_positive - 1
-                by_score = value_by_score(v_ptr, n_ptr, s_ptr, n_positive, n_negative, centre, LOSS, BLOCK)
-                centre = cut_sorted_gaps(
-                    keys_ptr + ranking * n_items, index_ptr + ranking * n_items, classes_ptr + ranking * n_items,
-                    v_ptr, s_ptr, n_positive, n_negative, epsilon_bits,
-                    BLOCK,
-                )  # fmt: skip
-                tl.store(centre_ptr + ranking, centre)
-    if LOSS != "perceptron":
-        tl.store(by_score_ptr + ranking, by_score)
 
 
 @triton.jit(do_not_specialize=["n_items", "n_programs", "n_chunks", "epsilon_bits"])
@@ -421,13 +382,13 @@ def _plane(number, n_programs):
 
 @triton.jit(
     do_not_specialize=[
-        "n_items", "n_tiles", "n_programs", "n_inner", "stride_so", "stride_si", "stride_sn", "epsilon_bits"
+        "n_items", "n_spans", "n_tiles", "n_programs", "n_inner", "stride_so", "stride_si", "stride_sn", "epsilon_bits"
     ]
 )  # fmt: skip
 def sum_rankings(
     scores_ptr, s_ptr, order_ptr, counts_ptr, centre_ptr, rows_ptr, parts_ptr, by_score_ptr,
     value_ptr, takes_part_ptr, before_ptr, v_ptr,
-    n_items, n_tiles, n_programs, n_inner, stride_so, stride_si, stride_sn, epsilon_bits,
+    n_items, n_spans, n_tiles, n_programs, n_inner, stride_so, stride_si, stride_sn, epsilon_bits,
     LOSS: tl.constexpr, SIGN: tl.constexpr, BLOCK: tl.constexpr, BLOCK_T: tl.constexpr,
 ):  # fmt: skip
     """The value of each ranking, and the sum of the choices before each row. Programs own what they own in sum_rows.
@@ -436,7 +397,7 @@ def sum_rankings(
     before_ptr: (rankings, n_items) float64, rows 0 to the number of positives; not written for LOSS "ap" and "ranking";
     with SIGN 0 (2, rankings, n_items).
     scores_ptr, order_ptr: where scores that were cut come back from to ``v_ptr``, for LOSS "direct" and "hinge".
-    by_score_ptr: see :func:`cut_rankings`, read for these and for LOSS "ranking".
+    by_score_ptr: see :func:`kernels.split.split_classes`.
     """
     program = tl.program_id(0).to(tl.int64)
     ranking = program // n_programs
@@ -452,11 +413,11 @@ def sum_rankings(
             task_sum = _sum_of_tiles(parts_ptr + stride, used, BLOCK_T)
             by_score = tl.full([], 0.0, tl.float64)
             last_sum = tl.full([], 0.0, tl.float64)
-            if LOSS != "ap" and LOSS != "perceptron":
-                by_score = tl.load(by_score_ptr + ranking)
-            if LOSS == "ranking":
-                last_sum = tl.load(s_ptr + ranking * n_items + n_positive - 1 + n_negative)
-                last_sum = tl.where((flags & FAR) != 0, 0.0, last_sum)
+            if LOSS == "hinge" or LOSS == "ranking":
+                if (flags & FAR) != 0:
+                    by_score = _sum_of_tiles(by_score_ptr + ranking * n_spans, n_spans, BLOCK_T)
+                elif LOSS == "ranking":
+                    last_sum = tl.load(s_ptr + ranking * n_items + n_positive - 1 + n_negative)
             value = ranking_value(
                 score_sum, task_sum, last_sum, by_score, epsilon_bits, n_positive, n_negative, LOSS, SIGN
             )

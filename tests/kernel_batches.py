@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastap.backends.triton.inputs import Task, inputs_of
+from fastap.backends.triton.inputs import METRIC, Task, inputs_of
+from fastap.backends.triton.launch import TiledLaunch
 from fastap.backends.triton.plan import Plan
-from fastap.backends.triton.split import Sorted, sort_and_split
+from fastap.backends.triton.split import Sorted, sort_and_split, spans_of
 from fastap.types import Batch
 from tests.kernels import DEVICE, TILE, poisoned, small_tiled_launch
 from tests.problems import KINDS, draw
@@ -147,6 +148,89 @@ def hard(*cases: tuple[str, int, int, float], dtype: torch.dtype = torch.float64
     return stacked([ranking(kind, seed, count, 45 - count, 45) for kind, seed, count, _ in cases], dtype)
 
 
+def far_corners(items: int, far: float) -> dict[str, tuple[Tensor, Tensor]]:
+    """Rankings whose gaps are cut if ``far`` is, special in where these and equal scores lie in their order."""
+    rng = np.random.default_rng(items)
+    place, noise = np.arange(items), np.sort(rng.normal(size=items))[::-1]
+    pairs, runs = (np.repeat(place, rng.geometric(share, items))[:items] for share in (0.4, 0.03))
+    rows = {
+        "far above": np.where(place == 0, far, noise),
+        "far below": np.where(place == items - 1, -far, noise),
+        "all equal but the first": np.where(place == 0, far, 0.0),
+        "all equal but the last": np.where(place == items - 1, -far, 0.0),
+        **{
+            f"{unit} apart but for the first": np.where(place == 0, far, unit * noise)
+            for unit in 10.0 ** -np.arange(9, 15)
+        },
+        "two levels": np.where(place < items // 2, far, -far),
+        "runs of equal scores": far * (1 - runs / runs.max()),
+        "pairs of equal scores": np.where(place == 0, far, noise[pairs]),
+        "runs of equal scores, near": np.where(place == 0, far, noise[runs]),
+        "few and long ones": far * (1 - place // 95 / (items // 95)),
+        "tiles far apart": noise - 2 * far * (place // TILE) / items,
+        "tiles far apart, each level": -far * (place // TILE) / (items // TILE),
+        "borders one further": noise - 2 * far * ((place + TILE - 1) // TILE) / items,
+        "all far apart": -far * place / items,
+        "closer and closer": far * 0.8**place,
+        "on many scales": np.sort(noise * np.array([1e-3, 1.0, far / 100, far / 4])[place % 4])[::-1],
+        "all but a few far apart": np.where(place < items // 3, -far * place / items, -far - noise[0] + noise),
+    }
+    found = {}
+    shuffled = rng.permutation(items)
+    for number, (name, scores) in enumerate(rows.items()):
+        targets = (rng.random(items) < (0.3, 0.05, 0.9)[number % 3]).astype(np.int64)
+        targets[place > items - TILE] = number < 5 or number % 2 == 1  # else negatives lie below all positives
+        targets[0], targets[items - TILE] = 0, 1
+        found[name] = torch.tensor(scores[shuffled]), torch.tensor(targets[shuffled])
+    scores, targets = found["tiles far apart"]
+    lowest, highest = int(scores.argmin()), int(scores.argmax())
+    ignored = torch.where(torch.arange(items) % 3 > 0, targets, -1)
+    found["ignored ones"] = torch.where(ignored < 0, torch.nan, scores), ignored
+    found["one positive, the lowest"] = scores, torch.zeros_like(targets).index_fill(0, torch.tensor(lowest), 1)
+    found["one negative, the highest"] = scores, torch.ones_like(targets).index_fill(0, torch.tensor(highest), 0)
+    two = torch.full_like(targets, -1).index_fill(0, torch.tensor(lowest), 1)
+    found["two items of all"] = scores, two.index_fill(0, torch.tensor(highest), 0)
+    return found
+
+
+def spanning(span: int, rankings: int, items: int) -> TiledLaunch:
+    """The small launch with so many tiles to a span."""
+    launch = small_tiled_launch()
+    launch = replace(launch, sharing=rankings * -(-items // launch.items) // span)
+    assert spans_of(rankings, items, launch)[1] == span
+    return launch
+
+
+def check_cut(loss: str, dtype: torch.dtype, items: int, span: int) -> None:
+    """Near scores, their sums and what by score there is to add, of :func:`far_corners`, as the rule has them."""
+    far, epsilon = (3e4, 1e-4) if dtype == torch.float16 else (1e12, 0.7)
+    scores, targets = stacked([*far_corners(items, far).values()], dtype)
+    found = Split.of(scores, targets, task=Task(loss, 1, "auto", epsilon), span=span).sorted
+    v, s, order = (each.view(scores.shape).cpu().numpy() for each in (found.v, found.s, found.order))
+    for number, (positives, negatives, flags, _) in enumerate(found.counts.tolist()):
+        taken = positives + negatives
+        assert flags == 8
+        score = scores[number, order[number, :taken].tolist()].double().cpu().numpy()
+        by_score = np.argsort(-score, kind="stable")
+        falls = -np.diff(score[by_score]).astype(np.longdouble)
+        near = np.zeros(taken, np.longdouble)
+        near[1:] = -np.minimum(falls, epsilon * negatives).cumsum()
+        given = v[number, by_score]
+        assert (np.diff(given) <= 0).all()
+        assert (np.diff(given)[falls == 0] == 0).all()
+        assert np.abs(given - near).max() <= 4e-15 * -near[-1]
+        near[by_score] = near.copy()
+        centre = float(found.centre[number])
+        assert abs(centre - np.sort(near)[::-1][positives // 2]) <= 4e-15 * -near.min()
+        gaps = near[positives:] - centre
+        assert np.abs(s[number, positives:taken] - gaps.cumsum()).max() <= 4e-15 * (taken * -near.min())
+        assert s[number, positives - 1] == 0
+        if loss in ("hinge", "ranking"):
+            pairs = np.subtract.outer(score[:positives].astype(np.longdouble), score[positives:])
+            expected = np.abs(pairs).mean() if loss == "ranking" else 2 * np.maximum(-pairs, 0).mean()
+            np.testing.assert_allclose(float(found.by_score[number].sum()), float(expected), rtol=1e-13)
+
+
 # After the split
 
 
@@ -159,15 +243,23 @@ class Split:
     items: int
 
     @staticmethod
-    def of(scores: Tensor, targets: Tensor, ignore_index: int | None = -1, task: Task | None = None) -> Split:
+    def of(
+        scores: Tensor, targets: Tensor, ignore_index: int | None = -1, task: Task = METRIC, span: int | None = None
+    ) -> Split:
+        """``span``: of how many tiles, if not as many as the launch says."""
         inputs, given = inputs_of(Batch(scores, targets, ignore_index))
+        launch = small_tiled_launch()
+        if span is not None:
+            launch = spanning(span, inputs.rankings, inputs.items)
         plan = Plan(inputs.device, len(given))
-        plan.end(*sort_and_split(plan, inputs, small_tiled_launch(), task))
+        plan.end(*sort_and_split(plan, inputs, launch, task))
         with poisoned():
             found = Sorted(*plan.run(given))
         plane = (inputs.rankings * inputs.items,)
         each = (inputs.rankings,)
-        shapes = {"v": plane, "order": plane, "s": plane, "counts": (*each, 4), "centre": each, "by_score": each}
+        spans, _ = spans_of(inputs.rankings, inputs.items, launch)
+        shapes = {"v": plane, "order": plane, "s": plane, "counts": (*each, 4), "centre": each}
+        shapes["by_score"] = (*each, spans)
         tensors = [getattr(found, name)[: prod(shape)].view(shape) for name, shape in shapes.items()]
         return Split(Sorted(*tensors), inputs.rankings, inputs.items)
 

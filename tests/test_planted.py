@@ -19,7 +19,8 @@ from emulator import Device, GivenUpError, compiler
 from fastap.backends import triton
 from fastap.types import Batch
 from tests import device_checks as checks
-from tests.kernels import often
+from tests.kernel_batches import check_cut
+from tests.kernels import TILE, often
 from tests.rewritten import rewritten
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C compiler")
@@ -55,6 +56,8 @@ PROBLEMS: dict[str, Callable[[], object]] = {
     "dp": lambda: checks.check_losses(checks.full_batch(0, 3, 301), "negative", CPU, F64, "dp"),
     "waves": lambda: _dp_of_one(4113),
     "gaps": lambda: checks.check_far("negative", CPU, F64, 301),
+    "hinge gaps": lambda: checks.check_far("hinge", CPU, F64, 301),
+    "spans": lambda: check_cut("ranking", F64, 13 * TILE - 1, 2),
     "short": lambda: checks.check_losses(checks.odd_batch(500), "positive", CPU, F32),
     "short gaps": lambda: checks.check_far("positive", CPU, F32, 500),
     "ragged": lambda: checks.check_ragged("positive", CPU, F32, (700, 0, 130, 1)),
@@ -138,15 +141,14 @@ PLANTED = {
         "short",
     ),
     "sort: an index too far": ("sort.encode_items", "mask = item < n_items", "mask = item <= n_items", "positive"),
-    "sort: no start": ("sort.encode_items", "tl.store(counts_ptr + 2, flags)", "pass", "positive"),
+    "sort: no start": ("sort.encode_items", "tl.store(counts_ptr + 2 * program + 1, flags)", "pass", "positive"),
+    "sort: another": ("sort.encode_items", "group == POSITIVE, key, ", "group == NEGATIVE, key, ", "gaps"),
     "split: a barrier less": ("split.cut_gaps", f"    {BARRIER}\n    largest", "    largest", "short gaps"),
     "split: an index too far": ("split.cut_gaps", "has_gap = mask & (place > 0)", "has_gap = mask", "short gaps"),
-    "split: a place too far": (
-        "split.cut_sorted_gaps",
-        "mask = place < n_positive + n_negative",
-        "mask = place <= n_positive + n_negative",
-        "gaps",
-    ),
+    "split: a place too far": ("split._gaps", "(place < n_taken)", "(place <= n_taken)", "spans"),
+    "split: a span too few": ("split._join_spans", "each <= number", "each < number", "spans"),
+    "split: equal scores part": ("split.split_classes", "tl.where(score == last, end, ", "(", "spans"),
+    "split: no centre": ("split.sum_spans", "tl.store(span_falls_ptr + n_spans, to_middle)", "pass", "gaps"),
     "split: no start": (
         "split.sum_spans",
         "tl.store(centre_ptr + ranking, centre)",
@@ -160,7 +162,7 @@ PLANTED = {
         "positive",
     ),
     "terms: another": ("terms.marginal", "n_ptr + a, mask", "n_ptr + a + 1, mask", "positive"),
-    "tiled: a barrier less": ("tiled.cut_rankings", BARRIER, "pass", "positive"),
+    "tiled: a span too few": ("tiled.sum_rankings", "n_spans, BLOCK_T)", "n_spans - 1, BLOCK_T)", "hinge gaps"),
     "tiled: an index too far": (
         "tiled.write_items",
         "place, mask=mask, other=0)",

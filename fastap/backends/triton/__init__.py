@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastap.backends.triton import prove
-from fastap.backends.triton.inputs import Given, Inputs, Results, Task, architecture, inputs_of, on_device
+from fastap.backends.triton.inputs import METRIC, Given, Inputs, Results, Task, architecture, inputs_of, on_device
 from fastap.backends.triton.launch import Launch, RaggedLaunch, ShortLaunch, TiledLaunch, launch_for, ragged_launch
 from fastap.backends.triton.plan import Place, Plan, place_of
 from fastap.backends.triton.prove import Call, Verdict, proven, proven_reduction
@@ -134,7 +134,7 @@ def _plan(call: Call) -> Plan:
         task = Task("ranking", objective.sign, objective.method, objective.epsilon)
         out = plan.empty(*inputs.shape, dtype=torch.int64)
     else:
-        task = Task("ap", 1, "standard", 1.0)
+        task = METRIC
     value = plan.empty(inputs.rankings, dtype=value_type)
     results = Results(value, None if takes_part is None else takes_part.view(torch.int8), out)
     if inputs.weight is not None:

@@ -96,6 +96,9 @@ class Task(NamedTuple):
         return int(struct.unpack("<q", struct.pack("<d", self.epsilon))[0])
 
 
+METRIC = Task("ap", 1, "standard", 1.0)  # with nothing to solve
+
+
 def inputs_of(batch: Batch, weight: Tensor | None = None) -> tuple[Inputs, Given]:
     """The batch as kernels read it. Any ``dim`` of a contiguous tensor, and most views, are read where they are."""
     scores, targets, ignore_index, offsets = batch

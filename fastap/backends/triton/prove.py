@@ -232,11 +232,11 @@ def _lengths(call: Call) -> list[tuple[int, ...]]:
 
 
 def _few(launch: Launch, each: Battery) -> Launch:
-    """The same kernels, by no more programs than there are rankings, and fewer, so that these share them."""
+    """The same kernels, by few programs, so that these share rankings: of three tiles one has two, another has one."""
     if isinstance(launch, RaggedLaunch):
         return replace(launch, programs=min(launch.programs, each.lengths.shape[0] // 2))
     if isinstance(launch, TiledLaunch):
-        return replace(launch, most_programs=min(launch.most_programs, 2), sharing=each.lengths.shape[0])
+        return replace(launch, most_programs=min(launch.most_programs, 2), sharing=3 * each.lengths.shape[0] // 2)
     return launch
 
 

@@ -8,10 +8,10 @@ import torch
 import triton
 from torch import Tensor
 
-from fastap.backends.triton.inputs import Inputs, Task
-from fastap.backends.triton.launch import TiledLaunch, compiler_options
+from fastap.backends.triton.inputs import METRIC, Inputs, Task
+from fastap.backends.triton.launch import TiledLaunch
 from fastap.backends.triton.plan import Place, Plan
-from fastap.kernels import sort, tiled
+from fastap.kernels import sort
 from fastap.kernels import split as kernels
 
 
@@ -26,18 +26,20 @@ class Sorted(NamedTuple):
     by_score: Place
 
 
-def sort_and_split(plan: Plan, inputs: Inputs, launch: TiledLaunch, task: Task | None = None) -> Sorted:
-    """Three launches and the sort; for a task to be solved four."""
+def sort_and_split(plan: Plan, inputs: Inputs, launch: TiledLaunch, task: Task = METRIC) -> Sorted:
+    """Three launches and the sort."""
     rankings, items = inputs.rankings, inputs.items
     plane, tiles = rankings * items, triton.cdiv(items, launch.items)
-    wide = inputs.scores.dtype == torch.float64
-    keys = plan.empty(rankings, items, dtype=torch.int64 if wide else torch.int32)
     f64, i32 = torch.float64, torch.int32
-    classes, tile_counts, counts = plan.cut((plane, torch.int8), (rankings * tiles * 4, i32), (rankings * 4, i32))
+    key = torch.int64 if inputs.scores.dtype == f64 else i32
+    keys = plan.empty(rankings, items, dtype=key)
+    classes, tile_counts, tile_lowest = plan.cut(
+        (plane, torch.int8), (2 * rankings * tiles, i32), (rankings * tiles, key)
+    )
     plan.start(
         sort.encode_items, rankings * tiles,
         inputs.scores, inputs.targets,
-        keys, classes, tile_counts,
+        keys, classes, tile_counts, tile_lowest,
         items, tiles, inputs.inner,
         *inputs.strides,
         inputs.ignore_index,
@@ -46,37 +48,31 @@ def sort_and_split(plan: Plan, inputs: Inputs, launch: TiledLaunch, task: Task |
     keys, index = plan.call(_sort_rows, keys, into=(keys.dtype, torch.int64))
     spans, span = spans_of(rankings, items, launch)
     # After the sort, which takes work space of its own: the peak is lower.
-    v, s, order, span_counts, span_sums, centre, by_score = plan.cut(
+    v, s, order, counts, span_counts, span_sums, span_falls, centre, by_score = plan.cut(
         (plane, f64),
         (plane, f64),
         (plane, i32),
+        (4 * rankings, i32),
         (2 * rankings * spans, i32),
         (rankings * spans, f64),
+        (rankings * (spans + 1), f64),
         (rankings, f64),
-        (rankings, f64),
+        (rankings * spans, f64),
     )
     plan.start(
         kernels.sum_spans, rankings * spans,
-        keys, index, classes, tile_counts,
-        counts, span_counts, span_sums, centre,
-        items, tiles, spans, span,
-        BLOCK_N=launch.items, BLOCK_T=launch.scan, num_warps=launch.num_warps,
+        keys, index, classes, tile_counts, tile_lowest,
+        counts, span_counts, span_sums, span_falls, centre,
+        items, tiles, spans, span, task.epsilon_bits,
+        LOSS=task.loss, BLOCK_N=launch.items, BLOCK_T=launch.scan, num_warps=launch.num_warps,
     )  # fmt: skip
     plan.start(
         kernels.split_classes, rankings * spans,
-        keys, index, classes, counts, span_counts, span_sums,
-        v, order, s,
-        items, spans, span,
-        BLOCK_N=launch.items, BLOCK_T=launch.scan, num_warps=launch.num_warps,
+        keys, index, classes, counts, span_counts, span_sums, span_falls,
+        v, order, s, centre, by_score,
+        items, spans, span, task.epsilon_bits,
+        LOSS=task.loss, BLOCK_N=launch.items, BLOCK_T=launch.scan, num_warps=launch.num_warps,
     )  # fmt: skip
-    if task is not None and task.loss != "ap":
-        plan.start(
-            tiled.cut_rankings, rankings,
-            keys, index, classes,
-            v, s, counts, centre, by_score,
-            items, task.epsilon_bits,
-            LOSS=task.loss, BLOCK=launch.weighed, **compiler_options(launch.wide),
-        )  # fmt: skip
     return Sorted(v, order, s, counts, centre, by_score)
 
 

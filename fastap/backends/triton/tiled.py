@@ -8,7 +8,7 @@ import triton
 from fastap.backends.triton.inputs import Inputs, Results, Task
 from fastap.backends.triton.launch import TiledLaunch, Waves, compiler_options
 from fastap.backends.triton.plan import Place, Plan
-from fastap.backends.triton.split import Sorted, sort_and_split
+from fastap.backends.triton.split import Sorted, sort_and_split, spans_of
 from fastap.kernels import tiled, wave
 
 # Intervals of a row that are looked at together coarse to fine: most rows have fewer.
@@ -46,7 +46,7 @@ def plan_tiled(plan: Plan, inputs: Inputs, task: Task, launch: TiledLaunch, resu
         tiled.sum_rankings, rankings * programs,
         inputs.scores, s, sorted_.order, counts, centre, rows, parts, sorted_.by_score,
         value, value if takes_part is None else takes_part, sums, v,
-        items, tiles, programs, inputs.inner, *inputs.strides[:3], bits,
+        items, spans_of(rankings, items, launch)[0], tiles, programs, inputs.inner, *inputs.strides[:3], bits,
         LOSS=task.loss, SIGN=task.sign, BLOCK=block, BLOCK_T=launch.scan, num_warps=launch.num_warps,
     )  # fmt: skip
     if out is not None:
