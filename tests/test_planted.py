@@ -142,7 +142,7 @@ PLANTED = {
     ),
     "sort: an index too far": ("sort.encode_items", "mask = item < n_items", "mask = item <= n_items", "positive"),
     "sort: no start": ("sort.encode_items", "tl.store(counts_ptr + 2 * program + 1, flags)", "pass", "positive"),
-    "sort: another": ("sort.encode_items", "group == POSITIVE, key, ", "group == NEGATIVE, key, ", "gaps"),
+    "sort: another": ("sort.encode_items", "tl.max(tl.where", "tl.min(tl.where", "gaps"),
     "split: a barrier less": ("split.cut_gaps", f"    {BARRIER}\n    largest", "    largest", "short gaps"),
     "split: an index too far": ("split.cut_gaps", "has_gap = mask & (place > 0)", "has_gap = mask", "short gaps"),
     "split: a place too far": ("split._gaps", "(place < n_taken)", "(place <= n_taken)", "spans"),
