@@ -8,6 +8,7 @@ from fastap.functional import (
     ap_perceptron_loss,
     average_precision,
     direct_ap_loss,
+    direct_ranking_loss,
     loss_augmented_ranking,
 )
 from fastap.modules import (
@@ -46,6 +47,7 @@ __all__ = [
     "direct_ap_loss",
     "direct_cost_loss",
     "direct_loss",
+    "direct_ranking_loss",
     "loss_augmented_ranking",
     "multiclass_ap_loss",
     "retrieval_ap_loss",

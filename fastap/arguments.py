@@ -13,7 +13,7 @@ from torch import Generator, Tensor, device, dtype, float64
 from torch.masked import MaskedTensor
 
 from fastap.targets import FLOATING, INTEGER, NUMBERS, PLAIN, REAL, are_weights, can_look, have_values, right_weights
-from fastap.types import METHODS, REDUCTIONS, SHARDED, UPDATES, Dim, Method, Update
+from fastap.types import MEASURES, METHODS, REDUCTIONS, SHARDED, UPDATES, Dim, Measure, Method, Update
 
 # Below lie the subnormal numbers, whose inverse is infinite.
 _SMALLEST = sys.float_info.min
@@ -408,6 +408,27 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in choices:  # an array compares as one
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
     return value
+
+
+def check_measure(measure: Measure | str) -> Measure:
+    """A measure by its name, or with its parameter."""
+    given = measure if isinstance(measure, tuple) else (measure, _PARAMETERS.get(measure, 1.0))
+    if len(given) != 2:
+        raise ValueError(f"measure must be a name, or a name and a number, got {measure!r}")
+    name, parameter = check_choice("measure", given[0], MEASURES), given[1]
+    if name == "partial_auc" and parameter is None:
+        raise ValueError("measure 'partial_auc' must say up to which rate of false positives: ('partial_auc', 0.1)")
+    if name in ("partial_auc", "bedroc"):
+        parameter = check_scale(f"the number of measure {name!r}", parameter)
+    elif parameter != 1.0:
+        raise ValueError(f"measure {name!r} has no number, got {parameter!r}")
+    if name == "partial_auc" and parameter > 1:
+        raise ValueError(f"the number of measure 'partial_auc' must be at most 1, got {parameter}")
+    return Measure(name, parameter)
+
+
+# What measures are given that come without their number: BEDROC what its authors have.
+_PARAMETERS: dict[Any, Any] = {"bedroc": 20.0, "partial_auc": None}
 
 
 def check_update(update: str) -> Update:

@@ -16,6 +16,7 @@ from fastap.arguments import (
     check_generator,
     check_ignore_index,
     check_lengths,
+    check_measure,
     check_method,
     check_nested,
     check_noise,
@@ -34,10 +35,12 @@ from fastap.noise import seed_of
 from fastap.reduce import mean_precision
 from fastap.targets import can_look, without_ignored_class
 from fastap.types import (
+    AP,
     ONE_SIDED,
     Arguments,
     AugmentedRanking,
     Dim,
+    Measure,
     Method,
     Objective,
     Reduction,
@@ -156,6 +159,86 @@ def direct_ap_loss(
     Source: Song, Schwing, Zemel, Urtasun, Training Deep Neural Networks via Direct Loss Minimization, ICML 2016.
     """
     objective = Objective("direct", check_scale("epsilon", epsilon), check_update(update), check_method(method))
+    return _ap_loss(
+        scores,
+        targets,
+        objective,
+        dim=dim,
+        groups=groups,
+        offsets=offsets,
+        weight=weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        noise=noise,
+        samples=samples,
+        generator=generator,
+        backend=backend,
+        process_group=process_group,
+        sharded=sharded,
+    )
+
+
+def direct_ranking_loss(
+    scores: Tensor,
+    targets: Tensor,
+    *,
+    measure: Measure | str,
+    epsilon: float = 1.0,
+    update: Update = "positive",
+    dim: Dim = None,
+    groups: Tensor | None = None,
+    offsets: Tensor | None = None,
+    weight: Tensor | None = None,
+    ignore_index: int | None = None,
+    reduction: Reduction = "mean",
+    noise: float = 0.0,
+    samples: int = 1,
+    generator: Generator | None = None,
+    backend: str = "auto",
+    process_group: ProcessGroup | None = None,
+    sharded: Sharded = "items",
+    method: Method = "auto",
+) -> Tensor:
+    """Direct loss minimisation for a measure of a ranking: :func:`direct_ap_loss` with ``L = 1 - measure``.
+
+    With positive ``i`` of ``P`` (by score, from 1) below ``a_i`` of the ``N`` negatives, at rank ``r_i = i + a_i`` of
+    ``n = P + N``::
+
+        "ap":              1/P * sum_i i / r_i
+        "ndcg":            sum_i 1/log2(1 + r_i) / sum_i 1/log2(1 + i)
+        "reciprocal_rank": 1 / r_1
+        "auc":             1/(P N) * sum_i (N - a_i)
+        "partial_auc":     1/(P beta N) * sum_i max(beta N - a_i, 0)
+        "bedroc":          (E - E_worst) / (E_best - E_worst), E = sum_i exp(-alpha r_i / n)
+
+    Every one is 1 where no negative is above a positive and at least 0, so the loss lies in [0, 1] and brackets ``1 -
+    measure``. It is exact, at the price of a sort, as that of AP is: no measure is smoothed.
+
+    Args:
+        measure: one of these names, or of two of them name and number: ``("partial_auc", beta)``, the area under the
+            ROC curve up to a rate ``beta`` of false positives, over ``beta``; ``("bedroc", alpha)``, 20 by its name
+            alone.
+        scores, targets, epsilon, update, dim, groups, offsets, weight, ignore_index, reduction, noise, samples,
+            generator, backend, process_group, sharded, method: as of :func:`direct_ap_loss`. ``backend="triton"`` has
+            kernels for ``"ap"`` alone: of other measures tensors of CUDA devices are copied to the CPU, and the results
+            back.
+
+    Returns:
+        The loss, as of :func:`direct_ap_loss`.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`direct_ap_loss`.
+
+    Sources: as of :func:`direct_ap_loss`; of NDCG Jarvelin, Kekalainen, Cumulated Gain-Based Evaluation of IR
+    Techniques, ACM TOIS 2002, with gains of 0 and 1; of BEDROC Truchon, Bayly, Evaluating Virtual Screening Methods, J.
+    Chem. Inf. Model. 2007.
+    """
+    checked = check_measure(measure)
+    if backend == "triton" and checked != AP:
+        raise ValueError(f"backend 'triton' has no kernels for measure {checked.name!r}; use 'auto'")
+    objective = Objective(
+        "direct", check_scale("epsilon", epsilon), check_update(update), check_method(method), checked
+    )
     return _ap_loss(
         scores,
         targets,
@@ -409,6 +492,8 @@ def _ap_loss(
         epsilon=objective.epsilon,
         update=objective.update,
         method=objective.method,
+        measure=objective.measure.name,
+        parameter=objective.measure.parameter,
         noise=noise,
         samples=check_count("samples", samples),
         dim=items.dim,

@@ -20,7 +20,7 @@ from fastap.distributed import loss as exchange
 from fastap.ragged import Ragged
 from fastap.reduce import reduce
 from fastap.targets import have_values
-from fastap.types import Arguments, Batch, Losses, own, weight_dtype
+from fastap.types import AP, Arguments, Batch, Losses, own, weight_dtype
 from fastap.warning import warn_of_nothing
 
 P = ParamSpec("P")
@@ -35,7 +35,8 @@ def on_the_cpu_elsewhere(run: Callable[P, T]) -> Callable[P, T]:
         call: Any = inputs[0] if isinstance(inputs[0], Arguments) else inputs
         backend = call[-1] if call is inputs else call.backend
         where = call[0].device
-        if not backends.goes_through_the_cpu(backend if isinstance(backend, str) else "auto", where):
+        has_kernels = call is inputs or call.measure == AP.name
+        if not backends.goes_through_the_cpu(backend if isinstance(backend, str) else "auto", where, has_kernels):
             return anything(*inputs)
         moved: Any = [each.cpu() if isinstance(each, Tensor) else each for each in call]
         results = anything(*moved) if call is inputs else anything(Arguments(*moved))
@@ -165,7 +166,8 @@ ap_loss = torch.library.custom_op(
     mutates_args=(),
     schema="(Tensor scores, Tensor targets, Tensor? groups, Tensor? offsets, Tensor? weight, Tensor? seed, str loss, "
     "float epsilon, str update, str method, float noise, SymInt samples, SymInt dim, SymInt? ignore_index, "
-    "str reduction, str backend, str? process_group, str sharded, bool needs_gradient, SymInt first=0) "
+    "str reduction, str backend, str? process_group, str sharded, bool needs_gradient, SymInt first=0, "
+    "str measure='ap', float parameter=1.0) "
     "-> (Tensor, Tensor, Tensor)",
 )
 

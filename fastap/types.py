@@ -86,6 +86,29 @@ def own(values: Tensor) -> Tensor:
     return values.new_empty(0).set_(cast(Any, values)) if values._is_view() else values
 
 
+class Measure(NamedTuple):
+    """What a ranking is measured by, in [0, 1]: a sum over its positives, of which the first has rank 1.
+
+    ===============  =======================================================  ==================
+    name             of a positive at rank r, with a negatives above it       parameter
+    ===============  =======================================================  ==================
+    ap               ``(r - a)/r / P``
+    ndcg             ``1/log2(1 + r)``, divided by the most there can be
+    reciprocal_rank  ``1/r`` of the first, 0 of all others
+    auc              ``max(N - a, 0) / (P N)``                                1
+    partial_auc      ``max(beta N - a, 0) / (P beta N)``                      ``beta``, to 1
+    bedroc           ``exp(-alpha r/n)``, from the least to the most, 0 to 1  ``alpha``
+    ===============  =======================================================  ==================
+    """
+
+    name: str
+    parameter: float = 1.0
+
+
+AP = Measure("ap")
+MEASURES = ("ap", "ndcg", "reciprocal_rank", "auc", "partial_auc", "bedroc")
+
+
 class Objective(NamedTuple):
     """A loss as a difference of two rankings: ``gain * (F(y_first) - F(y_second)) + task_weight * L(y_first)``.
 
@@ -99,7 +122,7 @@ class Objective(NamedTuple):
     perceptron          argmax F           y*                 1              0
     ==================  =================  =================  =============  ===========
 
-    ``L = 1 - AP``, and ``y*`` puts every positive first. To the symmetric loss, the mean of the other two,
+    ``L`` is 1 less the measure, which is AP but for the direct losses, and ``y*`` puts every positive first. To the symmetric loss, the mean of the other two,
     ``task_weight * L(y_second)`` is added, too. ``method`` says how a loss-augmented ranking is found, and changes
     nothing else; the perceptron has none to find.
     """
@@ -108,6 +131,7 @@ class Objective(NamedTuple):
     epsilon: float = 1.0
     update: Update = "positive"
     method: Method = "auto"
+    measure: Measure = AP
 
     @property
     def is_symmetric(self) -> bool:
@@ -167,6 +191,8 @@ class Arguments(NamedTuple):
     sharded: str
     needs_gradient: bool
     first: int = 0  # the number of the first ranking, of several calls that are one
+    measure: str = "ap"
+    parameter: float = 1.0  # of the measure
 
     @property
     def objective(self) -> Objective:
@@ -175,6 +201,7 @@ class Arguments(NamedTuple):
             epsilon=self.epsilon,
             update=cast(Any, self.update),
             method=cast(Any, self.method),
+            measure=Measure(self.measure, self.parameter),
         )
 
     @property

@@ -29,9 +29,9 @@ Work = Callable[[], Any]
 
 # The loss behind each name, in the reference, and the task loss's weight in its loss-augmented ranking.
 ORACLES: dict[str, Callable[[Floats, Bools, float], reference.Loss]] = {
-    "positive": lambda score, target, weight: reference.direct_ap_loss(score, target, weight, "positive"),
-    "negative": lambda score, target, weight: reference.direct_ap_loss(score, target, weight, "negative"),
-    "symmetric": lambda score, target, weight: reference.direct_ap_loss(score, target, weight, "symmetric"),
+    "positive": lambda score, target, weight: reference.direct_ranking_loss(score, target, weight, "positive"),
+    "negative": lambda score, target, weight: reference.direct_ranking_loss(score, target, weight, "negative"),
+    "symmetric": lambda score, target, weight: reference.direct_ranking_loss(score, target, weight, "symmetric"),
     "hinge": reference.ap_hinge_loss,
     "perceptron": lambda score, target, weight: reference.ap_perceptron_loss(score, target),
 }

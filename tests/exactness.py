@@ -62,7 +62,7 @@ def check_batch(
                 absolute = 1e-14 * _scale(score, task_scale)
                 np.testing.assert_allclose(value[row], best, rtol=RELATIVE, atol=absolute)
                 counts["brute force"] += 1
-            expected = reference.direct_ap_loss(score, target, batch.epsilon, update)
+            expected = reference.direct_ranking_loss(score, target, batch.epsilon, update)
             unique = is_unique(score, target, task_scale)
             for loss, gradient in solutions:
                 _check_loss(score, target, task_scale, loss[row], expected.value, dtype)

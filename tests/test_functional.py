@@ -460,7 +460,7 @@ def test_medium_sizes_against_the_oracle(case: str, epsilon: float) -> None:
     for update in UPDATES:
         loss, gradient = value_and_gradient(LOSSES[update], torch.tensor(scores), torch.tensor(targets), weight=epsilon)
         for row in range(0, rankings, 13):
-            expected = reference.direct_ap_loss(scores[row], targets[row], epsilon, update)
+            expected = reference.direct_ranking_loss(scores[row], targets[row], epsilon, update)
             assert float(loss[row]) == pytest.approx(expected.value, rel=1e-9, abs=1e-13)
             np.testing.assert_allclose(
                 gradient[row].numpy(), expected.gradient, rtol=0, atol=1e-12 * np.abs(expected.gradient).max()

@@ -94,7 +94,7 @@ def test_direct_loss_is_its_definition(seed: int, update: str) -> None:
         sign = SIGNS[update]
         augmented, _ = reference.brute_force(scores, targets, sign * epsilon)
         standard, _ = reference.brute_force(scores, targets, 0.0)
-        loss, _ = reference.direct_ap_loss(scores, targets, epsilon, update)
+        loss, _ = reference.direct_ranking_loss(scores, targets, epsilon, update)
         assert loss == pytest.approx(sign / epsilon * (augmented - standard), abs=1e-12 / epsilon)
 
 
@@ -103,9 +103,9 @@ def test_the_symmetric_loss_is_its_definition(seed: int) -> None:
     scores, targets = problem(seed, 5 + seed % 2, tied=seed > 1)
     for epsilon in (0.1, 1.0, 10.0):
         more, less = (reference.brute_force(scores, targets, sign * epsilon)[0] for sign in (1, -1))
-        loss, gradient = reference.direct_ap_loss(scores, targets, epsilon, "symmetric")
+        loss, gradient = reference.direct_ranking_loss(scores, targets, epsilon, "symmetric")
         assert loss == pytest.approx((more - less) / (2 * epsilon), abs=1e-12 / epsilon)
-        both = [reference.direct_ap_loss(scores, targets, epsilon, update).gradient for update in SIGNS]
+        both = [reference.direct_ranking_loss(scores, targets, epsilon, update).gradient for update in SIGNS]
         np.testing.assert_allclose(gradient, sum(both) / 2, rtol=0, atol=1e-14 / epsilon)
 
 
@@ -136,7 +136,7 @@ def test_gradient_by_finite_differences(seed: int, loss: str) -> None:
                 return reference.ap_hinge_loss(at, targets, epsilon)
             if loss == "perceptron":
                 return reference.ap_perceptron_loss(at, targets)
-            return reference.direct_ap_loss(at, targets, epsilon, loss)
+            return reference.direct_ranking_loss(at, targets, epsilon, loss)
 
         step = 1e-6
         ends = [[value_and_gradient(scores + side * unit).value for side in (step, -step)] for unit in np.eye(12)]
@@ -168,7 +168,7 @@ def test_gradient_at_ties_is_the_mean_over_all_orders_of_the_equal_items(update:
         return total / (9 * len(of))
 
     expected = SIGNS[update] / epsilon * (mean_gradient(orders) - mean_gradient(standard))
-    _, gradient = reference.direct_ap_loss(scores, targets, epsilon, update)
+    _, gradient = reference.direct_ranking_loss(scores, targets, epsilon, update)
     assert np.abs(gradient).max() > 0
     np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-14)
 
@@ -176,7 +176,7 @@ def test_gradient_at_ties_is_the_mean_over_all_orders_of_the_equal_items(update:
 @pytest.mark.parametrize("update", SIGNS)
 def test_sign_of_zero_is_zero(update: str) -> None:
     # One positive and one negative of equal score: y_direct is on one side, y_w half way.
-    loss, gradient = reference.direct_ap_loss([0.0, 0.0], [1, 0], 0.5, update)
+    loss, gradient = reference.direct_ranking_loss([0.0, 0.0], [1, 0], 0.5, update)
     assert loss == (0.5 if update == "positive" else 0.0)
     np.testing.assert_array_equal(gradient, [-2.0, 2.0])
 
@@ -185,7 +185,7 @@ def test_sign_of_zero_is_zero(update: str) -> None:
 def test_one_class_alone_has_no_loss(targets: list[int]) -> None:
     scores = [0.5, 1.5, 1.0]
     for loss, gradient in (
-        reference.direct_ap_loss(scores, targets),
+        reference.direct_ranking_loss(scores, targets),
         reference.ap_hinge_loss(scores, targets),
         reference.ap_perceptron_loss(scores, targets),
     ):
@@ -212,6 +212,6 @@ def test_arguments_are_checked() -> None:
     with pytest.raises(ValueError, match="at most 8 items, got 9"):
         reference.brute_force(np.arange(9.0), [1] + [0] * 8, 1.0)
     with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
-        reference.direct_ap_loss([0.0, 1.0], [0, 1, 1])
+        reference.direct_ranking_loss([0.0, 1.0], [0, 1, 1])
     with pytest.raises(ValueError, match="0 or 1"):
         reference.plain_average_precision([0.0, 1.0], [0, 2])

@@ -63,14 +63,17 @@ def get(name: str, where: device) -> Backend:
     return cast(Backend, reference)
 
 
-def goes_through_the_cpu(name: str, where: device) -> bool:
-    """Whether tensors of that device are copied to the CPU, ranked there, and the results copied back."""
-    if where.type == "cpu" or _takes_triton(name, where):
+def goes_through_the_cpu(name: str, where: device, has_kernels: bool = True) -> bool:
+    """Whether tensors of that device are copied to the CPU, ranked there, and the results copied back.
+
+    ``has_kernels`` says whether Triton's are for such a call.
+    """
+    if where.type == "cpu" or (_takes_triton(name, where) and has_kernels):
         return False
     if name == "auto":
-        why = (
-            "the package triton is not installed" if where.type == "cuda" else f"there are no kernels for {where.type}"
-        )
+        why = f"there are no kernels for {where.type}"
+        if where.type == "cuda":
+            why = "there are no kernels for that measure" if HAS_TRITON else "the package triton is not installed"
         warn_once(f"scores on {where.type} are copied to the CPU, ranked there, and the results copied back, for {why}")
     return True
 

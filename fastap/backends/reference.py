@@ -1,4 +1,4 @@
-"""The truth: average precision, its ranking problem and its losses by definition, in NumPy and float64.
+"""The truth: measures of a ranking, their ranking problem and its losses by definition, in NumPy and float64.
 
 Slow and meant to be read. One ranking at a time; nothing here is shared with the backends it judges. The first half is
 the mathematics, functions of ``scores`` and ``targets`` of one dimension, targets 1 for positives and 0 for negatives.
@@ -9,7 +9,8 @@ Source: Song, Schwing, Zemel, Urtasun, Training Deep Neural Networks via Direct 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import permutations
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from fastap.reduce import reduce
 from fastap.targets import wrong_targets
-from fastap.types import AugmentedRanking, Batch, Losses, Objective, Update, loss_dtype
+from fastap.types import AP, AugmentedRanking, Batch, Losses, Measure, Objective, Update, loss_dtype
 
 __all__ = ["average_precision", "losses", "ranking", "reduce"]
 
@@ -71,6 +72,52 @@ def ap_of_order(targets_in_order: npt.ArrayLike) -> float:
     return float(np.mean(np.arange(1, places.size + 1) / places))
 
 
+Rows = Callable[[int, Ints], Floats]
+
+
+def rows_of(measure: Measure, n_positive: int, n_negative: int) -> Rows:
+    """What positive ``i``, counted from 1, adds to ``1 - measure`` with so many negatives above it: ``m_i(0) - m_i(a)``.
+
+    Each measure is ``sum_i m_i(a_i)``, and 1 where no negative stands above a positive.
+    """
+    n, value = n_positive + n_negative, measure.parameter
+    every = np.arange(1, n_positive + 1)
+
+    def by_rank(discount: Callable[[Ints], Floats], best: float) -> Rows:
+        return lambda i, a: (discount(np.asarray(i)) - discount(i + a)) / best
+
+    if measure.name == "ap":
+        return lambda i, a: a / (i + a) / n_positive
+    if measure.name == "ndcg":
+        return by_rank(_gain, float(_gain(every).sum()))
+    if measure.name == "bedroc":
+        worst = np.arange(n_negative + 1, n + 1)
+        early = partial(_early, rate=value / n)
+        return by_rank(early, float(early(every).sum() - early(worst).sum()))
+    if measure.name == "reciprocal_rank":
+        return lambda i, a: (i == 1) * a / (1 + a)
+    most = n_negative * value  # "auc": 1
+    return lambda i, a: np.minimum(a, most) / (most * n_positive)
+
+
+def _gain(rank: Ints) -> Floats:
+    gain: Floats = 1 / np.log2(1.0 + rank)
+    return gain
+
+
+def _early(rank: Ints, rate: float) -> Floats:
+    early: Floats = np.exp(-rate * rank)
+    return early
+
+
+def measure_of_order(measure: Measure, targets_in_order: npt.ArrayLike) -> float:
+    """A measure of a ranking given as its targets from first to last place."""
+    target = np.asarray(targets_in_order, dtype=bool)
+    above = np.cumsum(~target)[target]
+    rows = rows_of(measure, above.size, target.size - above.size)
+    return float(1 - sum(rows(i, a) for i, a in enumerate(above, 1)))
+
+
 def ranking_score(scores: npt.ArrayLike, targets: npt.ArrayLike, order: npt.ArrayLike) -> float:
     """``F(y) = 1/(P N) * sum over pairs of y_ij (p_i - n_j)`` for the ranking that lists the items in ``order``."""
     score, target = _split_checked(scores, targets)
@@ -80,8 +127,10 @@ def ranking_score(scores: npt.ArrayLike, targets: npt.ArrayLike, order: npt.Arra
     return float(np.mean(above * (score[target][:, None] - score[~target][None, :])))
 
 
-def brute_force(scores: npt.ArrayLike, targets: npt.ArrayLike, task_scale: float) -> tuple[float, list[Ints]]:
-    """``max F + task_scale * (1 - AP)`` over all orderings, and every ordering that attains it to 1e-12.
+def brute_force(
+    scores: npt.ArrayLike, targets: npt.ArrayLike, task_scale: float, measure: Measure = AP
+) -> tuple[float, list[Ints]]:
+    """``max F + task_scale * (1 - measure)`` over all orderings, and every ordering that attains it to 1e-12.
 
     For at most 8 items. ``task_scale`` is ``epsilon`` for the positive update, ``-epsilon`` for the negative.
     """
@@ -89,23 +138,31 @@ def brute_force(scores: npt.ArrayLike, targets: npt.ArrayLike, task_scale: float
     if score.size > 8:
         raise ValueError(f"brute_force takes at most 8 items, got {score.size}")
     orders = [np.array(order) for order in permutations(range(score.size))]
-    values = np.array([ranking_score(score, target, o) + task_scale * (1 - ap_of_order(target[o])) for o in orders])
+    losses = [1 - measure_of_order(measure, target[order]) for order in orders]
+    values = np.array(
+        [ranking_score(score, target, o) + task_scale * loss for o, loss in zip(orders, losses, strict=True)]
+    )
     best = float(values.max())
     within = 1e-12 * max(1.0, float(np.abs(values).max()))
     return best, [order for order, value in zip(orders, values, strict=True) if value >= best - within]
 
 
-def augmented_choice(positives: Floats, negatives: Floats, task_scale: float) -> tuple[float, Ints]:
-    """The paper's dynamic program: ``max F + task_scale * (1 - AP)`` and, for each positive, the negatives above it.
+def augmented_choice(
+    positives: Floats, negatives: Floats, task_scale: float, measure: Measure | Rows = AP
+) -> tuple[float, Ints]:
+    """The paper's dynamic program: ``max F + task_scale * L`` and, for each positive, the negatives above it.
+
+    ``L`` is ``1 - measure``, or the sum over the positives of any function ``rows(i, a)``.
 
     ``positives`` and ``negatives`` are sorted, descending. A ranking is ``a_1 <= ... <= a_P`` with ``a_i`` the number
     of negatives above positive ``i``. Of the ranking by score, ``F = mean |p_i - n_j|``; positive ``i`` (counted from
     1), moved from where it stands there, at ``w``, to ``a``, adds ``2/(P N) sum of (n_j - p_i) for j in (w, a]`` to
-    that, less where it moves up, and ``task_scale/P * a/(i + a)``:
+    that, less where it moves up, and ``task_scale * rows(i, a)``, of AP ``task_scale/P * a/(i + a)``:
 
         h_i(a) = max over a' <= a of [ h_{i-1}(a') + term_i(a') ].
     """
     n_positive, n_negative = positives.size, negatives.size
+    rows = rows_of(measure, n_positive, n_negative) if isinstance(measure, Measure) else measure
     a = np.arange(n_negative + 1)
     best_at = np.empty((n_positive, n_negative + 1), dtype=np.int64)
     h = np.zeros(n_negative + 1)
@@ -114,7 +171,7 @@ def augmented_choice(positives: Floats, negatives: Floats, task_scale: float) ->
         above = int((gap > 0).sum())
         # The gaps on one side have one sign: their sums lose no digits to scores far away.
         moved = np.concatenate([-np.cumsum(gap[:above][::-1])[::-1], [0.0], np.cumsum(gap[above:])])
-        term = 2.0 / (n_positive * n_negative) * moved + task_scale / n_positive * (a / (i + a))
+        term = 2.0 / (n_positive * n_negative) * moved + task_scale * rows(i, a)
         total = h + term
         h = np.maximum.accumulate(total)
         # The first column that reaches the running maximum.
@@ -133,18 +190,24 @@ class Loss(NamedTuple):
     gradient: Floats
 
 
-def direct_ap_loss(
-    scores: npt.ArrayLike, targets: npt.ArrayLike, epsilon: float = 1.0, update: Update = "positive"
+def direct_ranking_loss(
+    scores: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    epsilon: float = 1.0,
+    update: Update = "positive",
+    measure: Measure | Rows = AP,
 ) -> Loss:
     """``s/epsilon * [max(F + s epsilon L) - max F]``, ``s`` = +1 or -1 for the positive or negative update.
+
+    ``L`` is ``1 - measure``, or what :func:`augmented_choice` says.
 
     The symmetric one is the mean of both, ``1/(2 epsilon) * [max(F + epsilon L) - max(F - epsilon L)]``.
     """
     score, target = _split_checked(scores, targets)
     if update == "symmetric":
-        return _symmetric_ap_loss(score, target, epsilon)
+        return _symmetric_loss(score, target, epsilon, measure)
     sign = _sign(update)
-    augmented = _augmented_pairs(score, target, sign * epsilon)
+    augmented = _augmented_pairs(score, target, sign * epsilon, measure)
     if augmented is None:
         return Loss(0.0, np.zeros_like(score))
     pairs, task_loss = augmented
@@ -155,8 +218,8 @@ def direct_ap_loss(
     return Loss(loss, _gradient(target, pairs - standard, sign / epsilon))
 
 
-def _symmetric_ap_loss(score: Floats, target: npt.NDArray[np.bool_], epsilon: float) -> Loss:
-    more, less = (_augmented_pairs(score, target, scale) for scale in (epsilon, -epsilon))
+def _symmetric_loss(score: Floats, target: npt.NDArray[np.bool_], epsilon: float, measure: Measure | Rows) -> Loss:
+    more, less = (_augmented_pairs(score, target, scale, measure) for scale in (epsilon, -epsilon))
     if more is None or less is None:
         return Loss(0.0, np.zeros_like(score))
     pairs = more[0] - less[0]
@@ -186,7 +249,11 @@ def ap_perceptron_loss(scores: npt.ArrayLike, targets: npt.ArrayLike) -> Loss:
 
 
 def augmented_ranking(
-    scores: npt.ArrayLike, targets: npt.ArrayLike, epsilon: float = 1.0, update: Update = "positive"
+    scores: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    epsilon: float = 1.0,
+    update: Update = "positive",
+    measure: Measure | Rows = AP,
 ) -> tuple[Ints, float]:
     """The place of every item in ``argmax F + s epsilon L``, and that maximum; NaN if a class is empty."""
     score, target = _split_checked(scores, targets)
@@ -194,7 +261,7 @@ def augmented_ranking(
         return np.argsort(np.argsort(-score, kind="stable"), kind="stable"), float("nan")
     sign = _sign(update)
     p, n = _sorted_classes(score, target)
-    value, choice = augmented_choice(score[p], score[n], sign * epsilon)
+    value, choice = augmented_choice(score[p], score[n], sign * epsilon, measure)
     ranks = np.empty(score.size, dtype=np.int64)
     ranks[p] = np.arange(p.size) + choice
     ranks[n] = np.arange(n.size) + (choice[None, :] <= np.arange(n.size)[:, None]).sum(1)
@@ -232,8 +299,10 @@ def _standard_pairs(score: Floats, target: npt.NDArray[np.bool_]) -> Floats:
     return np.sign(_pair_gap(score, target))
 
 
-def _augmented_pairs(score: Floats, target: npt.NDArray[np.bool_], task_scale: float) -> tuple[Floats, float] | None:
-    """``y_ij`` and ``1 - AP`` of the loss-augmented ranking; None if a class is empty.
+def _augmented_pairs(
+    score: Floats, target: npt.NDArray[np.bool_], task_scale: float, measure: Measure | Rows = AP
+) -> tuple[Floats, float] | None:
+    """``y_ij`` and ``L`` of the loss-augmented ranking; None if a class is empty.
 
     ``y_ij`` is averaged over positives of equal score and over negatives of equal score: any ranking among them is
     an optimum, and the mean of all these optima does not depend on the order of the items.
@@ -241,11 +310,12 @@ def _augmented_pairs(score: Floats, target: npt.NDArray[np.bool_], task_scale: f
     if target.all() or not target.any():
         return None
     p, n = _sorted_classes(score, target)
-    _, choice = augmented_choice(score[p], score[n], task_scale)
+    _, choice = augmented_choice(score[p], score[n], task_scale, measure)
+    rows = rows_of(measure, p.size, n.size) if isinstance(measure, Measure) else measure
     in_order = np.where(choice[:, None] <= np.arange(n.size)[None, :], 1.0, -1.0)
     pairs = np.empty_like(in_order)
     pairs[np.ix_(_places(p), _places(n))] = in_order
-    task_loss = float(np.mean(choice / (np.arange(1, p.size + 1) + choice)))
+    task_loss = float(sum(rows(i, a) for i, a in enumerate(choice, 1)))
     for axis, group in enumerate((score[target], score[~target])):
         for equal in np.unique(group):
             which = np.flatnonzero(group == equal)
@@ -284,7 +354,9 @@ def losses(batch: Batch, objective: Objective, dtype: torch.dtype, gradient: boo
         if not np.isfinite(score).all():
             loss[number], slope[items] = np.nan, np.nan
         elif objective.loss == "direct":
-            loss[number], slope[items] = direct_ap_loss(score, target, objective.epsilon, objective.update)
+            loss[number], slope[items] = direct_ranking_loss(
+                score, target, objective.epsilon, objective.update, objective.measure
+            )
         elif objective.loss == "hinge":
             loss[number], slope[items] = ap_hinge_loss(score, target, objective.epsilon)
         else:
@@ -303,7 +375,7 @@ def ranking(batch: Batch, objective: Objective) -> AugmentedRanking:
         finite = bool(np.isfinite(score).all())
         # A ranking with a score that is not finite has no value; its items keep some order.
         known = score if finite else np.zeros_like(score)
-        ranks[items], best = augmented_ranking(known, target, objective.epsilon, objective.update)
+        ranks[items], best = augmented_ranking(known, target, objective.epsilon, objective.update, objective.measure)
         value[number] = best if finite else np.nan
     return AugmentedRanking(torch.from_numpy(ranks).view(batch.shape), torch.from_numpy(value))
 

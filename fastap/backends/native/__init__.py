@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastap.reduce import reduce
 from fastap.targets import can_hold, wrong_targets
-from fastap.types import AugmentedRanking, Batch, Losses, Objective, Precision, loss_dtype
+from fastap.types import MEASURES, AugmentedRanking, Batch, Losses, Objective, Precision, loss_dtype
 
 _engine: Any
 try:
@@ -119,6 +119,8 @@ def _solve(batch: Batch, objective: Objective, outputs: tuple[int, ...]) -> None
         objective.gain,
         objective.task_weight,
         objective.ceiling,
+        MEASURES.index(objective.measure.name),
+        objective.measure.parameter,
         *outputs,
     )
 

@@ -32,7 +32,7 @@ static int can_sum(const Terms *terms)
     const double highest = fmax(terms->p[0], score_at(terms->negatives, 0));
     const double lowest = fmin(terms->p[terms->rows - 1], score_at(terms->negatives, terms->negatives.count - 1));
     const double pairs = (double)terms->rows * terms->negatives.count;
-    return isfinite(16.0 * pairs * (highest - lowest)) && isfinite(16.0 * terms->rows * terms->task);
+    return isfinite(16.0 * pairs * (highest - lowest)) && isfinite(16.0 * terms->rows * terms->task * fmax(1.0, terms->most));
 }
 
 /* Infinities and NaN sort to the ends. */
@@ -63,9 +63,11 @@ static int infer(Ranking *ranking, const Objective *objective, Solution *solutio
     solution->solved = takes_part(ranking) && is_finite(ranking->positives) && is_finite(ranking->negatives);
     if (!solution->solved)
         return SOLVED;
-    *near = *terms = terms_of(ranking, objective);
+    if (terms_of(ranking, objective, terms))
+        return NO_MEMORY;
+    *near = *terms;
     solution->solved = can_sum(terms);
-    if (solution->solved && objective->first != BY_SCORE && cut_gaps(ranking, objective, near))
+    if (solution->solved && objective->first != BY_SCORE && cut_gaps(ranking, near))
         return NO_MEMORY;
     lap(watch, STAGE_SUMS);
     if (!solution->solved)
@@ -108,6 +110,7 @@ static void forget(Ranking *ranking)
     free(ranking->class);
     free(ranking->memory);
     free(ranking->near);
+    free(ranking->discount);
 }
 
 /* One after the other, each by all threads. */

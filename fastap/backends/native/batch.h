@@ -25,6 +25,8 @@ typedef struct {
     int first, second;
     int full; /* the program over every cell */
     double epsilon, gain, task_weight, ceiling;
+    int measure;
+    double parameter; /* of the measure, see types.Measure */
 } Objective;
 
 static inline double sign_of(int ranking) { return ranking == LESS_LOSS ? -1.0 : 1.0; }
@@ -67,6 +69,8 @@ typedef struct {
     int32_t *lo, *hi, *a; /* [positives]; `a` is the first ranking's choice */
     int32_t *b;           /* in the place of hi, the second's, where it has one */
     void *near;           /* scores whose gaps have been cut, where they must be */
+    double *discount;     /* [of_discount] */
+    int64_t of_discount, discounted; /* `discounted`: of which length the ranking was */
 } Ranking;
 
 static inline int takes_part(const Ranking *ranking) { return ranking->positives.count && ranking->negatives.count; }
@@ -80,8 +84,8 @@ static inline void share(const Ranking *ranking, int64_t steps, Task *task, void
 int split_ranking(const Batch *batch, Ranking *ranking); /* p and all but sum, lo, hi and a */
 int32_t count_above(Sorted negatives, int32_t from, double score, int level);
 void count_negatives(Ranking *ranking); /* lo and hi */
-Terms terms_of(Ranking *ranking, const Objective *objective);
-int cut_gaps(Ranking *ranking, const Objective *objective, Terms *terms);
+int terms_of(Ranking *ranking, const Objective *objective, Terms *terms);
+int cut_gaps(Ranking *ranking, Terms *terms);
 
 /* output.c: of one ranking that has been solved */
 typedef struct {

@@ -30,13 +30,13 @@ static double loss_of(const Ranking *ranking, const Terms *terms, const Terms *n
     for (int32_t row = 0; row < terms->rows; row++) {
         gap += standard_of(near, near->p[row], ranking->a[row]);
         gap -= standard_of(near, near->p[row], second[row]);
-        task += task_loss(row + 1.0, ranking->a[row]);
+        task += cost_of(terms, row + 1.0, ranking->a[row]);
         if (has_two)
-            task += task_loss(row + 1.0, second[row]);
+            task += cost_of(terms, row + 1.0, second[row]);
     }
     double loss = gap * (2.0 * objective->gain) / ((double)terms->rows * terms->negatives.count);
     if (objective->task_weight)
-        loss += objective->task_weight * (task / terms->rows);
+        loss += objective->task_weight * (task / terms->best);
     return isfinite(loss) ? fmin(fmax(loss, 0.0), objective->ceiling) : NAN; /* sums may overflow */
 }
 
@@ -214,10 +214,10 @@ static double value_of(const Ranking *ranking, const Terms *terms, const Objecti
     for (int32_t row = 0; row < terms->rows; row++) {
         positives += terms->p[row] - terms->centre;
         gap += standard_of(terms, terms->p[row], ranking->a[row]);
-        task += task_loss(row + 1.0, ranking->a[row]);
+        task += cost_of(terms, row + 1.0, ranking->a[row]);
     }
     double value = positives / rows - terms->sum[terms->negatives.count] / columns + gap * (2.0 / (rows * columns));
-    return value + task / rows * (sign_of(objective->first) * objective->epsilon);
+    return value + task / terms->best * (sign_of(objective->first) * objective->epsilon);
 }
 
 /* That value and the place of every item. A ranking that lacks a class is ranked by score. */

@@ -41,7 +41,7 @@ static void add_terms(const Terms *terms, int32_t row, int32_t from, int32_t cou
     const double score = terms->p[row] - terms->centre, task = terms->task, i = row + 1.0;
     for (int32_t k = 0; k < count; k++) {
         double a = from + k;
-        total[k] = h[k] + ((sum[k] - a * score) + task * (a / (i + a)));
+        total[k] = h[k] + ((sum[k] - a * score) + task * cost_of(terms, i, from + k));
     }
 }
 

@@ -45,7 +45,7 @@ static int32_t concave_argmax(const Terms *terms, double score, double i, int32_
     return (int32_t)rises;
 }
 
-/* g = A + B with A(a) = S[a] - a p concave and B(a) = task a / (i + a) convex, for task < 0. */
+/* g = A + B with A(a) = S[a] - a p concave and B(a) = task c_i(a) convex, for task < 0. */
 typedef struct {
     int32_t a;
     double concave, convex;
@@ -57,7 +57,7 @@ typedef struct {
 
 static inline End end_at(const Terms *terms, double score, double i, int32_t a)
 {
-    return (End){a, standard_of(terms, score, a), terms->task * task_loss(i, a)};
+    return (End){a, standard_of(terms, score, a), terms->task * cost_of(terms, i, a)};
 }
 
 static inline double value_of(End end) { return end.concave + end.convex; }

@@ -199,45 +199,88 @@ void count_negatives(Ranking *ranking)
     share(ranking, (int64_t)ranking->positives.count * STEPS_A_ROW, count_part, ranking);
 }
 
+/* The discount of every rank of NDCG or BEDROC, if it is not there from the ranking before. */
+static int find_discounts(Ranking *ranking, const Objective *objective)
+{
+    const int is_early = objective->measure == BEDROC;
+    if (!is_early && objective->measure != NDCG)
+        return SOLVED;
+    const int64_t items = (int64_t)ranking->positives.count + ranking->negatives.count;
+    if (ranking->of_discount > items && (!is_early || ranking->discounted == items))
+        return SOLVED;
+    free(ranking->discount);
+    ranking->discount = malloc((size_t)(items + 1) * sizeof *ranking->discount);
+    if (!ranking->discount)
+        return NO_MEMORY;
+    ranking->discount[0] = 1.0; /* of no item */
+    for (int64_t rank = 1; rank <= items; rank++)
+        ranking->discount[rank] = is_early ? exp(-objective->parameter * rank / items) : 1.0 / log2(1.0 + rank);
+    ranking->of_discount = items + 1;
+    ranking->discounted = items;
+    return SOLVED;
+}
+
+/* What the costs are divided by: so that the loss of the worst ranking is at most 1. */
+static double best_of(const Terms *terms)
+{
+    double best = terms->measure == RECIPROCAL_RANK ? 1.0 : terms->rows;
+    if (terms->measure == AUC || terms->measure == PARTIAL_AUC)
+        return best * terms->most;
+    if (!terms->discount)
+        return best;
+    best = 0.0;
+    for (int32_t row = 1; row <= terms->rows; row++)
+        best += terms->discount[row] - (terms->measure == BEDROC ? terms->discount[terms->negatives.count + row] : 0.0);
+    return best;
+}
+
 /* Counts, sums, and the terms made of them. F sees differences of scores only, so sums may count from anywhere; from the
  * middle positive, because rows choose among the negatives around them, however far below the others lie. */
-Terms terms_of(Ranking *ranking, const Objective *objective)
+int terms_of(Ranking *ranking, const Objective *objective, Terms *terms)
 {
     const Sorted negatives = ranking->negatives;
+    if (find_discounts(ranking, objective))
+        return NO_MEMORY;
     const double centre = ranking->p[ranking->positives.count / 2];
     double sum = ranking->sum[0] = 0.0;
     for (int32_t place = 0; place < negatives.count; place++)
         ranking->sum[place + 1] = sum += score_at(negatives, place) - centre;
     count_negatives(ranking);
-    return (Terms){.negatives = negatives,
-                   .sum = ranking->sum,
-                   .p = ranking->p,
-                   .lo = ranking->lo,
-                   .hi = ranking->hi,
-                   .rows = ranking->positives.count,
-                   .centre = centre,
-                   .task = negatives.count * (0.5 * objective->epsilon),
-                   .threads = ranking->threads};
+    *terms = (Terms){.negatives = negatives,
+                     .sum = ranking->sum,
+                     .p = ranking->p,
+                     .lo = ranking->lo,
+                     .hi = ranking->hi,
+                     .rows = ranking->positives.count,
+                     .centre = centre,
+                     .discount = ranking->of_discount ? ranking->discount : NULL,
+                     .measure = objective->measure,
+                     .threads = ranking->threads};
+    if (objective->measure == AUC || objective->measure == PARTIAL_AUC)
+        terms->most = negatives.count * objective->parameter;
+    terms->best = best_of(terms);
+    terms->task = negatives.count * (0.5 * objective->epsilon) * (terms->rows / terms->best);
+    return SOLVED;
 }
 
-/* How large a gap between neighbouring scores, of whatever class, may stay: AP does not pay a row for one negative more
+/* How large a gap between neighbouring scores, of whatever class, may stay: no measure pays a row for one negative more
  * or less at more than |task| from it, so that no larger gap is ever crossed, and one of twice that does as well. */
 static double largest_gap(const Terms *terms) { return 2.0 * fabs(terms->task); }
 
 /* Sums of scores that span so many epsilons have lost what is small against one. */
 #define FAR 0x1p20
 
-static int is_far(const Terms *terms, const Objective *objective)
+static int is_far(const Terms *terms)
 {
     const double span = fmax(terms->p[0], score_at(terms->negatives, 0)) - terms->p[terms->rows - 1];
-    return span > FAR * objective->epsilon && span > largest_gap(terms);
+    return span > FAR * largest_gap(terms) / terms->negatives.count && span > largest_gap(terms);
 }
 
 /* The same terms less the gaps that are never crossed, if there are any: the same optimum, in sums that keep their
  * digits. */
-int cut_gaps(Ranking *ranking, const Objective *objective, Terms *terms)
+int cut_gaps(Ranking *ranking, Terms *terms)
 {
-    if (!is_far(terms, objective))
+    if (!is_far(terms))
         return SOLVED;
     const Sorted negatives = terms->negatives;
     const size_t rows = (size_t)terms->rows, columns = (size_t)negatives.count;

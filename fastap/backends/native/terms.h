@@ -1,9 +1,10 @@
 /* One sorted ranking as terms of a sum, and the ways to its largest value:
  *
- *     g_i(a) = S[a] - a p_i + task a / (i + a)         (S and p_i both less the centre)
- *     d_i(a) = g_i(a) - g_i(a - 1) = (n_a - p_i) + task i / ((i + a)(i + a - 1))
+ *     g_i(a) = S[a] - a p_i + task c_i(a)              (S and p_i both less the centre)
+ *     d_i(a) = g_i(a) - g_i(a - 1) = (n_a - p_i) + task (c_i(a) - c_i(a - 1))
  *
- * Row i, counted from 1, is the i-th positive and chooses a, the number of negatives above it. Sums are double. What
+ * c_i(a) is what the measure takes off for `a` negatives above row i, of AP a / (i + a): 0 at 0, rising by at most 1 a
+ * place, ever slower. Row i, counted from 1, is the i-th positive and chooses a, the number of negatives above it. Sums are double. What
  * returns an int returns 0, or -1 where memory ran out.
  */
 #ifndef FASTAP_TERMS_H
@@ -15,6 +16,9 @@
 #include <float.h>
 #include <math.h>
 
+/* In the order of types.MEASURES. */
+enum { AVERAGE_PRECISION, NDCG, RECIPROCAL_RANK, AUC, PARTIAL_AUC, BEDROC };
+
 typedef struct {
     Sorted negatives;
     const double *sum;    /* [negatives + 1] S[a], of the best a negatives, each less the centre */
@@ -23,7 +27,11 @@ typedef struct {
     const int32_t *hi;    /* [rows] #{n >= p_i} */
     int32_t rows;
     double centre; /* a common offset of the scores costs the sums no digits */
-    double task;   /* s epsilon N / 2, s the sign of what is solved */
+    double task;   /* s epsilon P N / 2 / best, s the sign of what is solved */
+    double best;   /* the loss is sum_i c_i(a_i) / best */
+    double most;   /* of PARTIAL_AUC and AUC, where c_i stops rising */
+    const double *discount; /* of NDCG and BEDROC, of each rank from 0 on; c_i(a) is that of i less that of i + a */
+    int measure;
     int threads;   /* for this ranking */
 } Terms;
 
@@ -32,23 +40,42 @@ static inline double standard_of(const Terms *terms, double score, int32_t a)
     return terms->sum[a] - a * (score - terms->centre);
 }
 
-static inline double task_loss(double i, int32_t a) { return a / (i + a); }
+static inline double cost_of(const Terms *terms, double i, int32_t a)
+{
+    if (terms->measure == AVERAGE_PRECISION)
+        return a / (i + a);
+    if (terms->discount)
+        return terms->discount[(int32_t)i] - terms->discount[(int64_t)i + a];
+    if (terms->measure == RECIPROCAL_RANK)
+        return i == 1.0 ? a / (1.0 + a) : 0.0;
+    return a < terms->most ? a : terms->most;
+}
+
+/* c_i(a) - c_i(a - 1) */
+static inline double rise_of_cost(const Terms *terms, double i, int32_t a)
+{
+    if (terms->measure == AVERAGE_PRECISION || (terms->measure == RECIPROCAL_RANK && i == 1.0))
+        return i / ((i + a) * (i + a - 1.0));
+    if (terms->discount)
+        return terms->discount[(int64_t)i + a - 1] - terms->discount[(int64_t)i + a];
+    const double left = terms->most - (a - 1.0); /* 0 of RECIPROCAL_RANK, which pays its first row alone */
+    return left >= 1.0 ? 1.0 : left > 0.0 ? left : 0.0;
+}
 
 static inline double term_of(const Terms *terms, double score, double i, int32_t a)
 {
-    return standard_of(terms, score, a) + terms->task * task_loss(i, a);
+    return standard_of(terms, score, a) + terms->task * cost_of(terms, i, a);
 }
 
 static inline double marginal_of(const Terms *terms, double score, double i, int32_t a)
 {
-    double below = i + a;
-    return (score_at(terms->negatives, a - 1) - score) + terms->task * i / (below * (below - 1.0));
+    return (score_at(terms->negatives, a - 1) - score) + terms->task * rise_of_cost(terms, i, a);
 }
 
 /* A bound on the rounding of g_i(a): that of its largest part. */
 static inline double rounding_of(const Terms *terms, double score, int32_t a)
 {
-    double parts = fabs(standard_of(terms, score, a)) + fabs(a * (score - terms->centre)) + fabs(terms->task);
+    double parts = fabs(standard_of(terms, score, a)) + fabs(a * (score - terms->centre)) + fabs(terms->task) * fmax(1.0, terms->most);
     return 8 * DBL_EPSILON * parts;
 }
 
