@@ -18,6 +18,7 @@ from fastap.modules import (
     CostPerceptronLoss,
     DirectAPLoss,
     DirectCostLoss,
+    DirectRankingLoss,
     MulticlassAPLoss,
 )
 from fastap.multiclass import multiclass_ap_loss
@@ -36,6 +37,7 @@ __all__ = [
     "CostPerceptronLoss",
     "DirectAPLoss",
     "DirectCostLoss",
+    "DirectRankingLoss",
     "FastapWarning",
     "MulticlassAPLoss",
     "RetrievalAPLoss",

@@ -35,7 +35,6 @@ from fastap.noise import seed_of
 from fastap.reduce import mean_precision
 from fastap.targets import can_look, without_ignored_class
 from fastap.types import (
-    AP,
     ONE_SIDED,
     Arguments,
     AugmentedRanking,
@@ -233,11 +232,8 @@ def direct_ranking_loss(
     Techniques, ACM TOIS 2002, with gains of 0 and 1; of BEDROC Truchon, Bayly, Evaluating Virtual Screening Methods, J.
     Chem. Inf. Model. 2007.
     """
-    checked = check_measure(measure)
-    if backend == "triton" and checked != AP:
-        raise ValueError(f"backend 'triton' has no kernels for measure {checked.name!r}; use 'auto'")
     objective = Objective(
-        "direct", check_scale("epsilon", epsilon), check_update(update), check_method(method), checked
+        "direct", check_scale("epsilon", epsilon), check_update(update), check_method(method), check_measure(measure)
     )
     return _ap_loss(
         scores,
@@ -418,6 +414,7 @@ def loss_augmented_ranking(
     *,
     epsilon: float = 1.0,
     update: Literal["positive", "negative"] = "positive",
+    measure: Measure | str = "ap",
     dim: Dim = None,
     groups: Tensor | None = None,
     offsets: Tensor | None = None,
@@ -427,7 +424,7 @@ def loss_augmented_ranking(
 ) -> AugmentedRanking:
     """``y_direct = argmax F + s epsilon L``, ``s`` = +1 for the positive and -1 for the negative update.
 
-    Arguments are those of :func:`direct_ap_loss`. No gradient.
+    Arguments are those of :func:`direct_ranking_loss`. No gradient.
 
     Returns:
         ``(ranks, value)``. ``ranks``: int64, shaped like ``scores``, the place of each item in its ranking, 0 for the
@@ -436,7 +433,7 @@ def loss_augmented_ranking(
         ranking without a positive or without a negative is ranked by score and has value NaN; one with a NaN or
         infinite score has value NaN and ranks of no meaning.
     """
-    items = _ranked(scores, targets, dim, groups, offsets)
+    items, measured = _ranked(scores, targets, dim, groups, offsets), check_measure(measure)
     if items.scores.shape[items.dim] == 1 and groups is None and items.offsets is None:
         check_lengths(items.scores.numel(), items.scores.numel())
     ranks, value = operators.called(
@@ -451,7 +448,8 @@ def loss_augmented_ranking(
         check_method(method),
         items.dim,
         check_ignore_index(ignore_index),
-        check_backend(backend, items.scores.device),
+        check_backend(backend, items.scores.device, measured),
+        *measured,
     )
     return AugmentedRanking(items.as_given(ranks), measures.constant(value, items.scores, "loss_augmented_ranking"))
 
@@ -499,7 +497,7 @@ def _ap_loss(
         dim=items.dim,
         ignore_index=check_ignore_index(ignore_index),
         reduction=check_reduction(reduction),
-        backend=check_backend(backend, scores.device),
+        backend=check_backend(backend, scores.device, objective.measure),
         process_group=None if process_group is None else check_process_group(process_group),
         sharded=check_sharded(sharded),
         needs_gradient=torch.is_grad_enabled() and scores.requires_grad,

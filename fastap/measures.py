@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastap import backends, ragged
-from fastap.backends.measure import measure
+from fastap.backends.measure import measure as measured
 from fastap.operators import (
     batch_of,
     fake_rankings_shape,
@@ -19,7 +19,7 @@ from fastap.operators import (
 )
 from fastap.ragged import Ragged, taken
 from fastap.targets import have_values
-from fastap.types import Objective, own
+from fastap.types import Measure, Objective, own
 
 
 @on_the_cpu_elsewhere
@@ -41,7 +41,7 @@ def precision(
         support = torch.zeros_like(result)
     else:
         weight = None if sample_weight is None else _weight_of_items(sample_weight, dim, rankings)
-        result, positives, _ = measure(batch, weight, counts=counts)
+        result, positives, _ = measured(batch, weight, counts=counts)
         support = result.new_empty(0) if positives is None else positives
     if rankings is None:
         shape = rankings_shape(scores, dim)
@@ -95,6 +95,8 @@ def ranking(
     dim: int,
     ignore_index: int | None,
     backend: str,
+    measure: str,
+    parameter: float,
 ) -> tuple[Tensor, Tensor]:
     """Ranks, with the ranked axis last, and ``max F + s epsilon L``."""
     rankings = ragged.of(scores, groups, offsets)
@@ -103,7 +105,7 @@ def ranking(
         ranks = scores.new_empty(0, dtype=torch.int64)
         value = scores.new_full((batch.rankings,), torch.nan, dtype=torch.float64)
     else:
-        objective = Objective("direct", epsilon, cast(Any, update), cast(Any, method))
+        objective = Objective("direct", epsilon, cast(Any, update), cast(Any, method), Measure(measure, parameter))
         ranks, value = backends.get(backend, scores.device).ranking(batch, objective)
     if rankings is None:
         return own(ranks).resize_(moved_shape(scores, dim)), own(value).resize_(rankings_shape(scores, dim))
@@ -127,6 +129,8 @@ def _(
     dim: int,
     ignore_index: int | None,
     backend: str,
+    measure: str,
+    parameter: float,
 ) -> tuple[Tensor, Tensor]:
     ranks = scores.new_empty(moved_shape(scores, dim), dtype=torch.int64)
     shape = fake_rankings_shape(scores, groups, offsets, dim)

@@ -21,6 +21,7 @@ from fastap.arguments import (
     check_finite,
     check_generator,
     check_ignore_index,
+    check_measure,
     check_method,
     check_noise,
     check_process_group,
@@ -31,7 +32,7 @@ from fastap.arguments import (
 )
 from fastap.backends import check_backend
 from fastap.multiclass import multiclass_ap_loss
-from fastap.types import Dim, Method, Reduction, Sharded, Update
+from fastap.types import Dim, Measure, Method, Reduction, Sharded, Update
 
 _NOISE = ("noise", "samples", "generator")
 
@@ -132,7 +133,7 @@ class DirectAPLoss(_APLoss):
     PyTorch's own.
     """
 
-    _function = staticmethod(functional.direct_ap_loss)
+    _function: Callable[..., Tensor] = staticmethod(functional.direct_ap_loss)
     _options = ("epsilon", "update", *_APLoss._options, "method")
 
     def __init__(
@@ -167,6 +168,50 @@ class DirectAPLoss(_APLoss):
         check_method(method)
         self.update: Update = update
         self.method: Method = method
+
+
+class DirectRankingLoss(DirectAPLoss):
+    """:func:`fastap.direct_ranking_loss` as a module, with the defaults of :class:`fastap.DirectAPLoss`.
+
+    Those were chosen for AP: for another measure, what ``epsilon`` and ``noise`` are best is not known.
+    """
+
+    _function: Callable[..., Tensor] = staticmethod(functional.direct_ranking_loss)
+    _options = ("measure", *DirectAPLoss._options)
+
+    def __init__(
+        self,
+        *,
+        measure: Measure | str,
+        epsilon: float = 0.3,
+        update: Update = "symmetric",
+        dim: Dim = None,
+        ignore_index: int | None = None,
+        reduction: Reduction = "mean",
+        noise: float = 0.9,
+        samples: int = 2,
+        generator: Generator | None = None,
+        backend: str = "auto",
+        process_group: ProcessGroup | None = None,
+        sharded: Sharded = "items",
+        method: Method = "auto",
+    ) -> None:
+        super().__init__(
+            epsilon=epsilon,
+            update=update,
+            dim=dim,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            noise=noise,
+            samples=samples,
+            generator=generator,
+            backend=backend,
+            process_group=process_group,
+            sharded=sharded,
+            method=method,
+        )
+        check_measure(measure)
+        self.measure = measure
 
 
 class APHingeLoss(_APLoss):

@@ -7,6 +7,7 @@ axis last is made inside, where compilers do not look.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
@@ -30,13 +31,17 @@ T = TypeVar("T")
 def on_the_cpu_elsewhere(run: Callable[P, T]) -> Callable[P, T]:
     """The function, of copies on the CPU where no backend serves the device, and its results back there."""
 
+    names = [*inspect.signature(run).parameters]
+    names = [*Arguments._fields] if names == ["call"] else names
+    of_backend, of_measure = (names.index(each) if each in names else None for each in ("backend", "measure"))
+
     @functools.wraps(run)
     def wrapped(*inputs: Any) -> Any:
         call: Any = inputs[0] if isinstance(inputs[0], Arguments) else inputs
-        backend = call[-1] if call is inputs else call.backend
         where = call[0].device
-        has_kernels = call is inputs or call.measure == AP.name
-        if not backends.goes_through_the_cpu(backend if isinstance(backend, str) else "auto", where, has_kernels):
+        backend = "auto" if of_backend is None else call[of_backend]
+        has_kernels = of_measure is None or call[of_measure] == AP.name
+        if not backends.goes_through_the_cpu(backend, where, has_kernels):
             return anything(*inputs)
         moved: Any = [each.cpu() if isinstance(each, Tensor) else each for each in call]
         results = anything(*moved) if call is inputs else anything(Arguments(*moved))

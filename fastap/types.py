@@ -122,9 +122,9 @@ class Objective(NamedTuple):
     perceptron          argmax F           y*                 1              0
     ==================  =================  =================  =============  ===========
 
-    ``L`` is 1 less the measure, which is AP but for the direct losses, and ``y*`` puts every positive first. To the symmetric loss, the mean of the other two,
-    ``task_weight * L(y_second)`` is added, too. ``method`` says how a loss-augmented ranking is found, and changes
-    nothing else; the perceptron has none to find.
+    ``L`` is 1 less the measure, which is AP of all but the direct losses, and ``y*`` puts every positive first. To the
+    symmetric loss, the mean of the other two, ``task_weight * L(y_second)`` is added, too. ``method`` says how a
+    loss-augmented ranking is found, and changes nothing else; the perceptron has none to find.
     """
 
     loss: Literal["direct", "hinge", "perceptron"]

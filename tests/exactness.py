@@ -18,7 +18,7 @@ import torch
 
 import fastap
 from fastap.backends import reference
-from fastap.types import METHODS, Method
+from fastap.types import AP, MEASURES, METHODS, Measure, Method
 from tests.paths import PATHS, TRITON_PATHS, backend_of, solving
 from tests.problems import Batch, Floats, random_batch
 
@@ -36,7 +36,11 @@ class Solution(NamedTuple):
 
 
 def check_batch(
-    batch: Batch, dtype: torch.dtype = torch.float64, paths: Sequence[str] = PATHS, method: Method = "auto"
+    batch: Batch,
+    dtype: torch.dtype = torch.float64,
+    paths: Sequence[str] = PATHS,
+    method: Method = "auto",
+    measure: Measure = AP,
 ) -> Counter[str]:
     """Assert that values, ranks, losses and gradients of a batch are right for every update; count what was checked."""
     counts: Counter[str] = Counter()
@@ -44,7 +48,7 @@ def check_batch(
     metric = fastap.average_precision(scores, targets, ignore_index=-1, dim=-1).numpy()
     means: dict[str, list[Solution]] = {path: [] for path in paths}
     for sign, update in ((1, "positive"), (-1, "negative")):
-        options = {"epsilon": batch.epsilon, "update": update, "method": method, "ignore_index": -1}
+        options = {"epsilon": batch.epsilon, "update": update, "method": method, "ignore_index": -1, "measure": measure}
         with solving(paths[0]):
             ranked = fastap.loss_augmented_ranking(scores, targets, **options, backend=backend_of(paths[0]), dim=-1)
         ranks, value = (each.numpy() for each in ranked)
@@ -56,16 +60,16 @@ def check_batch(
             score, target = batch.scores[row, taken], batch.targets[row, taken] == 1
             task_scale = sign * batch.epsilon
             assert (ranks[row, ~taken] == -1).all()
-            _check_ranking(score, target, task_scale, ranks[row, taken], float(value[row]))
+            _check_ranking(score, target, task_scale, measure, ranks[row, taken], float(value[row]))
             if score.size <= 6:
-                best, _ = reference.brute_force(score, target, task_scale)
+                best, _ = reference.brute_force(score, target, task_scale, measure)
                 absolute = 1e-14 * _scale(score, task_scale)
                 np.testing.assert_allclose(value[row], best, rtol=RELATIVE, atol=absolute)
                 counts["brute force"] += 1
-            expected = reference.direct_ranking_loss(score, target, batch.epsilon, update)
-            unique = is_unique(score, target, task_scale)
+            expected = reference.direct_ranking_loss(score, target, batch.epsilon, update, measure)
+            unique = is_unique(score, target, task_scale, measure)
             for loss, gradient in solutions:
-                _check_loss(score, target, task_scale, loss[row], expected.value, dtype)
+                _check_loss(score, target, task_scale, measure, loss[row], expected.value, dtype)
                 assert (gradient[row, ~taken] == 0).all()
                 if unique:
                     absolute = (1e-12 if dtype == torch.float64 else 1e-6) * np.abs(expected.gradient).max()
@@ -88,49 +92,59 @@ def check_batch(
 def _solve(scores: torch.Tensor, targets: torch.Tensor, options: dict[str, object], path: str) -> Solution:
     leaf = scores.clone().requires_grad_()
     with solving(path):
-        loss = fastap.direct_ap_loss(leaf, targets, reduction="none", **options, backend=backend_of(path), dim=-1)
+        loss = fastap.direct_ranking_loss(leaf, targets, reduction="none", **options, backend=backend_of(path), dim=-1)
     loss.sum().backward()
     return Solution(loss.detach().double().numpy(), leaf.grad.double().numpy())
 
 
-def _check_ranking(score: Floats, target: Bools, task_scale: float, place: Ints, value: float) -> None:
+def _check_ranking(
+    score: Floats, target: Bools, task_scale: float, measure: Measure, place: Ints, value: float
+) -> None:
     """The ranking is a permutation, it attains the value, and the value is the dynamic program's."""
     assert sorted(place) == list(range(score.size))
     order = np.argsort(place)
-    task_loss = 1 - reference.ap_of_order(target[order])
+    task_loss = 1 - reference.measure_of_order(measure, target[order])
     attained = reference.ranking_score(score, target, order) + task_scale * task_loss
     ranked = np.argsort(-score, kind="stable")
     p, n = ranked[target[ranked]], ranked[~target[ranked]]
-    best, _ = reference.augmented_choice(score[p], score[n], task_scale)
+    best, _ = reference.augmented_choice(score[p], score[n], task_scale, measure)
     absolute = 1e-14 * _scale(score, task_scale)
     np.testing.assert_allclose(value, best, rtol=RELATIVE, atol=absolute)
     np.testing.assert_allclose(attained, best, rtol=RELATIVE, atol=absolute)
 
 
 def _check_loss(
-    score: Floats, target: Bools, task_scale: float, loss: float, expected: float, dtype: torch.dtype
+    score: Floats,
+    target: Bools,
+    task_scale: float,
+    measure: Measure,
+    loss: float,
+    expected: float,
+    dtype: torch.dtype,
 ) -> None:
-    """The loss is the oracle's, and ``0 <= D- <= 1 - AP <= D+ <= 1``, AP of any ranking by score."""
+    """The loss is the oracle's, and ``0 <= D- <= 1 - M <= D+ <= 1``, the measure of any ranking by score."""
     # Sums of scores are rounded, and their difference is divided by epsilon; a float32 loss is rounded once more.
     rounding = 1e-13 * _scale(score, task_scale) / abs(task_scale) + (0 if dtype == torch.float64 else 2**-24)
     np.testing.assert_allclose(loss, expected, rtol=RELATIVE, atol=rounding)
     assert 0 <= loss <= 1
     # Equal scores may come in any order; a negative or a positive first is the worst and the best that can happen.
-    worst, best = (1 - reference.ap_of_order(target[np.lexsort((first, -score))]) for first in (target, ~target))
+    worst, best = (
+        1 - reference.measure_of_order(measure, target[np.lexsort((first, -score))]) for first in (target, ~target)
+    )
     if task_scale > 0:
         assert worst <= loss + rounding
     else:
         assert loss <= best + rounding
 
 
-def is_unique(score: Floats, target: Bools, task_scale: float, rounding: float = 1e-12) -> bool:
+def is_unique(score: Floats, target: Bools, task_scale: float, measure: Measure = AP, rounding: float = 1e-12) -> bool:
     """Whether one choice of ``a`` alone attains the optimum, clear of rounding."""
     p, n = np.sort(score[target])[::-1], np.sort(score[~target])[::-1]
     a = np.arange(n.size + 1)
-    i = np.arange(1, p.size + 1)[:, None]
     centre = np.median(p)
     term = np.concatenate([[0.0], np.cumsum(n - centre)]) - a * (p[:, None] - centre)
-    term = term + task_scale * n.size / 2 * (a / (i + a))
+    rows = reference.rows_of(measure, p.size, n.size)
+    term = term + task_scale * p.size * n.size / 2 * np.stack([rows(i, a) for i in range(1, p.size + 1)])
     until = np.empty_like(term)
     after = np.empty_like(term)
     h = np.zeros(a.size)
@@ -157,7 +171,12 @@ def batches(seed: int, largest: int) -> Iterator[Batch]:
 
 
 def check_many(
-    problems: int, seed: int = 0, largest: int = 400, paths: Sequence[str] = PATHS, method: Method = "auto"
+    problems: int,
+    seed: int = 0,
+    largest: int = 400,
+    paths: Sequence[str] = PATHS,
+    method: Method = "auto",
+    measure: Measure = AP,
 ) -> Counter[str]:
     """Check that many rankings, float32 and float64 in turn; a failure says which batch it was."""
     counts: Counter[str] = Counter()
@@ -165,7 +184,7 @@ def check_many(
         if counts["problems"] >= problems:
             break
         try:
-            counts += check_batch(batch, torch.float64 if number % 2 else torch.float32, paths, method)
+            counts += check_batch(batch, torch.float64 if number % 2 else torch.float32, paths, method, measure)
         except AssertionError as error:
             where = f"batch {number} of seed {seed}: {batch.kind}, {batch.scores.shape}, epsilon {batch.epsilon}"
             raise AssertionError(where) from error
@@ -185,9 +204,12 @@ def main() -> None:
         help="the path every loss is taken on; auto is the library's own choice (default: %(default)s)",
     )
     parser.add_argument("--method", choices=METHODS, default="auto")
+    parser.add_argument("--measure", choices=MEASURES, default="ap", help="(default: %(default)s)")
+    parser.add_argument("--parameter", type=float, default=1.0, help="of the measure")
     options = parser.parse_args()
     paths = PATHS if options.path == "all" else (options.path,)
-    counts = check_many(options.problems, options.seed, options.largest, paths, options.method)
+    measure = Measure(options.measure, options.parameter)
+    counts = check_many(options.problems, options.seed, options.largest, paths, options.method, measure)
     print(", ".join(f"{count} {name}" for name, count in counts.items()))
 
 

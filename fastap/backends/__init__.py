@@ -9,7 +9,7 @@ from torch import Tensor, device, dtype, float32, float64
 
 from fastap.arguments import check_choice
 from fastap.backends import about
-from fastap.types import AugmentedRanking, Batch, Losses, Objective
+from fastap.types import AP, AugmentedRanking, Batch, Losses, Measure, Objective
 from fastap.warning import warn_once
 
 BACKENDS = ("auto", "native", "triton", "reference")
@@ -97,8 +97,8 @@ def _takes_triton(name: str, where: device) -> bool:
     return name == "triton" or (name == "auto" and where.type == "cuda" and HAS_TRITON)
 
 
-def check_backend(backend: str, where: device | None = None) -> str:
-    """A backend that is there, for tensors of that device, if there are any yet."""
+def check_backend(backend: str, where: device | None = None, measure: Measure = AP) -> str:
+    """A backend that is there, for tensors of that device, if there are any yet, and for that measure."""
     if isinstance(backend, str) and backend == "torch":
         raise ValueError("backend 'torch' is no more; use 'auto', which takes the C engine or Triton's kernels")
     check_choice("backend", backend, BACKENDS)
@@ -114,4 +114,6 @@ def check_backend(backend: str, where: device | None = None) -> str:
             raise ValueError("backend 'triton' needs the package triton, which is not installed; use 'auto'")
         if where is not None and where.type not in TRITON_DEVICES:
             raise ValueError(f"backend 'triton' needs tensors on a CUDA device, got {where}; use 'auto'")
+        if measure != AP:
+            raise ValueError(f"backend 'triton' has no kernels for measure {measure.name!r}; use 'auto'")
     return backend

@@ -76,7 +76,7 @@ Rows = Callable[[int, Ints], Floats]
 
 
 def rows_of(measure: Measure, n_positive: int, n_negative: int) -> Rows:
-    """What positive ``i``, counted from 1, adds to ``1 - measure`` with so many negatives above it: ``m_i(0) - m_i(a)``.
+    """What positive ``i``, from 1, adds to ``1 - measure`` with ``a`` negatives above it: ``m_i(0) - m_i(a)``.
 
     Each measure is ``sum_i m_i(a_i)``, and 1 where no negative stands above a positive.
     """
