@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import io
 import pickle
 from collections.abc import Callable
@@ -28,9 +27,9 @@ CASES: dict[str, tuple[Callable[..., nn.Module], Callable[..., torch.Tensor], di
         {"epsilon": 0.5, "update": "negative", **COMMON, **METHOD, "noise": 0.0},
     ),
     "ranking": (
-        functools.partial(fastap.DirectRankingLoss, measure="ndcg"),
-        functools.partial(fastap.direct_ranking_loss, measure="ndcg"),
-        {"epsilon": 0.5, "update": "negative", **COMMON, **METHOD, "noise": 0.0},
+        fastap.DirectRankingLoss,
+        fastap.direct_ranking_loss,
+        {"measure": "ndcg", "epsilon": 0.5, "update": "negative", **COMMON, **METHOD, "noise": 0.0},
     ),
     "hinge": (fastap.APHingeLoss, fastap.ap_hinge_loss, {"margin": 2.5, **COMMON, **METHOD}),
     "perceptron": (fastap.APPerceptronLoss, fastap.ap_perceptron_loss, COMMON),
@@ -64,7 +63,7 @@ def inputs(case: str, seed: int, rows: int, *, ignored: float = 0.0) -> tuple[to
 @pytest.mark.parametrize("case", CASES)
 def test_a_module_is_its_function(case: str, options: bool) -> None:
     module, function, given = CASES[case]
-    given = given if options else {name: given[name] for name in ("dim", "noise") if name in given}
+    given = given if options else {name: given[name] for name in ("measure", "dim", "noise") if name in given}
     own_defaults = {"epsilon": 0.3, "update": "symmetric"} if case in ("direct", "ranking", "multiclass") else {}
     scores, targets = inputs(case, 1, 20, ignored=0.2 if options else 0.0)
     results = []
