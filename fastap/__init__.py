@@ -10,6 +10,7 @@ from fastap.functional import (
     direct_ap_loss,
     direct_ranking_loss,
     loss_augmented_ranking,
+    ranking_measure,
 )
 from fastap.modules import (
     APHingeLoss,
@@ -52,6 +53,7 @@ __all__ = [
     "direct_ranking_loss",
     "loss_augmented_ranking",
     "multiclass_ap_loss",
+    "ranking_measure",
     "retrieval_ap_loss",
     "show_config",
 ]

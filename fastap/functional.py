@@ -408,6 +408,54 @@ def average_precision(
     return measures.constant(result, items.scores, "average_precision")
 
 
+def ranking_measure(
+    scores: Tensor,
+    targets: Tensor,
+    *,
+    measure: Measure | str,
+    dim: Dim = None,
+    groups: Tensor | None = None,
+    offsets: Tensor | None = None,
+    ignore_index: int | None = None,
+) -> Tensor:
+    """A measure of every ranking, exact, by the formulas of :func:`direct_ranking_loss`; no gradient.
+
+    Equal scores count as whoever defines the measure says:
+
+    - ``"ap"``: as one threshold, :func:`average_precision`, scikit-learn's ``average_precision_score``;
+    - ``"ndcg"``: the mean over all orders of equal items, scikit-learn's ``ndcg_score``;
+    - ``"reciprocal_rank"``: as one threshold: the rank of the first positive counts all items that score as much, so
+      that of one positive it is AP. Others have the middle rank (PyKEEN, PyG) or whatever order a sort leaves;
+    - ``"auc"``, ``"partial_auc"``: a pair of equal scores is half right, and the ROC curve a straight line from
+      threshold to threshold, scikit-learn's ``roc_auc_score`` and ``roc_curve``;
+    - ``"bedroc"``: the mean over all orders of equal items; its authors and RDKit rank items that are all different.
+
+    Args:
+        scores: as ``targets``, ``dim``, ``groups`` and ``offsets`` those of :func:`direct_ap_loss`; infinities are
+            welcome.
+        targets: 1 for positives and 0 for negatives.
+        measure: a name, or name and number, of :func:`direct_ranking_loss`.
+        dim: the axis or axes along which items are ranked.
+        groups: which ranking each item is of.
+        offsets: where each ranking begins.
+        ignore_index: items with this target take no part; it may be 0 or 1, too.
+
+    Returns:
+        float64, the shape of ``scores`` without ``dim``, ragged (rankings,); NaN where a ranking has no positive or a
+        NaN score, and of the areas and BEDROC where it has no negative.
+
+    Raises:
+        TypeError, ValueError: as :func:`direct_ap_loss`.
+        RuntimeError: from ``backward`` through it, as of :func:`average_precision`.
+    """
+    checked = check_measure(measure)
+    items = _ranked(scores, targets, dim, groups, offsets)
+    targets, ignore_index = without_ignored_class(items.targets, check_class_to_ignore(ignore_index))
+    call = (items.scores.detach(), targets, groups, items.offsets, items.dim, ignore_index, *checked)
+    result: Tensor = operators.called(measures.measured, measures.value, *call)
+    return measures.constant(result, items.scores, "ranking_measure")
+
+
 def loss_augmented_ranking(
     scores: Tensor,
     targets: Tensor,

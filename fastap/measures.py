@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fastap import backends, ragged
-from fastap.backends.measure import measure as measured
+from fastap.backends.measure import measure
+from fastap.backends.ranks import value_of
 from fastap.operators import (
     batch_of,
     fake_rankings_shape,
@@ -18,7 +19,7 @@ from fastap.operators import (
     rankings_shape,
 )
 from fastap.ragged import Ragged, taken
-from fastap.targets import have_values
+from fastap.targets import can_look, have_values, wrong_targets
 from fastap.types import Measure, Objective, own
 
 
@@ -41,7 +42,7 @@ def precision(
         support = torch.zeros_like(result)
     else:
         weight = None if sample_weight is None else _weight_of_items(sample_weight, dim, rankings)
-        result, positives, _ = measured(batch, weight, counts=counts)
+        result, positives, _ = measure(batch, weight, counts=counts)
         support = result.new_empty(0) if positives is None else positives
     if rankings is None:
         shape = rankings_shape(scores, dim)
@@ -81,6 +82,57 @@ def _(
 def _(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int | None]]:
     precisions, support = average_precision(*mapped_first(average_precision, info, in_dims, inputs))
     return (precisions, support), (0, 0 if support.dim() == precisions.dim() else None)
+
+
+@on_the_cpu_elsewhere
+def value(
+    scores: Tensor,
+    targets: Tensor,
+    groups: Tensor | None,
+    offsets: Tensor | None,
+    dim: int,
+    ignore_index: int | None,
+    name: str,
+    parameter: float,
+) -> Tensor:
+    """A measure of every ranking, float64."""
+    rankings = ragged.of(scores, groups, offsets)
+    batch = batch_of(scores, targets, dim, ignore_index, rankings)
+    if scores.numel() == 0:
+        result = scores.new_full((batch.rankings,), torch.nan, dtype=torch.float64)
+    else:
+        taken = (batch.targets == 1) | (batch.targets == 0)
+        if can_look(taken):
+            wrong_targets(batch.targets, taken, ignore_index)
+        result = value_of(batch, Measure(name, parameter))
+    if rankings is None:
+        return own(result).resize_(rankings_shape(scores, dim))
+    if rankings.wrong is not None:
+        result = result.masked_fill(rankings.wrong, torch.nan)
+    return rankings.without_padding(result)
+
+
+measured = torch.library.custom_op("fastap::ranking_measure", value, mutates_args=())
+
+
+@measured.register_fake
+def _(
+    scores: Tensor,
+    targets: Tensor,
+    groups: Tensor | None,
+    offsets: Tensor | None,
+    dim: int,
+    ignore_index: int | None,
+    name: str,
+    parameter: float,
+) -> Tensor:
+    shape = fake_rankings_shape(scores, groups, offsets, dim)
+    return scores.new_empty(shape, dtype=backends.widest_float(scores.device))
+
+
+@measured.register_vmap
+def _(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+    return measured(*mapped_first(measured, info, in_dims, inputs)), 0
 
 
 @on_the_cpu_elsewhere

@@ -45,6 +45,8 @@ def on_the_cpu_elsewhere(run: Callable[P, T]) -> Callable[P, T]:
             return anything(*inputs)
         moved: Any = [each.cpu() if isinstance(each, Tensor) else each for each in call]
         results = anything(*moved) if call is inputs else anything(Arguments(*moved))
+        if isinstance(results, Tensor):
+            return _back(results, where)
         return tuple(None if each is None else _back(each, where) for each in results)
 
     anything: Any = run
