@@ -1,9 +1,8 @@
 """What a call on a GPU takes of the host's time: ``python -m bench.host``.
 
-Launches do nothing here, on tensors of the CPU that say they are not there: what is left is Python, PyTorch and
-Triton on the way to the driver. Tensors are small, with the launches of large
-ones. Each call takes turns with eight small operations of PyTorch, and the ratio says more than the time: machines
-differ, and change their clocks.
+Launches do nothing here, on tensors of the CPU that say they are not there: what is left is Python, PyTorch and Triton
+on the way to the driver. Tensors are small, with the launches of large ones. Each call takes turns with eight small
+operations of PyTorch, and the ratio says more than the time: machines differ, and change their clocks.
 """
 
 from __future__ import annotations

@@ -289,7 +289,7 @@ class _Address:
         self.memory, self.offset = memory, offset
 
     def __add__(self, offset: int) -> _Address:
-        return _Address(self.memory, offset)
+        return _Address(self.memory, self.offset + offset)
 
     def of(self, kind: str) -> Tensor:
         """To the end of the memory, of a type of pointers such as ``"*fp64"``."""

@@ -194,7 +194,8 @@ def of_kernels(device: torch.device) -> Iterator[Line]:
         return objective._replace(method="dp")
 
     def reduction() -> Result:
-        losses = Losses(torch.zeros(3, dtype=_DOUBLE, device=device), None, torch.zeros(3, device=device) > 0)
+        loss, gradient = torch.zeros(3, dtype=_DOUBLE, device=device), torch.zeros(9, device=device)
+        losses = Losses(loss, gradient, loss > 0)
         return Result(*triton.verdict_of_reduction(losses, _SINGLE, mean=True))
 
     weight = torch.zeros(300, dtype=_DOUBLE, device=device)

@@ -138,11 +138,11 @@ def standard_gaps(v_ptr, n_ptr, number, n_positive, n_negative):
 
 @triton.jit
 def weigh_gaps(gap, positives, negatives, n_positive, n_negative, LOSS: tl.constexpr):
-    """What gaps between neighbours in the order by score, of so many items of each class above, add to ``by_score``.
+    """What gaps between neighbours in the order by score, with so many of each class above, add to its value.
 
-    That is what :func:`value_by_score` finds from other numbers: ``F(y_w)`` is the mean of all pairs' ``|p - n|``, and
-    ``F(y_w) - F(y*)`` twice the mean of ``n - p`` over those that are the wrong way round; and each pair's difference
-    is all gaps between the two.
+    All together are what :func:`value_by_score` finds where the classes lie apart: ``F(y_w)`` is the mean of all pairs'
+    ``|p - n|``, ``F(y_w) - F(y*)`` twice that of ``n - p`` over pairs that are the wrong way round, and the difference
+    of a pair is all gaps between the two.
     """
     # More than fit into 32 bits.
     all_positives = n_positive.to(tl.float64)

@@ -67,8 +67,8 @@ def greatest_first(left_value, left_payload, right_value, right_payload):
 
 @triton.jit
 def highest_of(x):
-    """``tl.max(x, axis=0)`` of float64, 0.0 for -0.0: of either half of the bits in turn, for which warps have an
-    instruction.
+    """``tl.max(x, axis=0)`` of float64 without NaN, 0.0 for -0.0: of either half of the bits in turn, for which warps
+    have an instruction.
     """
     key = key_of(x)
     upper = upper_of(key)

@@ -175,7 +175,9 @@ def bound_between(s_ptr, n_ptr, left, right, p, pc, index, task, mask):
     # Where the tangents cross; parallel tangents (A is linear) are met at an end.
     cross = (concave_right - concave_left - run * slope_right) / tl.maximum(slope_left - slope_right, _TINY)
     cross = tl.minimum(tl.maximum(cross, 0.0), run)
-    # From end to end the task loss grows by i / ((i + left) (i + right)) a place.
+    # From end to end the task loss grows by i / ((i + left) (i + right)) a place. The differences lose digits where the
+    # interval is many times as long as i + left: the bound is right to some (right - left) / (i + left) units of the
+    # task's last place, of windows one or two, coarse to fine less in all than the rounding that is allowed for.
     inverse = 1.0 / index.to(tl.float64)  # the same throughout a loop
     chord = task * (1.0 - left_loss) * (1.0 - right_loss) * inverse
     bound = at_left + cross * (slope_left + chord)

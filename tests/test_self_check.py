@@ -159,20 +159,80 @@ def test_the_loss_of_a_wrong_kernel_is_that_of_the_cpu(gpu: Device) -> None:
 @needs_a_compiler
 @pytest.mark.parametrize(
     "fault",
-    [("tl.sum(number, axis=0), 1", "tl.sum(number, axis=0) + 1, 1"), ("item < n_items", "item + 1 < n_items")],
-    ids=["number", "gradient"],
+    [
+        ("tl.sum(number, axis=0), 1", "tl.sum(number, axis=0) + 1, 1"),
+        ("item < n_items", "item + 1 < n_items"),
+        ("tl.num_programs(0).to(tl.int64) * BLOCK_N\n    if", "BLOCK_N\n    if"),
+    ],
+    ids=["number", "gradient", "second tile"],
 )
 def test_a_wrong_reduction_is_pytorch_s_own(fault: tuple[str, str], gpu: Device) -> None:
     gradient = torch.rand(7, 5)
     losses = Losses(torch.rand(7, dtype=F64), gradient.clone(), torch.arange(7) % 3 > 0)
     right = reference.reduce(losses, F32, mean=True)
     with rewritten(output.reduce_losses, *fault):
-        with pytest.warns(fastap.FastapWarning, match="mean of losses float64 as float32"):
+        with pytest.warns(fastap.FastapWarning, match="mean of losses float64 as float32") as told:
             assert_same(triton.reduce(losses, F32, mean=True), right)
+        assert len(str(told[0].message)) < 1000
         before = gpu.started
         assert_same(triton.reduce(losses, F32, mean=True), right)
         assert gpu.started == before
     assert_same(losses.gradient, gradient)  # no wrong kernel has been near it
+
+
+@needs_a_compiler
+def test_a_reduction_is_compared_once(gpu: Device) -> None:
+    """Whatever the shape, and before it comes near the gradient."""
+    counts = []
+    for rankings, items in ((5, 16), (6, 16), (16, 1), (1, 17), (700, 3)):
+        losses = Losses(torch.rand(rankings, dtype=F64), torch.rand(rankings, items), torch.arange(rankings) % 3 > 0)
+        right, share = reference.reduce(losses, F32, mean=True)
+        expected, before = losses.gradient * share, gpu.started
+        assert_same(triton.reduce(losses, F32, mean=True), (right, None))
+        torch.testing.assert_close(losses.gradient, expected, rtol=0, atol=0)
+        counts.append(gpu.started - before)
+    assert counts == [4, 1, 1, 1, 1]
+
+
+def test_the_battery_of_a_reduction_is_the_cpu_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the losses are elsewhere, which without a GPU are nowhere."""
+    seen = []
+
+    def reduced(plan: object, losses: Losses) -> Tensor:
+        total, share = reference.reduce(losses, F32, mean=True)
+        losses.gradient.mul_(share)
+        return total
+
+    monkeypatch.setattr(prove, "_placed", lambda values, *_: seen.append(values.device.type) or values.clone())
+    monkeypatch.setattr(prove, "run_reduction", reduced)
+    there = Losses(*(torch.empty(3, dtype=dtype, device="meta") for dtype in (F64, F32, torch.bool)))
+    assert prove.judge_reduction(lambda *_: None, there, F32, True).wrong is None
+    assert seen == ["cpu"] * 9
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_comparison_that_is_cut_short_proves_nothing(
+    error: type[BaseException], gpu: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function, old, new, (name, batch, *options) = PLANTED["gradient"]
+    losses = Losses(torch.rand(7, dtype=F64), torch.rand(7, 5), torch.arange(7) % 3 > 0)
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    with rewritten(function, old, new), rewritten(output.reduce_losses, "axis=0), 1", "axis=0) + 1, 1"):
+        with monkeypatch.context() as failing:
+            failing.setattr(prove, "difference", fails)
+            failing.setattr(prove, "reduce", fails)
+            for call in (lambda: getattr(triton, name)(batch, *options), lambda: triton.reduce(losses, F32, mean=True)):
+                with pytest.raises(error):
+                    call()
+        triton.average_precision(batch)
+        with pytest.warns(fastap.FastapWarning, match="losses, perceptron"):
+            assert_same(getattr(triton, name)(batch, *options), getattr(native, name)(batch, *options))
+        with pytest.warns(fastap.FastapWarning, match="mean of losses"):
+            assert_same(triton.reduce(losses, F32, mean=True), reference.reduce(losses, F32, mean=True))
 
 
 @needs_a_compiler

@@ -2,8 +2,9 @@
 
 Nothing here computes: kernels and PyTorch's sort do. Nothing waits for the device: sizes come from shapes, counts stay
 where they are. Time: a sort and ``O((P + N) log N)``. Memory: at most 64 bytes a score beside input and gradient, 68
-of the symmetric update, and of ragged rankings 17 bytes a ranking; the work space is one allocation, of long rankings
-three. What a call launches is planned once for its shapes and types: :mod:`fastap.backends.triton.plan`.
+of the symmetric update, and of ragged rankings 17 bytes a ranking; the work space is one allocation, of long
+rankings four, of ragged ones three. What a call launches is planned once for its shapes and types, see
+:mod:`fastap.backends.triton.plan`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from fastap.backends.triton import prove
 from fastap.backends.triton.inputs import METRIC, Given, Inputs, Results, Task, architecture, inputs_of, on_device
 from fastap.backends.triton.launch import Launch, RaggedLaunch, ShortLaunch, TiledLaunch, launch_for, ragged_launch
-from fastap.backends.triton.plan import Place, Plan, place_of
+from fastap.backends.triton.plan import Plan, place_of
 from fastap.backends.triton.prove import Call, Verdict, proven, proven_reduction
 from fastap.backends.triton.ragged import plan_ragged
 from fastap.backends.triton.short import plan_short
@@ -31,9 +32,9 @@ _REDUCED_AT_A_TIME = 1024
 _REDUCED_BY_ONE = 64 * _REDUCED_AT_A_TIME
 # Programs that share the gradient, each of which counts the rankings; about four to each multiprocessor.
 _REDUCING = 512
-# By all that they are for.
+# By all that they are for, of which each keeps 20 KB of the host, by the dynamic program up to 1 MB.
 PLANS: dict[tuple[Any, ...], Plan] = {}
-_MOST_PLANS = 1024
+_MOST_PLANS = 256
 
 
 def losses(batch: Batch, objective: Objective, dtype: torch.dtype, gradient: bool = True) -> Losses:
@@ -61,9 +62,10 @@ def average_precision(batch: Batch, weight: Tensor | None = None) -> Tensor:
 def reduce(
     losses: Losses, dtype: torch.dtype, *, mean: bool, weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """The sum of the losses or their mean over those that take part; with weights the share of each.
+    """The sum of the losses or their mean over those that take part, and the share of each.
 
-    Without, the gradient is multiplied in place, in the same launch.
+    Of at most 65,536 rankings without weights the gradient is multiplied in place, in the same launch, and no share is
+    left; of others PyTorch reduces.
     """
     if weight is not None or losses.loss.shape[0] > _REDUCED_BY_ONE:
         return reduce_by_torch(losses, dtype, mean=mean, weight=weight)
@@ -113,7 +115,7 @@ def _solve(call: Call, given: Given) -> Any:
 
 def _keep(key: tuple[Any, ...], plan: Plan) -> Plan:
     if len(PLANS) >= _MOST_PLANS:
-        PLANS.clear()
+        PLANS.pop(next(iter(PLANS)), None)
     PLANS[key] = plan
     return plan
 
@@ -127,8 +129,8 @@ def _plan(call: Call) -> Plan:
         task = Task.of(objective)
         takes_part = plan.empty(inputs.rankings, dtype=torch.bool)
         if gradient:
-            gradient_type = torch.float64 if inputs.scores.dtype == torch.float64 else torch.float32
-            out = plan.empty(*inputs.shape, dtype=gradient_type)
+            wide = inputs.scores.dtype == torch.float64
+            out = plan.empty(*inputs.shape, dtype=torch.float64 if wide else torch.float32)
     elif call.name == "ranking":
         (objective,) = call.options
         task = Task("ranking", objective.sign, objective.method, objective.epsilon)
@@ -147,35 +149,30 @@ def _plan(call: Call) -> Plan:
     else:
         assert isinstance(call.launch, RaggedLaunch)
         plan_ragged(plan, inputs, task, call.launch, results)
-    # In the order of Losses and of AugmentedRanking.
-    plan.end(*{"losses": (value, out, takes_part), "ranking": (out, value)}.get(call.name, (value,)))
+    plan.end(*{"losses": (value, out, takes_part), "ranking": (out, value), "average_precision": (value,)}[call.name])
     return plan
 
 
-def _plan_of_reduction(losses: Losses, dtype: torch.dtype, mean: bool) -> Plan:
-    """Of loss, participation and gradient, to the total."""
+def _plan_of_reduction(losses: Losses, dtype: torch.dtype, mean: bool, most: int = _REDUCING) -> Plan:
+    """Of loss, participation and gradient, to the total, by at most so many programs."""
     loss, takes_part, gradient = losses.loss, losses.takes_part, losses.gradient
     if gradient is None:
         gradient = loss  # which is not looked at
     places = place_of(1, loss), place_of(2, takes_part), place_of(3, gradient)
     items = 0 if gradient is loss else gradient.numel()
-    key = "reduce", loss.device, loss.shape[0], items, *places, dtype, mean
-    return PLANS.get(key) or _keep(key, _plan_reduction(loss.device, loss.shape[0], items, places, dtype, mean))
-
-
-def _plan_reduction(
-    device: torch.device, rankings: int, items: int, places: tuple[Place, ...], dtype: torch.dtype, mean: bool
-) -> Plan:
-    with on_device(device):
-        plan = Plan(device, 3)
+    key = "reduce", loss.device, loss.shape[0], items, *places, dtype, mean, most
+    plan = PLANS.get(key)
+    if plan is not None:
+        return plan
+    with on_device(loss.device):
+        plan = Plan(loss.device, len(places))
         total = plan.empty(dtype=dtype)
-        loss, takes_part, gradient = places
         plan.start(
-            output.reduce_losses, max(1, min(-(-items // _REDUCED_AT_A_TIME), _REDUCING)) if mean else 1,
-            loss, takes_part.view(torch.int8),
-            total, gradient,
-            rankings, items,
+            output.reduce_losses, max(1, min(-(-items // _REDUCED_AT_A_TIME), most)) if mean else 1,
+            places[0], places[1].view(torch.int8),
+            total, places[2],
+            loss.shape[0], items,
             MEAN=mean, BLOCK_R=_REDUCED_AT_A_TIME, BLOCK_N=_REDUCED_AT_A_TIME,
         )  # fmt: skip
         plan.end(total)
-    return plan
+    return _keep(key, plan)

@@ -26,20 +26,26 @@ _BY_VALUE = torch.version.hip is not None
 class Bound:
     """All that one kernel is compiled for, and the launch of what was compiled, once there is one."""
 
-    __slots__ = ("constants", "kernel", "run")
+    __slots__ = ("compiled", "constants", "kernel", "run")
 
     def __init__(self, kernel: Any, constants: dict[str, Any]) -> None:
         self.kernel, self.constants = kernel, constants
+        self.compiled: tuple[int, str] | None = None  # device and hash
         self.run: Callable[..., None] | None = None  # of grid, stream, and addresses and numbers
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether it is known to be right."""
+        return self.compiled in PROVEN
 
     def start(self, grid: int, arguments: Sequence[Tensor | int]) -> None:
         """By Triton, which compiles or loads the kernel, or tells a profiler of the launch."""
         compiled = self.kernel[(grid,)](*arguments, **self.constants)
         # There is none where a hook kept Triton from compiling.
         if self.run is None and isinstance(compiled, CompiledKernel):
-            device = driver.active.get_current_device()
-            if (device, compiled.hash) not in PROVEN and proves_kernels():
-                unproven.kernels[self] = device, compiled.hash
+            self.compiled = driver.active.get_current_device(), compiled.hash
+            if self.compiled not in PROVEN and proves_kernels():
+                unproven.kernels[self] = self.compiled
             self._bind(compiled, len(arguments))
 
     def _bind(self, compiled: Any, given: int) -> None:
@@ -87,16 +93,18 @@ def bound(kernel: Any, kinds: Iterable[object], constants: dict[str, Any]) -> Bo
     found = _BOUND.get(key)
     if found is None:
         if len(_BOUND) >= _MOST:
-            _BOUND.clear()
+            _BOUND.pop(next(iter(_BOUND)))
         found = _BOUND[key] = Bound(kernel, constants)
     return found
 
 
-def kind_of_number(number: int) -> object:
-    """Kernels are compiled for 1, for multiples of 16, and for 32 or 64 bits; on AMD's GPUs, by the sizes, for memory
-    below 2 GiB too.
+def kind_of_number(number: int, is_specialised: bool) -> object:
+    """Kernels are compiled for 32 or 64 bits, and if specialised for 1 and for multiples of 16; on AMD's GPUs, by the
+    sizes, for memory below 2 GiB too.
     """
-    kind = 4 if number == 1 else (number % 16 == 0) + 2 * (-(2**31) <= number < 2**31)
+    kind = int(-(2**31) <= number < 2**31)
+    if is_specialised:
+        kind += 4 if number == 1 else 2 * (number % 16 == 0)
     return (number, kind) if _BY_VALUE else kind
 
 

@@ -82,7 +82,7 @@ class TiledLaunch:
     most_programs: int  # of a ranking that share its rows, of one warp each
     chunk: int  # rows that a program of the negative update searches one after the other
     single: Tiles  # of programs that search rows, a warp each
-    sharing: int  # about so many in all share what takes each of them several tiles
+    sharing: int  # about so many programs of several warps in all share the items, and the rows
     tiles: Tiles
     wide: Tiles  # of programs that pool, or solve what is not proved
     num_warps: int  # of the stages that have no tiles of rows

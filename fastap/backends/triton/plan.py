@@ -96,11 +96,12 @@ class _Launch(NamedTuple):
 
     def run(self, memories: _Memories) -> None:
         bound, grid, places, addresses = self
-        if bound.run is None or is_told():
+        run = bound.run
+        if run is None or is_told():
             bound.start(grid, [memories.at(place) for place in places])
         else:
             bases = memories.bases
-            bound.run(grid, memories.stream, [bases[memory] + offset for memory, offset in addresses])
+            run(grid, memories.stream, [bases[memory] + offset for memory, offset in addresses])
 
 
 class _Function(NamedTuple):
@@ -128,9 +129,9 @@ class Plan:
         self._dropped: list[list[int]] = []  # after each step
 
     @property
-    def is_bound(self) -> bool:
-        """Whether all its kernels have been launched before."""
-        return all(step.bound.run is not None for step in self._steps if isinstance(step, _Launch))
+    def is_proven(self) -> bool:
+        """Whether all its kernels are known to be right."""
+        return all(step.bound.is_proven for step in self._steps if isinstance(step, _Launch))
 
     def empty(self, *shape: int, dtype: torch.dtype) -> Place:
         """``torch.empty``."""
@@ -150,7 +151,10 @@ class Plan:
 
     def start(self, kernel: Any, grid: int, *arguments: Argument, **constants: Any) -> None:
         """``kernel[(grid,)](*arguments, **constants)``: pointers and numbers, then constants and compiler options."""
-        kinds = [kind_of_number(each) if isinstance(each, int) else each.kind for each in arguments]
+        kinds = [
+            kind_of_number(each, not parameter.do_not_specialize) if isinstance(each, int) else each.kind
+            for each, parameter in zip(arguments, kernel.params, strict=False)
+        ]
         addresses = [(0, each) if isinstance(each, int) else (each.memory, each.offset) for each in arguments]
         self._steps.append(_Launch(bound(kernel, kinds, constants), grid, arguments, addresses))
 

@@ -2,8 +2,9 @@
 
 A call that launches a kernel for the first time on a device, which compiles or loads it and so takes long anyway, is
 followed by one like it: the same kernels on :mod:`fastap.backends.battery`, 16 to 50 rankings of up to three lengths,
-against the engine of the CPU. If they differ, the call and all of its kind from then on go through the CPU. A call
-whose kernels are known pays for a look at two containers.
+against the engine of the CPU. If they differ, the call and all of its kind from then on go through the CPU. The
+reduction, which changes the gradient in place, is compared before. A call whose kernels are known pays for a look at a
+few containers.
 
 Nothing is compared, and nothing taken for proven, while a CUDA graph is captured; nor are the kernels for batches of
 2**31 scores and more, which are compiled for addresses that no small battery has.
@@ -42,7 +43,7 @@ class Call(NamedTuple):
     options: tuple[Any, ...]  # an objective, a type, whether a gradient is wanted
 
 
-PlanOf = Callable[[Losses, torch.dtype, bool], Plan]
+PlanOf = Callable[..., Plan]  # of losses, a type, whether it is a mean, and at most so many programs
 Solve = Callable[[Call, Given], Any]
 
 
@@ -85,7 +86,7 @@ def proven_reduction(plan_of: PlanOf, losses: Losses, dtype: torch.dtype, mean: 
     """
     if not (_FAULTY and _reduction(losses, dtype, mean) in _FAULTY):
         plan = plan_of(losses, dtype, mean)
-        is_known = plan.is_bound or not bound.proves_kernels()
+        is_known = plan.is_proven or not bound.proves_kernels()
         if is_known or is_right(
             losses.loss.device,
             partial(_reduction, losses, dtype, mean),
@@ -119,20 +120,27 @@ def judge_reduction(plan_of: PlanOf, losses: Losses, dtype: torch.dtype, mean: b
     sizes = 1, 1024, 2500
     for rankings in sizes:
         number = torch.arange(rankings, device="cpu")
-        gradient = None if losses.gradient is None else torch.arange(3 * rankings, device="cpu").to(losses.gradient)
+        gradient = (
+            None if losses.gradient is None else torch.arange(3 * rankings, device="cpu").to(losses.gradient.dtype)
+        )
         each = Losses((number % 33).to(losses.loss.dtype) / 32, gradient, number % 3 > 0)
         placed = [
             None if values is None or like is None else _placed(values, place_of(0, like), like.device)
             for values, like in zip(each, losses, strict=True)
         ]
         there = Losses(*cast(Any, placed))
-        total = run_reduction(plan_of(there, dtype, mean), there)
+        # By so few programs that each has several tiles.
+        total = run_reduction(plan_of(there, dtype, mean, 2), there)
         right, share = reduce(each, dtype, mean=mean)
         given = [total, there.gradient]
         wanted = [right, gradient if gradient is None or share is None else gradient * share]
         for one, other in zip(given, wanted, strict=True):
-            if one is not None and other is not None and not torch.allclose(one.cpu(), other, rtol=1e-6, atol=0):
-                return Verdict(sum(sizes), f"{one.tolist()} in place of {other.tolist()} of {rankings} losses")
+            if one is None or other is None:
+                continue
+            wrong = ~torch.isclose(one.cpu(), other, rtol=1e-6, atol=0)
+            if wrong.any():
+                first = f"{float(one.cpu()[wrong][0])} in place of {float(other[wrong][0])}"
+                return Verdict(sum(sizes), f"{first}, of {rankings} losses")
     return Verdict(sum(sizes), None)
 
 
@@ -147,6 +155,9 @@ def is_right(device: torch.device, kind: Callable[[], str], judge: Callable[[], 
     except torch.OutOfMemoryError:
         forget(unproven.take())  # for another call, that leaves room
         return True
+    except BaseException:
+        forget(unproven.take())
+        raise
     kernels = unproven.take()
     if found is None:
         PROVEN.update(kernels.values())
