@@ -410,9 +410,11 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     return value
 
 
-def check_measure(measure: Measure | str) -> Measure:
-    """A measure by its name, or with its parameter."""
+def check_measure(measure: Measure | str, k: int | None = None) -> Measure:
+    """A measure by its name, or with its parameter; and the rank up to which positives count."""
     given = measure if isinstance(measure, tuple) else (measure, _PARAMETERS.get(measure, 1.0))
+    if isinstance(measure, Measure):
+        given, k = measure[:2], measure.k if k is None else k
     if len(given) != 2:
         raise ValueError(f"measure must be a name, or a name and a number, got {measure!r}")
     name, parameter = check_choice("measure", given[0], MEASURES), given[1]
@@ -424,7 +426,11 @@ def check_measure(measure: Measure | str) -> Measure:
         raise ValueError(f"measure {name!r} has no number, got {parameter!r}")
     if name == "partial_auc" and parameter > 1:
         raise ValueError(f"the number of measure 'partial_auc' must be at most 1, got {parameter}")
-    return Measure(name, parameter)
+    if k is None and name in ("precision", "recall"):
+        raise ValueError(f"k must be given for measure {name!r}: the rank up to which positives count")
+    if k is not None and name in ("auc", "partial_auc", "bedroc"):
+        raise ValueError(f"k must be None for measure {name!r}, got {k!r}")
+    return Measure(name, parameter, None if k is None else check_count("k", k))
 
 
 # What measures are given that come without their number: BEDROC what its authors have.

@@ -182,6 +182,7 @@ def direct_ranking_loss(
     targets: Tensor,
     *,
     measure: Measure | str,
+    k: int | None = None,
     epsilon: float = 1.0,
     update: Update = "positive",
     dim: Dim = None,
@@ -203,20 +204,25 @@ def direct_ranking_loss(
     With positive ``i`` of ``P`` (by score, from 1) below ``a_i`` of the ``N`` negatives, at rank ``r_i = i + a_i`` of
     ``n = P + N``::
 
-        "ap":              1/P * sum_i i / r_i
+        "ap":              1/min(k, P) * sum_i i / r_i
         "ndcg":            sum_i 1/log2(1 + r_i) / sum_i 1/log2(1 + i)
+        "precision":       1/k * #{i: r_i <= k}
+        "recall":          1/P * #{i: r_i <= k}
         "reciprocal_rank": 1 / r_1
         "auc":             1/(P N) * sum_i (N - a_i)
         "partial_auc":     1/(P beta N) * sum_i max(beta N - a_i, 0)
         "bedroc":          (E - E_worst) / (E_best - E_worst), E = sum_i exp(-alpha r_i / n)
 
-    Every one is 1 where no negative is above a positive and at least 0, so the loss lies in [0, 1] and brackets ``1 -
-    measure``. It is exact, at the price of a sort, as that of AP is: no measure is smoothed.
+    With ``k`` sums are over the positives with ``r_i <= k``, of NDCG's divisor over ``i <= k``. Every measure is at
+    least 0 and at most 1, so the loss lies in [0, 1] and brackets ``1 - measure``. It is exact, as that of AP is: no
+    measure is smoothed.
 
     Args:
         measure: one of these names, or of two of them name and number: ``("partial_auc", beta)``, the area under the
             ROC curve up to a rate ``beta`` of false positives, over ``beta``; ``("bedroc", alpha)``, 20 by its name
             alone.
+        k: the rank up to which positives count, at least 1; None for no such rank. ``"precision"`` and ``"recall"``
+            need one, the areas and BEDROC have none.
         scores, targets, epsilon, update, dim, groups, offsets, weight, ignore_index, reduction, noise, samples,
             generator, backend, process_group, sharded, method: as of :func:`direct_ap_loss`. ``backend="triton"`` has
             kernels for ``"ap"`` alone: of other measures tensors of CUDA devices are copied to the CPU, and the results
@@ -233,7 +239,7 @@ def direct_ranking_loss(
     Chem. Inf. Model. 2007.
     """
     objective = Objective(
-        "direct", check_scale("epsilon", epsilon), check_update(update), check_method(method), check_measure(measure)
+        "direct", check_scale("epsilon", epsilon), check_update(update), check_method(method), check_measure(measure, k)
     )
     return _ap_loss(
         scores,
@@ -413,6 +419,7 @@ def ranking_measure(
     targets: Tensor,
     *,
     measure: Measure | str,
+    k: int | None = None,
     dim: Dim = None,
     groups: Tensor | None = None,
     offsets: Tensor | None = None,
@@ -422,8 +429,9 @@ def ranking_measure(
 
     Equal scores count as whoever defines the measure says:
 
-    - ``"ap"``: as one threshold, :func:`average_precision`, scikit-learn's ``average_precision_score``;
-    - ``"ndcg"``: the mean over all orders of equal items, scikit-learn's ``ndcg_score``;
+    - ``"ap"``: as one threshold, :func:`average_precision`, scikit-learn's ``average_precision_score``; with ``k`` that
+      share of a threshold's items counts that has room;
+    - ``"ndcg"``, ``"precision"``, ``"recall"``: the mean over all orders of equal items, scikit-learn's ``ndcg_score``;
     - ``"reciprocal_rank"``: as one threshold: the rank of the first positive counts all items that score as much, so
       that of one positive it is AP. Others have the middle rank (PyKEEN, PyG) or whatever order a sort leaves;
     - ``"auc"``, ``"partial_auc"``: a pair of equal scores is half right, and the ROC curve a straight line from
@@ -434,7 +442,8 @@ def ranking_measure(
         scores: as ``targets``, ``dim``, ``groups`` and ``offsets`` those of :func:`direct_ap_loss`; infinities are
             welcome.
         targets: 1 for positives and 0 for negatives.
-        measure: a name, or name and number, of :func:`direct_ranking_loss`.
+        measure: as ``k`` that of :func:`direct_ranking_loss`.
+        k: the rank up to which positives count.
         dim: the axis or axes along which items are ranked.
         groups: which ranking each item is of.
         offsets: where each ranking begins.
@@ -448,10 +457,19 @@ def ranking_measure(
         TypeError, ValueError: as :func:`direct_ap_loss`.
         RuntimeError: from ``backward`` through it, as of :func:`average_precision`.
     """
-    checked = check_measure(measure)
+    checked = check_measure(measure, k)
     items = _ranked(scores, targets, dim, groups, offsets)
     targets, ignore_index = without_ignored_class(items.targets, check_class_to_ignore(ignore_index))
-    call = (items.scores.detach(), targets, groups, items.offsets, items.dim, ignore_index, *checked)
+    call = (
+        items.scores.detach(),
+        targets,
+        groups,
+        items.offsets,
+        items.dim,
+        ignore_index,
+        *checked[:2],
+        checked.k or 0,
+    )
     result: Tensor = operators.called(measures.measured, measures.value, *call)
     return measures.constant(result, items.scores, "ranking_measure")
 
@@ -463,6 +481,7 @@ def loss_augmented_ranking(
     epsilon: float = 1.0,
     update: Literal["positive", "negative"] = "positive",
     measure: Measure | str = "ap",
+    k: int | None = None,
     dim: Dim = None,
     groups: Tensor | None = None,
     offsets: Tensor | None = None,
@@ -481,7 +500,7 @@ def loss_augmented_ranking(
         ranking without a positive or without a negative is ranked by score and has value NaN; one with a NaN or
         infinite score has value NaN and ranks of no meaning.
     """
-    items, measured = _ranked(scores, targets, dim, groups, offsets), check_measure(measure)
+    items, measured = _ranked(scores, targets, dim, groups, offsets), check_measure(measure, k)
     if items.scores.shape[items.dim] == 1 and groups is None and items.offsets is None:
         check_lengths(items.scores.numel(), items.scores.numel())
     ranks, value = operators.called(
@@ -497,7 +516,8 @@ def loss_augmented_ranking(
         items.dim,
         check_ignore_index(ignore_index),
         check_backend(backend, items.scores.device, measured),
-        *measured,
+        *measured[:2],
+        measured.k or 0,
     )
     return AugmentedRanking(items.as_given(ranks), measures.constant(value, items.scores, "loss_augmented_ranking"))
 
@@ -540,6 +560,7 @@ def _ap_loss(
         method=objective.method,
         measure=objective.measure.name,
         parameter=objective.measure.parameter,
+        k=objective.measure.k or 0,
         noise=noise,
         samples=check_count("samples", samples),
         dim=items.dim,

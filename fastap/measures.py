@@ -94,6 +94,7 @@ def value(
     ignore_index: int | None,
     name: str,
     parameter: float,
+    k: int,
 ) -> Tensor:
     """A measure of every ranking, float64."""
     rankings = ragged.of(scores, groups, offsets)
@@ -104,7 +105,7 @@ def value(
         taken = (batch.targets == 1) | (batch.targets == 0)
         if can_look(taken):
             wrong_targets(batch.targets, taken, ignore_index)
-        result = value_of(batch, Measure(name, parameter))
+        result = value_of(batch, Measure(name, parameter, k or None))
     if rankings is None:
         return own(result).resize_(rankings_shape(scores, dim))
     if rankings.wrong is not None:
@@ -125,6 +126,7 @@ def _(
     ignore_index: int | None,
     name: str,
     parameter: float,
+    k: int,
 ) -> Tensor:
     shape = fake_rankings_shape(scores, groups, offsets, dim)
     return scores.new_empty(shape, dtype=backends.widest_float(scores.device))
@@ -149,6 +151,7 @@ def ranking(
     backend: str,
     measure: str,
     parameter: float,
+    k: int,
 ) -> tuple[Tensor, Tensor]:
     """Ranks, with the ranked axis last, and ``max F + s epsilon L``."""
     rankings = ragged.of(scores, groups, offsets)
@@ -157,7 +160,9 @@ def ranking(
         ranks = scores.new_empty(0, dtype=torch.int64)
         value = scores.new_full((batch.rankings,), torch.nan, dtype=torch.float64)
     else:
-        objective = Objective("direct", epsilon, cast(Any, update), cast(Any, method), Measure(measure, parameter))
+        objective = Objective(
+            "direct", epsilon, cast(Any, update), cast(Any, method), Measure(measure, parameter, k or None)
+        )
         ranks, value = backends.get(backend, scores.device).ranking(batch, objective)
     if rankings is None:
         return own(ranks).resize_(moved_shape(scores, dim)), own(value).resize_(rankings_shape(scores, dim))
@@ -183,6 +188,7 @@ def _(
     backend: str,
     measure: str,
     parameter: float,
+    k: int,
 ) -> tuple[Tensor, Tensor]:
     ranks = scores.new_empty(moved_shape(scores, dim), dtype=torch.int64)
     shape = fake_rankings_shape(scores, groups, offsets, dim)

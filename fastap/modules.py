@@ -177,12 +177,13 @@ class DirectRankingLoss(DirectAPLoss):
     """
 
     _function: Callable[..., Tensor] = staticmethod(functional.direct_ranking_loss)
-    _options = ("measure", *DirectAPLoss._options)
+    _options = ("measure", "k", *DirectAPLoss._options)
 
     def __init__(
         self,
         *,
         measure: Measure | str,
+        k: int | None = None,
         epsilon: float = 0.3,
         update: Update = "symmetric",
         dim: Dim = None,
@@ -210,8 +211,9 @@ class DirectRankingLoss(DirectAPLoss):
             sharded=sharded,
             method=method,
         )
-        check_measure(measure)
+        check_measure(measure, k)
         self.measure = measure
+        self.k = k
 
 
 class APHingeLoss(_APLoss):

@@ -40,7 +40,7 @@ def on_the_cpu_elsewhere(run: Callable[P, T]) -> Callable[P, T]:
         call: Any = inputs[0] if isinstance(inputs[0], Arguments) else inputs
         where = call[0].device
         backend = "auto" if of_backend is None else call[of_backend]
-        has_kernels = of_measure is None or call[of_measure] == AP.name
+        has_kernels = of_measure is None or call[of_measure : of_measure + 3] == (*AP[:2], 0)
         if not backends.goes_through_the_cpu(backend, where, has_kernels):
             return anything(*inputs)
         moved: Any = [each.cpu() if isinstance(each, Tensor) else each for each in call]
@@ -174,7 +174,7 @@ ap_loss = torch.library.custom_op(
     schema="(Tensor scores, Tensor targets, Tensor? groups, Tensor? offsets, Tensor? weight, Tensor? seed, str loss, "
     "float epsilon, str update, str method, float noise, SymInt samples, SymInt dim, SymInt? ignore_index, "
     "str reduction, str backend, str? process_group, str sharded, bool needs_gradient, SymInt first=0, "
-    "str measure='ap', float parameter=1.0) "
+    "str measure='ap', float parameter=1.0, SymInt k=0) "
     "-> (Tensor, Tensor, Tensor)",
 )
 

@@ -89,24 +89,29 @@ def own(values: Tensor) -> Tensor:
 class Measure(NamedTuple):
     """What a ranking is measured by, in [0, 1]: a sum over its positives, of which the first has rank 1.
 
-    ===============  =======================================================  ==================
-    name             of a positive at rank r, with a negatives above it       parameter
-    ===============  =======================================================  ==================
-    ap               ``(r - a)/r / P``
-    ndcg             ``1/log2(1 + r)``, divided by the most there can be
-    reciprocal_rank  ``1/r`` of the first, 0 of all others
+    ===============  =======================================================  ==================  ========
+    name             of a positive at rank r, with a negatives above it       parameter           k
+    ===============  =======================================================  ==================  ========
+    ap               ``(r - a)/r / min(k, P)``                                                    or None
+    ndcg             ``1/log2(1 + r)``, divided by the most there can be                          or None
+    precision        ``1 / k``                                                                    a number
+    recall           ``1 / P``                                                                    a number
+    reciprocal_rank  ``1/r`` of the first, 0 of all others                                        or None
     auc              ``max(N - a, 0) / (P N)``                                1
     partial_auc      ``max(beta N - a, 0) / (P beta N)``                      ``beta``, to 1
     bedroc           ``exp(-alpha r/n)``, from the least to the most, 0 to 1  ``alpha``
-    ===============  =======================================================  ==================
+    ===============  =======================================================  ==================  ========
+
+    With ``k`` a positive at a rank beyond that counts nothing.
     """
 
     name: str
     parameter: float = 1.0
+    k: int | None = None
 
 
 AP = Measure("ap")
-MEASURES = ("ap", "ndcg", "reciprocal_rank", "auc", "partial_auc", "bedroc")
+MEASURES = ("ap", "ndcg", "precision", "recall", "reciprocal_rank", "auc", "partial_auc", "bedroc")
 
 
 class Objective(NamedTuple):
@@ -193,6 +198,7 @@ class Arguments(NamedTuple):
     first: int = 0  # the number of the first ranking, of several calls that are one
     measure: str = "ap"
     parameter: float = 1.0  # of the measure
+    k: int = 0  # of the measure, 0 for none
 
     @property
     def objective(self) -> Objective:
@@ -201,7 +207,7 @@ class Arguments(NamedTuple):
             epsilon=self.epsilon,
             update=cast(Any, self.update),
             method=cast(Any, self.method),
-            measure=Measure(self.measure, self.parameter),
+            measure=Measure(self.measure, self.parameter, self.k or None),
         )
 
     @property

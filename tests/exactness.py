@@ -143,7 +143,7 @@ def is_unique(score: Floats, target: Bools, task_scale: float, measure: Measure 
     a = np.arange(n.size + 1)
     centre = np.median(p)
     term = np.concatenate([[0.0], np.cumsum(n - centre)]) - a * (p[:, None] - centre)
-    rows = reference.rows_of(measure, p.size, n.size)
+    rows, _ = reference.task_loss(measure, p.size, n.size)
     term = term + task_scale * p.size * n.size / 2 * np.stack([rows(i, a) for i in range(1, p.size + 1)])
     until = np.empty_like(term)
     after = np.empty_like(term)

@@ -29,7 +29,7 @@ CASES: dict[str, tuple[Callable[..., nn.Module], Callable[..., torch.Tensor], di
     "ranking": (
         fastap.DirectRankingLoss,
         fastap.direct_ranking_loss,
-        {"measure": "ndcg", "epsilon": 0.5, "update": "negative", **COMMON, **METHOD, "noise": 0.0},
+        {"measure": "ndcg", "k": 3, "epsilon": 0.5, "update": "negative", **COMMON, **METHOD, "noise": 0.0},
     ),
     "hinge": (fastap.APHingeLoss, fastap.ap_hinge_loss, {"margin": 2.5, **COMMON, **METHOD}),
     "perceptron": (fastap.APPerceptronLoss, fastap.ap_perceptron_loss, COMMON),

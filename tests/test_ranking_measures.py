@@ -23,6 +23,9 @@ OTHERS = {
     "partial auc, less than a negative": Measure("partial_auc", 1e-3),
     "bedroc": Measure("bedroc", 20.0),
     "bedroc, nearly linear": Measure("bedroc", 0.1),
+    **{f"{name} at {k}": Measure(name, 1.0, k) for name in ("ap", "ndcg") for k in (1, 10)},
+    **{f"{name} at {k}": Measure(name, 1.0, k) for name in ("precision", "recall") for k in (1, 5, 50)},
+    "reciprocal rank at 3": Measure("reciprocal_rank", 1.0, 3),
 }
 
 
@@ -43,6 +46,12 @@ BY_HAND = {
     Measure("reciprocal_rank"): (1 / 2, 1.0),
     Measure("auc"): (2 / 3, (3 + 1) / 6),
     Measure("partial_auc", 0.5): ((1.5 - 1) / 1.5, 1.5 / 3),
+    Measure("ap", 1.0, 2): (1 / 2, 1 / 2),
+    Measure("ndcg", 1.0, 3): (1 / math.log2(3), 1 / (1 + 1 / math.log2(3))),
+    Measure("precision", 1.0, 3): (1 / 3, 1 / 3),
+    Measure("precision", 1.0, 9): (1 / 9, 2 / 9),
+    Measure("recall", 1.0, 1): (0.0, 1 / 2),
+    Measure("reciprocal_rank", 1.0, 1): (0.0, 1.0),
     Measure("bedroc", 2.0): (
         (math.exp(-1) - math.exp(-2)) / (math.exp(-0.5) - math.exp(-2)),
         (math.exp(-0.4) + math.exp(-1.6) - math.exp(-1.6) - math.exp(-2))
@@ -71,12 +80,13 @@ def test_every_measure_is_met_here() -> None:
 
 @pytest.mark.parametrize("measure", [*OTHERS.values()], ids=OTHERS)
 def test_bounds(measure: Measure) -> None:
-    """1 where no negative stands above a positive, and at least 0 where all do."""
+    """1 where no negative stands above a positive, if k has room for just these; never below 0."""
     for positives, negatives in ((1, 1), (1, 9), (9, 1), (7, 5), (300, 40)):
         best = [1] * positives + [0] * negatives
-        assert reference.measure_of_order(measure, best) == 1
+        highest = {"precision": min(positives / (measure.k or 1), 1), "recall": min((measure.k or 1) / positives, 1)}
+        assert reference.measure_of_order(measure, best) == pytest.approx(highest.get(measure.name, 1), abs=1e-13)
         worst = reference.measure_of_order(measure, best[::-1])
-        assert -1e-13 <= worst < 1
+        assert -1e-13 <= worst <= 1
         if measure.name in ("auc", "bedroc", "partial_auc"):
             assert worst == pytest.approx(0, abs=1e-13)  # a sum of 300 rounded terms
 
@@ -158,6 +168,7 @@ def test_the_options_of_the_ap_loss(method: str) -> None:
         (("partial_auc", 0.0), "the number of measure 'partial_auc' must be finite and positive"),
         (("bedroc", -1.0), "the number of measure 'bedroc' must be finite and positive"),
         (("ndcg", 5), "measure 'ndcg' has no number, got 5"),
+        ("precision", "k must be given for measure 'precision'"),
         (("bedroc", 1.0, 2.0), "measure must be a name, or a name and a number"),
     ],
 )
@@ -167,3 +178,17 @@ def test_measures_that_are_none(measure: object, message: str) -> None:
             call(torch.zeros(3), torch.tensor([0, 1, 0]), measure=measure)
     with pytest.raises(ValueError, match=message):
         fastap.DirectRankingLoss(measure=measure)
+
+
+@pytest.mark.parametrize(
+    ("measure", "k", "error", "message"),
+    [
+        ("ndcg", 0, ValueError, "k must be"),
+        ("ndcg", 2.5, TypeError, "k must be"),
+        ("auc", 5, ValueError, "k must be None for measure 'auc', got 5"),
+    ],
+)
+def test_ranks_that_are_none(measure: str, k: object, error: type[Exception], message: str) -> None:
+    for call in (fastap.direct_ranking_loss, fastap.ranking_measure):
+        with pytest.raises(error, match=message):
+            call(torch.zeros(3), torch.tensor([0, 1, 0]), measure=measure, k=k)

@@ -11,9 +11,11 @@ from sklearn.metrics import average_precision_score, ndcg_score, roc_auc_score, 
 
 import fastap
 from fastap.backends import reference
-from fastap.types import MEASURES, Measure
+from fastap.types import Measure
 
-ALL = [Measure(name, {"partial_auc": 0.3, "bedroc": 20.0}.get(name, 1.0)) for name in MEASURES]
+AT_K = [Measure(name, 1.0, k) for name in ("ap", "ndcg", "precision", "recall", "reciprocal_rank") for k in (1, 5)]
+WHOLE = ("ap", "ndcg", "reciprocal_rank", "auc", "partial_auc", "bedroc")
+ALL = [*(Measure(name, {"partial_auc": 0.3, "bedroc": 20.0}.get(name, 1.0)) for name in WHOLE), *AT_K]
 AREAS = ("auc", "partial_auc", "bedroc")  # which a ranking without a negative does not have
 
 
@@ -46,6 +48,9 @@ def test_scikit_learn(seed: int, tied: bool) -> None:
     for most in (0.07, 0.3, 1.0):
         given = value(scores, targets, Measure("partial_auc", most))
         assert given == pytest.approx(partial_area(targets, scores, most), abs=1e-13)
+    for k in (1, 3, 7):
+        given = value(scores, targets, Measure("ndcg", 1.0, k))
+        assert given == pytest.approx(ndcg_score([targets], [scores], k=k), abs=1e-14)
     first = (scores >= scores[targets == 1].max()).sum()
     assert value(scores, targets, Measure("reciprocal_rank")) == 1 / first
 
@@ -58,7 +63,11 @@ def test_the_loss_s_own_measure(measure: Measure, seed: int) -> None:
     assert value(scores, targets, measure) == pytest.approx(expected, abs=1e-14)
 
 
-@pytest.mark.parametrize("measure", [Measure("ndcg"), Measure("bedroc", 20.0), Measure("auc")], ids=str)
+MEANS = [Measure("ndcg"), Measure("bedroc", 20.0), Measure("auc")]
+MEANS += [Measure(name, 1.0, k) for name in ("ndcg", "precision", "recall") for k in (1, 3)]
+
+
+@pytest.mark.parametrize("measure", MEANS, ids=str)
 @pytest.mark.parametrize("seed", range(5))
 def test_the_mean_over_orders_of_equal_items(measure: Measure, seed: int) -> None:
     scores, targets = problem(200 + seed, tied=True, most=8)
@@ -79,6 +88,7 @@ def test_the_example_of_the_documents() -> None:
 @pytest.mark.parametrize("measure", ALL, ids=str)
 def test_layouts(measure: Measure) -> None:
     """Rows, columns, several axes, offsets, groups, ignored items: as one ranking after the other."""
+    torch.compiler.reset()  # which else compiles a function no more than eight times
     generator = torch.Generator().manual_seed(0)
     scores = torch.randint(0, 9, (4, 15), generator=generator).float()
     targets = torch.randint(0, 2, (4, 15), generator=generator)
@@ -110,10 +120,14 @@ def test_what_has_no_value(measure: Measure) -> None:
     targets = torch.tensor([[0, 0, 0], [1, 1, 1], [0, 1, 0], [1, 0, 1]])
     none, all_, nan, infinite = fastap.ranking_measure(scores, targets, measure=measure, dim=-1).tolist()
     assert np.isnan([none, nan]).all()
-    assert np.isnan(all_) if measure.name in AREAS else all_ == 1
+    assert (
+        np.isnan(all_)
+        if measure.name in AREAS
+        else all_ == {5: 0.6, 1: 1}.get(measure.k, 1) or measure.name != "precision"
+    )
     assert 0 < infinite <= 1
     ignored = fastap.ranking_measure(scores[2], torch.tensor([0, -1, 1]), measure=measure, ignore_index=-1)
-    assert float(ignored) == 1
+    assert float(ignored) == (1 / 5 if measure == Measure("precision", 1.0, 5) else 1)
     assert fastap.ranking_measure(scores[:0], targets[:0], measure=measure, dim=-1).shape == (0,)
     with pytest.raises(ValueError, match="targets must be 0 or 1"):
         fastap.ranking_measure(scores, targets + 1, measure=measure, dim=-1)

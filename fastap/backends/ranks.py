@@ -20,10 +20,18 @@ def value_of(batch: Batch, measure: Measure) -> Tensor:
     """
     if measure == AP:
         return measured(batch).value
-    levels = _Levels(batch)
+    levels, k = _Levels(batch), measure.k or torch.inf
     positives, negatives = levels.of_rankings(levels.positive), levels.of_rankings(levels.negative)
-    if measure.name == "ndcg":
-        gain = 1 / torch.log2(levels.rank + 1.0)
+    within = (levels.rank <= k).to(torch.float64)
+    if measure.name in ("precision", "recall"):
+        counted = levels.of_rankings(levels.mean(within) * levels.positive)
+        result = counted / (positives if measure.name == "recall" else k)
+    elif measure.name == "ap":
+        precision = (levels.positives_before + levels.positives) / levels.last
+        total = levels.of_rankings(levels.mean(within) * levels.positive * precision)
+        result = total / positives.clamp(max=k)
+    elif measure.name == "ndcg":
+        gain = within / torch.log2(levels.rank + 1.0)
         best = levels.of_rankings(gain * (levels.rank <= levels.by_item(positives)))
         result = levels.of_rankings(levels.mean(gain) * levels.positive) / best
     elif measure.name == "bedroc":
@@ -36,13 +44,12 @@ def value_of(batch: Batch, measure: Measure) -> Tensor:
         worst = best * torch.exp(-rate * negatives)
         result = ((total - worst) / (best - worst)).masked_fill(negatives == 0, torch.nan)
     elif measure.name == "reciprocal_rank":
-        rank = torch.where(levels.positive > 0, levels.last, torch.inf)
-        result = 1 / levels.least(rank)
+        rank = levels.least(torch.where(levels.positive > 0, levels.last, torch.inf))
+        result = torch.where(rank <= k, 1 / rank, 0.0)
     else:
         most = negatives * measure.parameter
-        within = levels.by_item(most) - levels.negatives_before
         # From level to level the ROC curve is a straight line; of a level the first item counts.
-        share = torch.minimum(within.clamp(min=0), levels.negatives)
+        share = torch.minimum((levels.by_item(most) - levels.negatives_before).clamp(min=0), levels.negatives)
         rise = levels.positives * share * share / (2 * levels.negatives.clamp(min=1))
         area = levels.of_rankings((levels.positives_before * share + rise) * levels.is_first)
         result = area / (positives * most)

@@ -10,7 +10,6 @@ Source: Song, Schwing, Zemel, Urtasun, Training Deep Neural Networks via Direct 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import permutations
 from typing import NamedTuple
 
@@ -75,47 +74,55 @@ def ap_of_order(targets_in_order: npt.ArrayLike) -> float:
 Rows = Callable[[int, Ints], Floats]
 
 
-def rows_of(measure: Measure, n_positive: int, n_negative: int) -> Rows:
-    """What positive ``i``, from 1, adds to ``1 - measure`` with ``a`` negatives above it: ``m_i(0) - m_i(a)``.
+class TaskLoss(NamedTuple):
+    """``lowest + sum_i rows(i, a_i)``, positive ``i``, from 1, below ``a_i`` negatives; ``rows(i, 0)`` is 0."""
 
-    Each measure is ``sum_i m_i(a_i)``, and 1 where no negative stands above a positive.
-    """
-    n, value = n_positive + n_negative, measure.parameter
-    every = np.arange(1, n_positive + 1)
+    rows: Rows
+    lowest: float = 0.0
 
-    def by_rank(discount: Callable[[Ints], Floats], best: float) -> Rows:
-        return lambda i, a: (discount(np.asarray(i)) - discount(i + a)) / best
+
+def task_loss(measure: Measure | Rows, n_positive: int, n_negative: int) -> TaskLoss:
+    """``1 - measure``, by :class:`fastap.types.Measure`; or the sum of any function."""
+    if not isinstance(measure, Measure):
+        return TaskLoss(measure)
+    n, value, k = n_positive + n_negative, measure.parameter, measure.k or np.inf
+    every, constant = np.arange(1, n_positive + 1), 0.0
+    best = float(n_positive)
+    gain: Rows
 
     if measure.name == "ap":
-        return lambda i, a: a / (i + a) / n_positive
-    if measure.name == "ndcg":
-        return by_rank(_gain, float(_gain(every).sum()))
-    if measure.name == "bedroc":
-        worst = np.arange(n_negative + 1, n + 1)
-        early = partial(_early, rate=value / n)
-        return by_rank(early, float(early(every).sum() - early(worst).sum()))
-    if measure.name == "reciprocal_rank":
-        return lambda i, a: (i == 1) * a / (1 + a)
-    most = n_negative * value  # "auc": 1
-    return lambda i, a: np.minimum(a, most) / (most * n_positive)
+        gain, best = lambda i, a: i / (i + a), min(k, n_positive)
+    elif measure.name == "ndcg":
+        gain, best = lambda i, a: 1 / np.log2(1.0 + i + a), float((1 / np.log2(1.0 + every[every <= k])).sum())
+    elif measure.name == "precision":
+        gain, best = lambda i, a: np.ones(np.shape(a)), k
+    elif measure.name == "recall":
+        gain = lambda i, a: np.ones(np.shape(a))  # noqa: E731
+    elif measure.name == "bedroc":
+        worst = float(np.exp(-value / n * np.arange(n_negative + 1, n + 1)).sum())
+        gain, best = lambda i, a: np.exp(-value / n * (i + a)), float(np.exp(-value / n * every).sum()) - worst
+        constant = -worst / best
+    elif measure.name == "reciprocal_rank":
+        gain, best = lambda i, a: (i == 1) / (1.0 + a), 1.0
+    else:
+        most = n_negative * value  # "auc": 1
+        gain, best = lambda i, a: np.maximum(most - a, 0.0), most * n_positive
 
+    def within(i: int, a: Ints) -> Floats:
+        """``m_i(a)``, times ``best``."""
+        gained: Floats = np.where(i + a <= k, gain(i, a), 0.0)
+        return gained
 
-def _gain(rank: Ints) -> Floats:
-    gain: Floats = 1 / np.log2(1.0 + rank)
-    return gain
-
-
-def _early(rank: Ints, rate: float) -> Floats:
-    early: Floats = np.exp(-rate * rank)
-    return early
+    highest = constant + sum(float(within(i, np.array(0))) for i in range(1, n_positive + 1)) / best
+    return TaskLoss(lambda i, a: (within(i, np.zeros_like(a)) - within(i, a)) / best, 1.0 - highest)
 
 
 def measure_of_order(measure: Measure, targets_in_order: npt.ArrayLike) -> float:
     """A measure of a ranking given as its targets from first to last place."""
     target = np.asarray(targets_in_order, dtype=bool)
     above = np.cumsum(~target)[target]
-    rows = rows_of(measure, above.size, target.size - above.size)
-    return float(1 - sum(rows(i, a) for i, a in enumerate(above, 1)))
+    rows, lowest = task_loss(measure, above.size, target.size - above.size)
+    return float(1 - lowest - sum(rows(i, a) for i, a in enumerate(above, 1)))
 
 
 def ranking_score(scores: npt.ArrayLike, targets: npt.ArrayLike, order: npt.ArrayLike) -> float:
@@ -162,7 +169,7 @@ def augmented_choice(
         h_i(a) = max over a' <= a of [ h_{i-1}(a') + term_i(a') ].
     """
     n_positive, n_negative = positives.size, negatives.size
-    rows = rows_of(measure, n_positive, n_negative) if isinstance(measure, Measure) else measure
+    rows, lowest = task_loss(measure, n_positive, n_negative)
     a = np.arange(n_negative + 1)
     best_at = np.empty((n_positive, n_negative + 1), dtype=np.int64)
     h = np.zeros(n_negative + 1)
@@ -180,7 +187,8 @@ def augmented_choice(
     column = n_negative
     for i in range(n_positive - 1, -1, -1):
         column = choice[i] = best_at[i, column]
-    return float(h[-1] + np.mean(np.abs(positives[:, None] - negatives))), choice
+    best = h[-1] + task_scale * lowest + np.mean(np.abs(positives[:, None] - negatives))
+    return float(best), choice
 
 
 class Loss(NamedTuple):
@@ -210,11 +218,11 @@ def direct_ranking_loss(
     augmented = _augmented_pairs(score, target, sign * epsilon, measure)
     if augmented is None:
         return Loss(0.0, np.zeros_like(score))
-    pairs, task_loss = augmented
+    pairs, lost = augmented
     standard = _standard_pairs(score, target)
     gap = _pair_gap(score, target)
     # L(y_direct) + s/epsilon [F(y_direct) - F(y_w)], the two maxima without their common part.
-    loss = task_loss + sign / epsilon * float(np.mean((pairs - standard) * gap))
+    loss = lost + sign / epsilon * float(np.mean((pairs - standard) * gap))
     return Loss(loss, _gradient(target, pairs - standard, sign / epsilon))
 
 
@@ -234,8 +242,8 @@ def ap_hinge_loss(scores: npt.ArrayLike, targets: npt.ArrayLike, margin: float =
     augmented = _augmented_pairs(score, target, margin)
     if augmented is None:
         return Loss(0.0, np.zeros_like(score))
-    pairs, task_loss = augmented
-    loss = margin * task_loss + float(np.mean((pairs - 1.0) * _pair_gap(score, target)))
+    pairs, lost = augmented
+    loss = margin * lost + float(np.mean((pairs - 1.0) * _pair_gap(score, target)))
     return Loss(loss, _gradient(target, pairs - 1.0, 1.0))
 
 
@@ -311,11 +319,11 @@ def _augmented_pairs(
         return None
     p, n = _sorted_classes(score, target)
     _, choice = augmented_choice(score[p], score[n], task_scale, measure)
-    rows = rows_of(measure, p.size, n.size) if isinstance(measure, Measure) else measure
+    rows, lowest = task_loss(measure, p.size, n.size)
     in_order = np.where(choice[:, None] <= np.arange(n.size)[None, :], 1.0, -1.0)
     pairs = np.empty_like(in_order)
     pairs[np.ix_(_places(p), _places(n))] = in_order
-    task_loss = float(sum(rows(i, a) for i, a in enumerate(choice, 1)))
+    loss = lowest + float(sum(rows(i, a) for i, a in enumerate(choice, 1)))
     for axis, group in enumerate((score[target], score[~target])):
         for equal in np.unique(group):
             which = np.flatnonzero(group == equal)
@@ -324,7 +332,7 @@ def _augmented_pairs(
                 pairs[which] = mean
             else:
                 pairs[:, which] = mean
-    return pairs, task_loss
+    return pairs, loss
 
 
 def _places(indices: Ints) -> Ints:

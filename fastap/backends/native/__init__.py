@@ -121,6 +121,7 @@ def _solve(batch: Batch, objective: Objective, outputs: tuple[int, ...]) -> None
         objective.ceiling,
         MEASURES.index(objective.measure.name),
         objective.measure.parameter,
+        objective.measure.k or 0,
         *outputs,
     )
 

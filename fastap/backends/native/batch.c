@@ -49,10 +49,10 @@ static int solve(int32_t *a, int wanted, Terms *terms, const Objective *objectiv
         memcpy(a, terms->lo, sizeof *a * (size_t)terms->rows);
     else if (objective->full)
         return full_program(terms, a, watch);
-    else if (wanted == MORE_LOSS)
-        return positive_update(terms, a, watch);
+    else if (wanted == MORE_LOSS && isinf(terms->cutoff))
+        return concave_update(terms, a, watch);
     else
-        return negative_update(terms, a, watch);
+        return any_update(terms, a, watch);
     return 0;
 }
 

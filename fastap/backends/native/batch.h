@@ -27,6 +27,7 @@ typedef struct {
     double epsilon, gain, task_weight, ceiling;
     int measure;
     double parameter; /* of the measure, see types.Measure */
+    int64_t k;        /* of the measure, 0 for none */
 } Objective;
 
 static inline double sign_of(int ranking) { return ranking == LESS_LOSS ? -1.0 : 1.0; }

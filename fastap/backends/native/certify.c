@@ -47,10 +47,10 @@ void pay(const Terms *terms, int32_t first, int32_t last, const int32_t *a, doub
 static int certify_or_solve(const Terms *terms, int32_t first, int32_t last, int32_t *a, double *paid)
 {
     for (int32_t row = first; row <= last; row++) /* never worse for any row, and still non-decreasing */
-        a[row] = a[row] < terms->hi[row] ? a[row] : terms->hi[row];
+        a[row] = a[row] < last_of(terms, row) ? a[row] : last_of(terms, row);
     pay(terms, first, last, a, paid);
     for (int32_t row = first; row <= last; row++) {
-        Choice best = argmax(terms, paid[row], row + 1.0, terms->hi[row], a[row]);
+        Choice best = argmax(terms, paid[row], row + 1.0, last_of(terms, row), a[row]);
         if (best.value - term_of(terms, paid[row], row + 1.0, a[row]) > rounding_of(terms, paid[row], a[row]))
             return coarse_to_fine(terms, first, last, a, paid);
     }
@@ -85,7 +85,7 @@ static int solve_conflicts(const Terms *terms, int32_t *a, unsigned char *starts
     return 0;
 }
 
-int negative_update(const Terms *terms, int32_t *a, Watch *watch)
+int any_update(const Terms *terms, int32_t *a, Watch *watch)
 {
     const int32_t rows = terms->rows;
     search_rows(terms, a);

@@ -236,7 +236,7 @@ static void set_prices(Search *search)
         int32_t reach = 0;
         for (end = row; end < search->rows && candidate[end] == candidate[row]; end++) {
             const Row here = row_of(search, end);
-            const int32_t rise = rise_of(&here, search->terms->hi[first + end]);
+            const int32_t rise = rise_of(&here, last_of(search->terms, first + end));
             reach = rise > reach ? rise : reach;
         }
         for (int32_t each = row; each < end; each++) {

@@ -55,22 +55,22 @@ static void ends_of(const Search *search, int32_t row, const Interval *interval,
 /* Cut at the same columns for all rows, evenly on the scale on which the task loss is even, log(i + a). */
 int start(Search *search)
 {
-    const int32_t *last = search->terms->hi + search->first;
     const double i = search->first + 0.5 * search->rows + 1.0;
     const int64_t room = search->most / 2 / search->rows - 2; /* less the candidate's column and what it cuts off */
     const int pieces = room < 1 ? 1 : room < AT_FIRST ? (int)room : AT_FIRST;
     const int has_room = search->most / search->rows > 2;
     int32_t cut[AT_FIRST];
     for (int k = 1; k < pieces; k++)
-        cut[k] = (int32_t)(i * pow(1.0 + last[search->rows - 1] / i, k / (double)pieces) - i);
+        cut[k] = (int32_t)(i * pow(1.0 + last_of(search->terms, search->first + search->rows - 1) / i, k / (double)pieces) - i);
     if (!(search->intervals = malloc((size_t)search->rows * (pieces + 2 * has_room) * sizeof *search->intervals)))
         return FAILED;
     int64_t count = 0;
     for (int32_t row = 0; row < search->rows; row++) {
         search->from[row] = count;
+        const int32_t last = last_of(search->terms, search->first + row);
         int32_t left = 0;
-        for (int k = 1; left <= last[row]; k++) {
-            const int32_t right = k >= pieces || cut[k] > last[row] ? last[row] : cut[k];
+        for (int k = 1; left <= last; k++) {
+            const int32_t right = k >= pieces || cut[k] > last ? last : cut[k];
             if (right < left)
                 continue;
             const Interval whole = {left, right, 0.0};

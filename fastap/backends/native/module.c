@@ -37,12 +37,12 @@ static int is_count(Py_ssize_t given, Py_ssize_t wanted)
 
 static PyObject *result(int status) { return status == NO_MEMORY ? PyErr_NoMemory() : PyLong_FromLong(status); }
 
-/* solve(batch..., first, second, full, epsilon, gain, task_weight, ceiling, measure, parameter, loss, loss_wide, gradient, takes_part, ranks,
+/* solve(batch..., first, second, full, epsilon, gain, task_weight, ceiling, measure, parameter, k, loss, loss_wide, gradient, takes_part, ranks,
  *       value, seconds) -> status; addresses may be 0 */
 static PyObject *solve(PyObject *self, PyObject *const *next, Py_ssize_t count)
 {
     (void)self;
-    if (!is_count(count, OF_BATCH + 16))
+    if (!is_count(count, OF_BATCH + 17))
         return NULL;
     Batch batch = {0};
     next = read_batch(next, &batch);
@@ -56,6 +56,7 @@ static PyObject *solve(PyObject *self, PyObject *const *next, Py_ssize_t count)
     objective.ceiling = REAL();
     objective.measure = (int)WHOLE();
     objective.parameter = REAL();
+    objective.k = WHOLE();
     Output output = {0};
     output.loss = ADDRESS();
     output.loss_wide = (int)WHOLE();

@@ -36,7 +36,7 @@ static double loss_of(const Ranking *ranking, const Terms *terms, const Terms *n
     }
     double loss = gap * (2.0 * objective->gain) / ((double)terms->rows * terms->negatives.count);
     if (objective->task_weight)
-        loss += objective->task_weight * (task / terms->best);
+        loss += objective->task_weight * (task / terms->best + (has_two ? 2.0 : 1.0) * terms->lowest);
     return isfinite(loss) ? fmin(fmax(loss, 0.0), objective->ceiling) : NAN; /* sums may overflow */
 }
 
@@ -217,7 +217,7 @@ static double value_of(const Ranking *ranking, const Terms *terms, const Objecti
         task += cost_of(terms, row + 1.0, ranking->a[row]);
     }
     double value = positives / rows - terms->sum[terms->negatives.count] / columns + gap * (2.0 / (rows * columns));
-    return value + task / terms->best * (sign_of(objective->first) * objective->epsilon);
+    return value + (task / terms->best + terms->lowest) * (sign_of(objective->first) * objective->epsilon);
 }
 
 /* That value and the place of every item. A ranking that lacks a class is ranked by score. */

@@ -75,7 +75,7 @@ int32_t end_of_block(const Terms *terms, const unsigned char *starts, int32_t fi
     return last;
 }
 
-int positive_update(const Terms *terms, int32_t *a, Watch *watch)
+int concave_update(const Terms *terms, int32_t *a, Watch *watch)
 {
     const int32_t rows = terms->rows;
     search_rows(terms, a);

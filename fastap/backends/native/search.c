@@ -45,7 +45,8 @@ static int32_t concave_argmax(const Terms *terms, double score, double i, int32_
     return (int32_t)rises;
 }
 
-/* g = A + B with A(a) = S[a] - a p concave and B(a) = task c_i(a) convex, for task < 0. */
+/* g = A + B with A concave and B convex, but for a jump: A(a) = S[a] - a p and B(a) = task c_i(a) for task < 0; for
+ * task > 0 all is concave, and B = 0. */
 typedef struct {
     int32_t a;
     double concave, convex;
@@ -57,7 +58,8 @@ typedef struct {
 
 static inline End end_at(const Terms *terms, double score, double i, int32_t a)
 {
-    return (End){a, standard_of(terms, score, a), terms->task * cost_of(terms, i, a)};
+    const double standard = standard_of(terms, score, a), task = terms->task * cost_of(terms, i, a);
+    return terms->task > 0.0 ? (End){a, standard + task, 0.0} : (End){a, standard, task};
 }
 
 static inline double value_of(End end) { return end.concave + end.convex; }
@@ -68,22 +70,26 @@ typedef struct {
     double run, bend, cross, above_chord; /* bend 0: A is linear, and the tangents meet at the ends */
 } Bound;
 
-static inline Bound bound_inside(const Terms *terms, double score, Interval interval)
+static inline Bound bound_inside(const Terms *terms, double score, double i, Interval interval)
 {
     End left = interval.left, right = interval.right;
     double run = (double)right.a - left.a;
     double slope_left = score_at(terms->negatives, left.a) - score; /* of the negative after left.a */
     double slope_right = score_at(terms->negatives, right.a - 1) - score;
+    if (terms->task > 0.0) {
+        slope_left += terms->task * rise_of_cost(terms, i, left.a + 1);
+        slope_right += terms->task * rise_of_cost(terms, i, right.a);
+    }
     double bend = slope_left - slope_right;
     double cross = right.concave - left.concave - run * slope_right; /* times bend, from the left end */
     return (Bound){run, bend, fmin(fmax(cross, 0.0), run * bend), slope_left * run + (right.convex - left.convex)};
 }
 
 /* Bound - level, times something positive where that spares the two divisions, which are a quarter of the search. */
-static inline double excess_inside(const Terms *terms, double score, Interval interval, double level)
+static inline double excess_inside(const Terms *terms, double score, double i, Interval interval, double level)
 {
     End left = interval.left, right = interval.right;
-    Bound bound = bound_inside(terms, score, interval);
+    Bound bound = bound_inside(terms, score, i, interval);
     if (!(bound.bend > 0.0))
         return fmax(value_of(left), value_of(right)) - level;
     const double excess = (value_of(left) - level) * bound.run * bound.bend + bound.cross * bound.above_chord;
@@ -92,17 +98,25 @@ static inline double excess_inside(const Terms *terms, double score, Interval in
     return value_of(left) - level + bound.cross / bound.bend * (bound.above_chord / bound.run);
 }
 
-/* The most that g reaches in [left, right], or a little more. */
-double most_inside(const Terms *terms, double score, double i, int32_t left, int32_t right)
+static double most_without_jump(const Terms *terms, double score, double i, int32_t left, int32_t right)
 {
     Interval interval = {end_at(terms, score, i, left), end_at(terms, score, i, right)};
     double most = fmax(value_of(interval.left), value_of(interval.right));
     if (right - left < 2)
         return most;
-    Bound bound = bound_inside(terms, score, interval);
+    Bound bound = bound_inside(terms, score, i, interval);
     if (!(bound.bend > 0.0))
         return most;
     return fmax(most, value_of(interval.left) + bound.cross / bound.bend * (bound.above_chord / bound.run));
+}
+
+/* The most that g reaches in [left, right], or a little more. */
+double most_inside(const Terms *terms, double score, double i, int32_t left, int32_t right)
+{
+    const int32_t before = before_jump(terms, i, right);
+    if (before < left)
+        return most_without_jump(terms, score, i, left, right);
+    return fmax(most_without_jump(terms, score, i, left, before), most_without_jump(terms, score, i, before + 1, right));
 }
 
 /* Where to cut. Beside the best place so far the bound is never tight, as g hardly falls there: a small piece is cut off
@@ -133,22 +147,23 @@ Choice argmax(const Terms *terms, double score, double i, int32_t last, int32_t 
 {
     Interval stack[DEPTH];
     int depth = 0;
-    End first = end_at(terms, score, i, 0), end = end_at(terms, score, i, last);
-    Choice best = {0, value_of(first)};
-    best = better(best, last, value_of(end));
-    if (hint > 0 && hint < last) {
-        End near = end_at(terms, score, i, hint);
-        best = better(best, hint, value_of(near));
-        stack[depth++] = (Interval){first, near};
-        stack[depth++] = (Interval){near, end};
-    } else {
-        stack[depth++] = (Interval){first, end};
+    const int32_t before = before_jump(terms, i, last), stops[] = {hint < before ? hint : before, before, before + 1, hint, last};
+    End left = end_at(terms, score, i, 0);
+    Choice best = {0, value_of(left)};
+    for (int each = 0; each < 5; each++) {
+        if (stops[each] <= left.a || stops[each] > last)
+            continue;
+        End right = end_at(terms, score, i, stops[each]);
+        best = better(best, right.a, value_of(right));
+        if (left.a != before)
+            stack[depth++] = (Interval){left, right};
+        left = right;
     }
     while (depth) {
         Interval interval = stack[--depth];
         if (interval.right.a - interval.left.a < 2)
             continue;
-        double excess = excess_inside(terms, score, interval, best.value);
+        double excess = excess_inside(terms, score, i, interval, best.value);
         if (excess < 0.0 || (excess == 0.0 && interval.left.a >= best.a))
             continue;
         if (interval.right.a - interval.left.a <= SHORT) {
@@ -181,10 +196,10 @@ static void search_part(void *work, int part, int parts)
     for (int64_t row = from; row < to; row++) {
         const double score = terms->p[row], i = (double)row + 1.0;
         const int starts = row % ROWS_A_CHAIN == 0;
-        if (terms->task > 0.0)
+        if (terms->task > 0.0 && isinf(terms->cutoff))
             a[row] = concave_argmax(terms, score, i, terms->lo[row], starts ? 0 : a[row - 1]);
         else
-            a[row] = argmax(terms, score, i, terms->hi[row], starts ? terms->hi[row] : a[row - 1]).a;
+            a[row] = argmax(terms, score, i, last_of(terms, (int32_t)row), starts ? terms->lo[row] : a[row - 1]).a;
     }
 }
 

@@ -220,18 +220,26 @@ static int find_discounts(Ranking *ranking, const Objective *objective)
     return SOLVED;
 }
 
-/* What the costs are divided by: so that the loss of the worst ranking is at most 1. */
-static double best_of(const Terms *terms)
+/* What the costs are divided by, so that the loss of the worst ranking is at most 1, and the loss of the best one. */
+static void scale(Terms *terms, double k)
 {
-    double best = terms->measure == RECIPROCAL_RANK ? 1.0 : terms->rows;
-    if (terms->measure == AUC || terms->measure == PARTIAL_AUC)
-        return best * terms->most;
-    if (!terms->discount)
-        return best;
-    best = 0.0;
-    for (int32_t row = 1; row <= terms->rows; row++)
-        best += terms->discount[row] - (terms->measure == BEDROC ? terms->discount[terms->negatives.count + row] : 0.0);
-    return best;
+    const double rows = terms->rows, counted = fmin(rows, k);
+    terms->best = rows;
+    terms->lowest = 0.0;
+    if (terms->measure == AVERAGE_PRECISION) {
+        terms->best = counted;
+    } else if (terms->measure == RECIPROCAL_RANK) {
+        terms->best = 1.0;
+    } else if (terms->measure == PRECISION || terms->measure == RECALL) {
+        terms->best = terms->measure == PRECISION ? k : rows;
+        terms->lowest = 1.0 - counted / terms->best;
+    } else if (!terms->discount) {
+        terms->best = rows * terms->most;
+    } else {
+        terms->best = 0.0;
+        for (int32_t row = 1; row <= counted; row++)
+            terms->best += terms->discount[row] - (terms->measure == BEDROC ? terms->discount[terms->negatives.count + row] : 0.0);
+    }
 }
 
 /* Counts, sums, and the terms made of them. F sees differences of scores only, so sums may count from anywhere; from the
@@ -258,7 +266,8 @@ int terms_of(Ranking *ranking, const Objective *objective, Terms *terms)
                      .threads = ranking->threads};
     if (objective->measure == AUC || objective->measure == PARTIAL_AUC)
         terms->most = negatives.count * objective->parameter;
-    terms->best = best_of(terms);
+    terms->cutoff = objective->k > 0 && objective->k < terms->rows + (int64_t)negatives.count ? objective->k : INFINITY;
+    scale(terms, objective->k > 0 ? objective->k : INFINITY);
     terms->task = negatives.count * (0.5 * objective->epsilon) * (terms->rows / terms->best);
     return SOLVED;
 }
