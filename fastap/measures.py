@@ -20,7 +20,7 @@ from fastap.operators import (
 )
 from fastap.ragged import Ragged, taken
 from fastap.targets import can_look, have_values, wrong_targets
-from fastap.types import Measure, Objective, own
+from fastap.types import AP, Measure, Objective, own
 
 
 @on_the_cpu_elsewhere
@@ -149,9 +149,9 @@ def ranking(
     dim: int,
     ignore_index: int | None,
     backend: str,
-    measure: str,
-    parameter: float,
-    k: int,
+    measure: str = AP.name,
+    parameter: float = 1.0,
+    k: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Ranks, with the ranked axis last, and ``max F + s epsilon L``."""
     rankings = ragged.of(scores, groups, offsets)
@@ -186,9 +186,9 @@ def _(
     dim: int,
     ignore_index: int | None,
     backend: str,
-    measure: str,
-    parameter: float,
-    k: int,
+    measure: str = AP.name,
+    parameter: float = 1.0,
+    k: int = 0,
 ) -> tuple[Tensor, Tensor]:
     ranks = scores.new_empty(moved_shape(scores, dim), dtype=torch.int64)
     shape = fake_rankings_shape(scores, groups, offsets, dim)

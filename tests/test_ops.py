@@ -81,7 +81,9 @@ def test_opcheck_of_the_others(dtype: torch.dtype, dim: int) -> None:
     for counts in (False, True):
         torch.library.opcheck(measures.average_precision, (scores, targets, *EVEN, dim, -1, counts))
     for options in ((0.7, "negative", "auto", dim, -1, "auto"), (0.7, "positive", "dp", dim, -1, "reference")):
-        torch.library.opcheck(measures.loss_augmented_ranking, (scores, targets, None, None, *options))
+        for measure in ((), ("ndcg", 1.0, 3)):
+            torch.library.opcheck(measures.loss_augmented_ranking, (scores, targets, None, None, *options, *measure))
+    torch.library.opcheck(measures.measured, (scores, targets, None, None, dim, -1, "bedroc", 20.0, 0))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

@@ -49,6 +49,8 @@ static int solve(int32_t *a, int wanted, Terms *terms, const Objective *objectiv
         memcpy(a, terms->lo, sizeof *a * (size_t)terms->rows);
     else if (objective->full)
         return full_program(terms, a, watch);
+    else if ((terms->measure == PRECISION || terms->measure == RECALL) && isfinite(terms->cutoff))
+        return top_update(terms, a);
     else if (wanted == MORE_LOSS && isinf(terms->cutoff))
         return concave_update(terms, a, watch);
     else

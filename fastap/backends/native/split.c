@@ -205,7 +205,9 @@ static int find_discounts(Ranking *ranking, const Objective *objective)
     const int is_early = objective->measure == BEDROC;
     if (!is_early && objective->measure != NDCG)
         return SOLVED;
-    const int64_t items = (int64_t)ranking->positives.count + ranking->negatives.count;
+    int64_t items = (int64_t)ranking->positives.count + ranking->negatives.count;
+    if (objective->k > 0 && objective->k < items) /* which BEDROC has not */
+        items = objective->k;
     if (ranking->of_discount > items && (!is_early || ranking->discounted == items))
         return SOLVED;
     free(ranking->discount);

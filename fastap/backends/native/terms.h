@@ -117,6 +117,9 @@ int solve_rows(const Terms *terms, int32_t first, int32_t last, const int32_t *l
 
 int full_program(const Terms *terms, int32_t *a, Watch *watch); /* over every cell */
 
+/* top.c: measures that count who is among the first k */
+int top_update(const Terms *terms, int32_t *a);
+
 /* pool.c: rows in conflict, one value a block */
 int in_order(const Terms *terms, const int32_t *a);
 void merge_conflicts(const Terms *terms, const int32_t *a, unsigned char *starts, int32_t *lowest_after);
