@@ -99,7 +99,7 @@ def check(peer: Peer, device: str) -> str:
     for update in ("positive", "negative"):
         leaf = scores.clone().requires_grad_()
         fastap.direct_ap_loss(leaf, targets, update=update).backward()
-        expected = torch.from_numpy(reference.direct_ap_loss(scores.cpu(), targets.cpu(), update=update).gradient)
+        expected = torch.from_numpy(reference.direct_ranking_loss(scores.cpu(), targets.cpu(), update=update).gradient)
         torch.testing.assert_close(leaf.grad, expected.to(scores), rtol=0, atol=1e-7)
     leaf = scores.clone().requires_grad_(peer.gives == "gradient")
     value = Work(peer.build(targets), peer.gives == "gradient")(leaf)

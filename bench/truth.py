@@ -83,7 +83,7 @@ def _by_dynamic_program(case: Case, score: Floats, target: Bools) -> reference.L
     if case.work == "perceptron":
         return reference.ap_perceptron_loss(score, target)
     update: Any = case.work
-    return reference.direct_ap_loss(score, target, case.epsilon, update)
+    return reference.direct_ranking_loss(score, target, case.epsilon, update)
 
 
 def task_scales(case: Case) -> list[float]:

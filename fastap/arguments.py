@@ -412,9 +412,11 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
 
 def check_measure(measure: Measure | str, k: int | None = None) -> Measure:
     """A measure by its name, or with its parameter; and the rank up to which positives count."""
-    given = measure if isinstance(measure, tuple) else (measure, _PARAMETERS.get(measure, 1.0))
+    given: Any = measure
     if isinstance(measure, Measure):
         given, k = measure[:2], measure.k if k is None else k
+    elif not isinstance(measure, tuple):
+        given = measure, _PARAMETERS.get(measure, 1.0) if isinstance(measure, str) else 1.0
     if len(given) != 2:
         raise ValueError(f"measure must be a name, or a name and a number, got {measure!r}")
     name, parameter = check_choice("measure", given[0], MEASURES), given[1]
@@ -422,7 +424,7 @@ def check_measure(measure: Measure | str, k: int | None = None) -> Measure:
         raise ValueError("measure 'partial_auc' must say up to which rate of false positives: ('partial_auc', 0.1)")
     if name in ("partial_auc", "bedroc"):
         parameter = check_scale(f"the number of measure {name!r}", parameter)
-    elif parameter != 1.0:
+    elif type(parameter) is not float or parameter != 1.0:
         raise ValueError(f"measure {name!r} has no number, got {parameter!r}")
     if name == "partial_auc" and parameter > 1:
         raise ValueError(f"the number of measure 'partial_auc' must be at most 1, got {parameter}")

@@ -223,10 +223,9 @@ def direct_ranking_loss(
             alone.
         k: the rank up to which positives count, at least 1; None for no such rank. ``"precision"`` and ``"recall"``
             need one, the areas and BEDROC have none.
-        scores, targets, epsilon, update, dim, groups, offsets, weight, ignore_index, reduction, noise, samples,
-            generator, backend, process_group, sharded, method: as of :func:`direct_ap_loss`. ``backend="triton"`` has
-            kernels for ``"ap"`` alone: of other measures tensors of CUDA devices are copied to the CPU, and the results
-            back.
+
+    All other arguments are those of :func:`direct_ap_loss`. ``backend="triton"`` has kernels for AP without ``k``: of
+    other measures tensors of CUDA devices are copied to the CPU, and the results back.
 
     Returns:
         The loss, as of :func:`direct_ap_loss`.

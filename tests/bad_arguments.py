@@ -79,6 +79,19 @@ BAD: dict[str, list[Any]] = {
     ],
     "ignore_index": [*NO_INTS, 0, 1, 2**63, -(2**63) - 1],
     "update": [*NO_WORDS, None, "Positive", np.array(["positive"])],
+    "measure": [
+        *(each for each in NO_WORDS if not isinstance(each, torch.Tensor)),
+        None,
+        "NDCG",
+        "precision",  # which wants a k
+        "partial_auc",  # and this a number
+        ("ndcg",),
+        ("ndcg", 2.0),
+        ("ndcg", 1.0, None, 1),
+        ("partial_auc", 1.1),
+        *(("bedroc", each) for each in NO_SCALES),
+    ],
+    "k": [*NO_INTS, 0, -1],
     "method": [*NO_WORDS, None, "DP", np.array(["dp"])],
     "reduction": [*NO_WORDS, None, "average"],
     "average": [*NO_WORDS, "mean"],

@@ -60,7 +60,7 @@ def check_batch(
             score, target = batch.scores[row, taken], batch.targets[row, taken] == 1
             task_scale = sign * batch.epsilon
             assert (ranks[row, ~taken] == -1).all()
-            _check_ranking(score, target, task_scale, measure, ranks[row, taken], float(value[row]))
+            _check_ranking(score, target, task_scale, ranks[row, taken], float(value[row]), measure)
             if score.size <= 6:
                 best, _ = reference.brute_force(score, target, task_scale, measure)
                 absolute = 1e-14 * _scale(score, task_scale)
@@ -69,7 +69,7 @@ def check_batch(
             expected = reference.direct_ranking_loss(score, target, batch.epsilon, update, measure)
             unique = is_unique(score, target, task_scale, measure)
             for loss, gradient in solutions:
-                _check_loss(score, target, task_scale, measure, loss[row], expected.value, dtype)
+                _check_loss(score, target, task_scale, loss[row], expected.value, dtype, measure)
                 assert (gradient[row, ~taken] == 0).all()
                 if unique:
                     absolute = (1e-12 if dtype == torch.float64 else 1e-6) * np.abs(expected.gradient).max()
@@ -98,7 +98,7 @@ def _solve(scores: torch.Tensor, targets: torch.Tensor, options: dict[str, objec
 
 
 def _check_ranking(
-    score: Floats, target: Bools, task_scale: float, measure: Measure, place: Ints, value: float
+    score: Floats, target: Bools, task_scale: float, place: Ints, value: float, measure: Measure = AP
 ) -> None:
     """The ranking is a permutation, it attains the value, and the value is the dynamic program's."""
     assert sorted(place) == list(range(score.size))
@@ -117,10 +117,10 @@ def _check_loss(
     score: Floats,
     target: Bools,
     task_scale: float,
-    measure: Measure,
     loss: float,
     expected: float,
     dtype: torch.dtype,
+    measure: Measure = AP,
 ) -> None:
     """The loss is the oracle's, and ``0 <= D- <= 1 - M <= D+ <= 1``, the measure of any ranking by score."""
     # Sums of scores are rounded, and their difference is divided by epsilon; a float32 loss is rounded once more.

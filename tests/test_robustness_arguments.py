@@ -15,6 +15,8 @@ from tests.bad_arguments import BAD, BAD_CLASSES, CLASSES, LOGITS, SCORES, SMALL
 
 GIVEN: dict[str, dict[str, Any]] = {
     "direct_ap_loss": {"scores": SCORES, "targets": TARGETS, "dim": -1},
+    "direct_ranking_loss": {"scores": SCORES, "targets": TARGETS, "measure": "ndcg", "dim": -1},
+    "ranking_measure": {"scores": SCORES, "targets": TARGETS, "measure": "ndcg", "dim": -1},
     "ap_hinge_loss": {"scores": SCORES, "targets": TARGETS, "dim": -1},
     "ap_perceptron_loss": {"scores": SCORES, "targets": TARGETS, "dim": -1},
     "average_precision": {"scores": SCORES, "targets": TARGETS, "dim": -1},
@@ -32,6 +34,7 @@ GIVEN: dict[str, dict[str, Any]] = {
 }
 MODULES = (
     "DirectAPLoss",
+    "DirectRankingLoss",
     "APHingeLoss",
     "APPerceptronLoss",
     "MulticlassAPLoss",
@@ -41,6 +44,11 @@ MODULES = (
 )
 
 
+def wanted_by(module: str) -> dict[str, Any]:
+    """Options without a default."""
+    return {"measure": "ndcg"} if module == "DirectRankingLoss" else {}
+
+
 def is_of_classes(function: str) -> bool:
     return "cost" in function.lower() or "multiclass" in function.lower()
 
@@ -48,7 +56,7 @@ def is_of_classes(function: str) -> bool:
 def bad_values(function: str, name: str) -> list[Any]:
     if is_of_classes(function) and name in ("targets", "labels"):
         return BAD_CLASSES
-    if (is_of_classes(function) or function == "average_precision") and name == "ignore_index":
+    if (is_of_classes(function) or function in ("average_precision", "ranking_measure")) and name == "ignore_index":
         return [each for each in BAD[name] if not (type(each) is int and each in (0, 1))]
     if "multiclass" in function.lower() and name == "weight":
         return [each for each in BAD[name] if not (isinstance(each, Tensor) and each.shape == LOGITS.shape[1:])]
@@ -86,7 +94,7 @@ def test_every_bad_option_of_a_module_is_named(module: str, name: str) -> None:
             continue  # and so do the classes and the device
         if module == "MulticlassAPLoss" and isinstance(value, Tensor) and value.device.type == "meta":
             continue
-        refused(lambda: getattr(fastap, module)(**{name: value}), name, value)  # noqa: B023
+        refused(lambda: getattr(fastap, module)(**{**wanted_by(module), name: value}), name, value)  # noqa: B023
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -96,7 +104,7 @@ def test_every_bad_tensor_of_a_module_is_named(module: str) -> None:
         labels = "labels" if module == "MulticlassAPLoss" else "targets"
         tensors = {"logits": LOGITS, labels: CLASSES}
     else:
-        loss = getattr(fastap, module)(dim=-1)
+        loss = getattr(fastap, module)(**wanted_by(module), dim=-1)
         tensors = {"scores": SCORES, "targets": TARGETS}
         for name in ("groups", "offsets"):
             for value in BAD[name]:
