@@ -54,8 +54,8 @@ types: .venv/test.stamp  ## check types
 docs: .venv/docs.stamp  ## build the documentation into site/, warnings as errors
 	NO_MKDOCS_2_WARNING=1 $(VENV) -m mkdocs build --strict
 
-check-full: .venv/test.stamp  ## compare 20,000 random problems with the dynamic program
-	$(VENV) -m tests.exactness --problems 20000
+check-full: .venv/test.stamp  ## compare 20,000 random problems with the dynamic program; ARGS="--measure ndcg --k 10"
+	$(VENV) -m tests.exactness --problems 20000 $(ARGS)
 
 # OUT=bench/results names the maintainers' own figures, of which `python -m bench.page` makes the page of the documentation.
 bench: .venv/bench.stamp  ## measure suites and peers on the CPU; bench/out/benchmarks.md at the end

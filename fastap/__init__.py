@@ -11,6 +11,7 @@ from fastap.functional import (
     direct_ranking_loss,
     loss_augmented_ranking,
     ranking_measure,
+    smooth_ap_loss,
 )
 from fastap.modules import (
     APHingeLoss,
@@ -21,6 +22,7 @@ from fastap.modules import (
     DirectCostLoss,
     DirectRankingLoss,
     MulticlassAPLoss,
+    SmoothAPLoss,
 )
 from fastap.multiclass import multiclass_ap_loss
 from fastap.retrieval import RetrievalAPLoss, retrieval_ap_loss
@@ -42,6 +44,7 @@ __all__ = [
     "FastapWarning",
     "MulticlassAPLoss",
     "RetrievalAPLoss",
+    "SmoothAPLoss",
     "ap_hinge_loss",
     "ap_perceptron_loss",
     "average_precision",
@@ -56,4 +59,5 @@ __all__ = [
     "ranking_measure",
     "retrieval_ap_loss",
     "show_config",
+    "smooth_ap_loss",
 ]

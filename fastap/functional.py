@@ -259,6 +259,73 @@ def direct_ranking_loss(
     )
 
 
+def smooth_ap_loss(
+    scores: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float = 0.01,
+    dim: Dim = None,
+    groups: Tensor | None = None,
+    offsets: Tensor | None = None,
+    weight: Tensor | None = None,
+    ignore_index: int | None = None,
+    reduction: Reduction = "mean",
+    backend: str = "auto",
+    process_group: ProcessGroup | None = None,
+    sharded: Sharded = "items",
+) -> Tensor:
+    """SmoothAP, ``1 - 1/P * sum over positives of R+_i / R_i``, at the price of a sort.
+
+    ``R_i = 1 + sum over all other items j of G((s_j - s_i) / temperature)``, ``R+_i`` the same over the positives, and
+    ``G`` the distribution function of Laplace, ``e^x / 2`` below 0 and ``1 - e^-x / 2`` above: with it the sums of all
+    pairs are recurrences along the sorted scores, exact, in ``O(n)`` time and memory after the sort. The authors have
+    the sigmoid, which falls off alike but is flatter at 0, and ``P x n`` pairs. It tends to ``1 - AP`` with the
+    temperature where no scores are equal; equal ones count half. A surrogate: nearer to AP its gradient vanishes where
+    scores are many temperatures apart.
+
+    Args:
+        temperature: in units of the scores, finite and positive; 0.01 is the authors', for cosines.
+        scores: as ``targets``, ``dim``, ``groups``, ``offsets``, ``weight``, ``ignore_index``, ``reduction``,
+            ``backend``, ``process_group`` and ``sharded`` those of :func:`direct_ap_loss`; there are no kernels yet.
+        targets: 1 for positives and 0 for negatives.
+        dim: the axis or axes along which items are ranked.
+        groups: which ranking each item is of.
+        offsets: where each ranking begins.
+        weight: what each ranking counts.
+        ignore_index: items with this target take no part.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        backend: ``"auto"``, ``"native"`` or ``"reference"``.
+        process_group: the processes among which the batch is spread.
+        sharded: what is spread.
+
+    Returns:
+        The loss, between 0 and 1, as of :func:`direct_ap_loss`; rankings that lack a class take no part.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`direct_ap_loss`.
+
+    Source: Brown, Xie, Kalogeiton, Zisserman, Smooth-AP: Smoothing the Path Towards Large-Scale Image Retrieval, ECCV
+    2020.
+    """
+    return _ap_loss(
+        scores,
+        targets,
+        Objective("smooth", check_scale("temperature", temperature)),
+        dim=dim,
+        groups=groups,
+        offsets=offsets,
+        weight=weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        noise=0.0,
+        samples=1,
+        generator=None,
+        backend=backend,
+        process_group=process_group,
+        sharded=sharded,
+    )
+
+
 def ap_hinge_loss(
     scores: Tensor,
     targets: Tensor,
@@ -514,7 +581,7 @@ def loss_augmented_ranking(
         check_method(method),
         items.dim,
         check_ignore_index(ignore_index),
-        check_backend(backend, items.scores.device, measured),
+        check_backend(backend, items.scores.device, Objective("direct", measure=measured).without_kernels),
         *measured[:2],
         measured.k or 0,
     )
@@ -565,7 +632,7 @@ def _ap_loss(
         dim=items.dim,
         ignore_index=check_ignore_index(ignore_index),
         reduction=check_reduction(reduction),
-        backend=check_backend(backend, scores.device, objective.measure),
+        backend=check_backend(backend, scores.device, objective.without_kernels),
         process_group=None if process_group is None else check_process_group(process_group),
         sharded=check_sharded(sharded),
         needs_gradient=torch.is_grad_enabled() and scores.requires_grad,

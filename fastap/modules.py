@@ -253,6 +253,37 @@ class APHingeLoss(_APLoss):
         self.method: Method = method
 
 
+class SmoothAPLoss(_APLoss):
+    """:func:`fastap.smooth_ap_loss` as a module."""
+
+    _function = staticmethod(functional.smooth_ap_loss)
+    _options = ("temperature", *(name for name in _APLoss._options if name not in _NOISE))
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.01,
+        dim: Dim = None,
+        ignore_index: int | None = None,
+        reduction: Reduction = "mean",
+        backend: str = "auto",
+        process_group: ProcessGroup | None = None,
+        sharded: Sharded = "items",
+    ) -> None:
+        super().__init__(
+            dim=dim,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            noise=0.0,
+            samples=1,
+            generator=None,
+            backend=backend,
+            process_group=process_group,
+            sharded=sharded,
+        )
+        self.temperature = check_scale("temperature", temperature)
+
+
 class APPerceptronLoss(_APLoss):
     """:func:`fastap.ap_perceptron_loss` as a module."""
 

@@ -33,7 +33,9 @@ def on_the_cpu_elsewhere(run: Callable[P, T]) -> Callable[P, T]:
 
     names = [*inspect.signature(run).parameters]
     names = [*Arguments._fields] if names == ["call"] else names
-    of_backend, of_measure = (names.index(each) if each in names else None for each in ("backend", "measure"))
+    of_backend, of_measure, of_loss = (
+        names.index(each) if each in names else None for each in ("backend", "measure", "loss")
+    )
 
     @functools.wraps(run)
     def wrapped(*inputs: Any) -> Any:
@@ -41,6 +43,7 @@ def on_the_cpu_elsewhere(run: Callable[P, T]) -> Callable[P, T]:
         where = call[0].device
         backend = "auto" if of_backend is None else call[of_backend]
         has_kernels = of_measure is None or call[of_measure : of_measure + 3] == (*AP[:2], 0)
+        has_kernels &= of_loss is None or call[of_loss] != "smooth"
         if not backends.goes_through_the_cpu(backend, where, has_kernels):
             return anything(*inputs)
         moved: Any = [each.cpu() if isinstance(each, Tensor) else each for each in call]

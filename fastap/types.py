@@ -129,10 +129,11 @@ class Objective(NamedTuple):
 
     ``L`` is 1 less the measure, which is AP of all but the direct losses, and ``y*`` puts every positive first. To the
     symmetric loss, the mean of the other two, ``task_weight * L(y_second)`` is added, too. ``method`` says how a
-    loss-augmented ranking is found, and changes nothing else; the perceptron has none to find.
+    loss-augmented ranking is found, and changes nothing else; the perceptron has none to find. SmoothAP, "smooth", is
+    no such difference: its ``epsilon`` is the temperature.
     """
 
-    loss: Literal["direct", "hinge", "perceptron"]
+    loss: Literal["direct", "hinge", "perceptron", "smooth"]
     epsilon: float = 1.0
     update: Update = "positive"
     method: Method = "auto"
@@ -147,6 +148,8 @@ class Objective(NamedTuple):
         """The first and the second: "positive", "negative", of the update, "standard", by score, or "perfect"."""
         if self.loss == "direct":
             return ("positive", "negative") if self.is_symmetric else (self.update, "standard")
+        if self.loss == "smooth":
+            return "smooth", "smooth"
         return ("positive" if self.loss == "hinge" else "standard", "perfect")
 
     @property
@@ -165,12 +168,19 @@ class Objective(NamedTuple):
     def task_weight(self) -> float:
         """What ``L(y_first)`` counts by itself."""
         of_direct = 0.5 if self.is_symmetric else 1.0
-        return {"direct": of_direct, "hinge": self.epsilon, "perceptron": 0.0}[self.loss]
+        return {"direct": of_direct, "hinge": self.epsilon, "perceptron": 0.0, "smooth": 0.0}[self.loss]
 
     @property
     def ceiling(self) -> float:
         """The largest loss there is; rounding apart, none falls below 0 or rises above this."""
-        return 1.0 if self.loss == "direct" else inf
+        return 1.0 if self.loss in ("direct", "smooth") else inf
+
+    @property
+    def without_kernels(self) -> str | None:
+        """What of it Triton has no kernels for."""
+        if self.loss == "smooth":
+            return "SmoothAP"
+        return None if self.measure == AP else f"measure {self.measure.name!r}"
 
 
 class Arguments(NamedTuple):

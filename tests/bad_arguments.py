@@ -102,6 +102,7 @@ BAD: dict[str, list[Any]] = {
     "samples": [*NO_INTS, None, 0, -1],
     "generator": [5, "cpu", True, object(), torch.Generator],
     "epsilon": NO_SCALES,
+    "temperature": NO_SCALES,
     "margin": NO_SCALES,
     "groups": [*NO_TENSORS[1:], *exotic(TARGETS.view(-1)), TARGETS, TARGETS.view(-1)[:5], TARGETS.view(-1) > 0],
     "offsets": [

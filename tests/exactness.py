@@ -206,9 +206,10 @@ def main() -> None:
     parser.add_argument("--method", choices=METHODS, default="auto")
     parser.add_argument("--measure", choices=MEASURES, default="ap", help="(default: %(default)s)")
     parser.add_argument("--parameter", type=float, default=1.0, help="of the measure")
+    parser.add_argument("--k", type=int, help="of the measure")
     options = parser.parse_args()
     paths = PATHS if options.path == "all" else (options.path,)
-    measure = Measure(options.measure, options.parameter)
+    measure = Measure(options.measure, options.parameter, options.k)
     counts = check_many(options.problems, options.seed, options.largest, paths, options.method, measure)
     print(", ".join(f"{count} {name}" for name, count in counts.items()))
 

@@ -31,6 +31,7 @@ CASES: dict[str, tuple[Callable[..., nn.Module], Callable[..., torch.Tensor], di
         fastap.direct_ranking_loss,
         {"measure": "ndcg", "k": 3, "epsilon": 0.5, "update": "negative", **COMMON, **METHOD, "noise": 0.0},
     ),
+    "smooth": (fastap.SmoothAPLoss, fastap.smooth_ap_loss, {"temperature": 0.3, **COMMON}),
     "hinge": (fastap.APHingeLoss, fastap.ap_hinge_loss, {"margin": 2.5, **COMMON, **METHOD}),
     "perceptron": (fastap.APPerceptronLoss, fastap.ap_perceptron_loss, COMMON),
     "multiclass": (

@@ -17,6 +17,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "direct_ap_loss": {"scores": SCORES, "targets": TARGETS, "dim": -1},
     "direct_ranking_loss": {"scores": SCORES, "targets": TARGETS, "measure": "ndcg", "dim": -1},
     "ranking_measure": {"scores": SCORES, "targets": TARGETS, "measure": "ndcg", "dim": -1},
+    "smooth_ap_loss": {"scores": SCORES, "targets": TARGETS, "dim": -1},
     "ap_hinge_loss": {"scores": SCORES, "targets": TARGETS, "dim": -1},
     "ap_perceptron_loss": {"scores": SCORES, "targets": TARGETS, "dim": -1},
     "average_precision": {"scores": SCORES, "targets": TARGETS, "dim": -1},
@@ -35,6 +36,7 @@ GIVEN: dict[str, dict[str, Any]] = {
 MODULES = (
     "DirectAPLoss",
     "DirectRankingLoss",
+    "SmoothAPLoss",
     "APHingeLoss",
     "APPerceptronLoss",
     "MulticlassAPLoss",

@@ -9,7 +9,7 @@ from torch import Tensor, device, dtype, float32, float64
 
 from fastap.arguments import check_choice
 from fastap.backends import about
-from fastap.types import AP, AugmentedRanking, Batch, Losses, Measure, Objective
+from fastap.types import AugmentedRanking, Batch, Losses, Objective
 from fastap.warning import warn_once
 
 BACKENDS = ("auto", "native", "triton", "reference")
@@ -73,7 +73,9 @@ def goes_through_the_cpu(name: str, where: device, has_kernels: bool = True) -> 
     if name == "auto":
         why = f"there are no kernels for {where.type}"
         if where.type == "cuda":
-            why = "there are no kernels for that measure" if HAS_TRITON else "the package triton is not installed"
+            why = (
+                "there are no kernels for that loss or measure" if HAS_TRITON else "the package triton is not installed"
+            )
         warn_once(f"scores on {where.type} are copied to the CPU, ranked there, and the results copied back, for {why}")
     return True
 
@@ -97,8 +99,8 @@ def _takes_triton(name: str, where: device) -> bool:
     return name == "triton" or (name == "auto" and where.type == "cuda" and HAS_TRITON)
 
 
-def check_backend(backend: str, where: device | None = None, measure: Measure = AP) -> str:
-    """A backend that is there, for tensors of that device, if there are any yet, and for that measure."""
+def check_backend(backend: str, where: device | None = None, without_kernels: str | None = None) -> str:
+    """A backend that is there, for tensors of that device, if there are any yet; and which has kernels for the call."""
     if isinstance(backend, str) and backend == "torch":
         raise ValueError("backend 'torch' is no more; use 'auto', which takes the C engine or Triton's kernels")
     check_choice("backend", backend, BACKENDS)
@@ -114,6 +116,6 @@ def check_backend(backend: str, where: device | None = None, measure: Measure = 
             raise ValueError("backend 'triton' needs the package triton, which is not installed; use 'auto'")
         if where is not None and where.type not in TRITON_DEVICES:
             raise ValueError(f"backend 'triton' needs tensors on a CUDA device, got {where}; use 'auto'")
-        if measure != AP:
-            raise ValueError(f"backend 'triton' has no kernels for measure {measure.name!r}; use 'auto'")
+        if without_kernels is not None:
+            raise ValueError(f"backend 'triton' has no kernels for {without_kernels}; use 'auto'")
     return backend

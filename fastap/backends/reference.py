@@ -256,6 +256,26 @@ def ap_perceptron_loss(scores: npt.ArrayLike, targets: npt.ArrayLike) -> Loss:
     return Loss(float(np.mean((pairs - 1.0) * _pair_gap(score, target))), _gradient(target, pairs - 1.0, 1.0))
 
 
+def smooth_ap_loss(scores: npt.ArrayLike, targets: npt.ArrayLike, temperature: float = 0.01) -> Loss:
+    """``1 - 1/P * sum over positives of R+_i / R_i``, by all pairs; ``G`` is the distribution function of Laplace.
+
+    ``R_i = 1 + sum over all other items j of G((s_j - s_i) / temperature)``, ``R+_i`` the same over the positives.
+    """
+    score, target = _split_checked(scores, targets)
+    if target.all() or not target.any():
+        return Loss(0.0, np.zeros_like(score))
+    gap = (score[None, :] - score[target][:, None]) / temperature
+    near = np.exp(-np.abs(gap)) / 2
+    other = np.arange(score.size)[None, :] != np.flatnonzero(target)[:, None]
+    above = np.where(gap < 0, near, 1 - near) * other
+    rank, own = 1 + above.sum(1), 1 + above[:, target].sum(1)
+    # What each pair adds to the ranks of its positive, per unit of the other's score.
+    pull = near * other * ((own / rank**2)[:, None] - target / rank[:, None]) / temperature / rank.size
+    gradient = pull.sum(0)
+    gradient[target] -= pull.sum(1)
+    return Loss(float(1 - np.mean(own / rank)), gradient)
+
+
 def augmented_ranking(
     scores: npt.ArrayLike,
     targets: npt.ArrayLike,
@@ -365,6 +385,8 @@ def losses(batch: Batch, objective: Objective, dtype: torch.dtype, gradient: boo
             loss[number], slope[items] = direct_ranking_loss(
                 score, target, objective.epsilon, objective.update, objective.measure
             )
+        elif objective.loss == "smooth":
+            loss[number], slope[items] = smooth_ap_loss(score, target, objective.epsilon)
         elif objective.loss == "hinge":
             loss[number], slope[items] = ap_hinge_loss(score, target, objective.epsilon)
         else:

@@ -44,7 +44,7 @@ _TYPES = {dtype: number for number, dtype in enumerate(_TARGETS)}
 _MOST_ITEMS = 2**31 - 2  # places are int32
 _WRONG_TARGET = 1
 # In the order of batch.h.
-_RANKINGS = ("perfect", "standard", "positive", "negative")
+_RANKINGS = ("perfect", "standard", "positive", "negative", "smooth")
 
 
 def losses(batch: Batch, objective: Objective, dtype: torch.dtype, gradient: bool = True) -> Losses:

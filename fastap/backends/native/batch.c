@@ -35,12 +35,6 @@ static int can_sum(const Terms *terms)
     return isfinite(16.0 * pairs * (highest - lowest)) && isfinite(16.0 * terms->rows * terms->task * fmax(1.0, terms->most));
 }
 
-/* Infinities and NaN sort to the ends. */
-static int is_finite(Sorted sorted)
-{
-    return isfinite(score_at(sorted, 0)) && isfinite(score_at(sorted, sorted.count - 1));
-}
-
 /* The choice of every row into `a`. */
 static int solve(int32_t *a, int wanted, Terms *terms, const Objective *objective, Watch *watch)
 {
@@ -95,6 +89,8 @@ static int solve_ranking(const Work *work, int64_t line, Ranking *ranking)
         write_precision(work->measure, line, ranking);
         return SOLVED;
     }
+    if (work->objective->first == SMOOTH)
+        return write_smooth(work->batch, work->objective, work->output, line, ranking);
     Solution solution;
     memset(ranking->a, 0, sizeof *ranking->a * (size_t)ranking->positives.count);
     if (infer(ranking, work->objective, &solution, work->watch))

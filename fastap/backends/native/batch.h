@@ -17,8 +17,9 @@ typedef struct {
     int threads;
 } Batch;
 
-/* y*, argmax F, argmax F + epsilon L, argmax F - epsilon L; the order is that of __init__._RANKINGS. */
-enum { PERFECT, BY_SCORE, MORE_LOSS, LESS_LOSS };
+/* y*, argmax F, argmax F + epsilon L, argmax F - epsilon L, and none, of SmoothAP; the order is that of
+ * __init__._RANKINGS. */
+enum { PERFECT, BY_SCORE, MORE_LOSS, LESS_LOSS, SMOOTH };
 
 /* A difference of two of them, as in fastap/types.py; LESS_LOSS is second only where MORE_LOSS is first. */
 typedef struct {
@@ -94,10 +95,27 @@ typedef struct {
     Terms terms, near; /* `near` are those that were solved, of scores less the gaps between them where these are too large */
 } Solution;
 
+static inline void put_gradient(void *gradient, int wide, int64_t item, double value)
+{
+    if (wide)
+        ((double *)gradient)[item] = value;
+    else
+        ((float *)gradient)[item] = (float)value;
+}
+
+/* Infinities and NaN sort to the ends. */
+static inline int is_finite(Sorted sorted)
+{
+    return isfinite(score_at(sorted, 0)) && isfinite(score_at(sorted, sorted.count - 1));
+}
+
+void fill_constant(const Batch *batch, const Ranking *ranking, double taken, void *gradient); /* 0 where ignored */
+void put_loss(const Output *output, int64_t line, double loss, int takes_part);
 void write_losses(const Batch *batch, const Objective *objective, const Output *output, int64_t line,
                   const Ranking *ranking, const Solution *solution);
 void write_ranks(const Objective *objective, const Output *output, int64_t line, const Ranking *ranking,
                  const Solution *solution);
+int write_smooth(const Batch *batch, const Objective *objective, const Output *output, int64_t line, Ranking *ranking);
 void write_precision(const Measure *measure, int64_t line, Ranking *ranking);
 
 #endif

@@ -68,11 +68,7 @@ static void add_ranking(Filling *filling, int wanted, const int32_t *choice, dou
 
 static inline void put(const Filling *filling, Sorted sorted, int32_t place, double gradient)
 {
-    uint32_t item = item_at(sorted, place);
-    if (sorted.wide)
-        ((double *)filling->gradient)[item] = gradient;
-    else
-        ((float *)filling->gradient)[item] = (float)gradient;
+    put_gradient(filling->gradient, sorted.wide, item_at(sorted, place), gradient);
 }
 
 /* The first place from `place` on where a group of equal scores begins. */
@@ -161,15 +157,19 @@ static void fill_negatives(void *work, int part, int parts)
     }
 }
 
-static void fill_constant(const Batch *batch, const Ranking *ranking, double taken, void *gradient)
+void fill_constant(const Batch *batch, const Ranking *ranking, double taken, void *gradient)
 {
-    for (int64_t item = 0; item < ranking->items; item++) {
-        double each = ranking->class[item] == IGNORED ? 0.0 : taken;
-        if (batch->wide)
-            ((double *)gradient)[item] = each;
-        else
-            ((float *)gradient)[item] = (float)each;
-    }
+    for (int64_t item = 0; item < ranking->items; item++)
+        put_gradient(gradient, batch->wide, item, ranking->class[item] == IGNORED ? 0.0 : taken);
+}
+
+void put_loss(const Output *output, int64_t line, double loss, int takes_part)
+{
+    if (output->loss_wide)
+        ((double *)output->loss)[line] = loss;
+    else
+        ((float *)output->loss)[line] = (float)loss;
+    output->takes_part[line] = (unsigned char)takes_part;
 }
 
 static void fill(const Batch *batch, const Objective *objective, const Ranking *ranking, double loss, int solved,
@@ -199,11 +199,7 @@ void write_losses(const Batch *batch, const Objective *objective, const Output *
         const size_t start = (batch->wide ? sizeof(double) : sizeof(float)) * (size_t)ranking->start;
         fill(batch, objective, ranking, loss, solution->solved, (char *)output->gradient + start);
     }
-    if (output->loss_wide)
-        ((double *)output->loss)[line] = loss;
-    else
-        ((float *)output->loss)[line] = (float)loss;
-    output->takes_part[line] = (unsigned char)takes_part(ranking);
+    put_loss(output, line, loss, takes_part(ranking));
 }
 
 /* max F + s epsilon L */
