@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import fastap
+from fastap import warning
 from fastap.backends import native, reference
 from fastap.types import Batch, Objective
 from tests.kernels import often
@@ -89,7 +90,8 @@ def test_options() -> None:
     assert not spoilt.grad[:, [0, 2]].isnan().any()
 
 
-def test_a_class_is_missing() -> None:
+def test_a_class_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warning, "_WARNED", set())  # as if it had not been said
     scores = torch.randn(2, 5, requires_grad=True)
     with pytest.warns(fastap.FastapWarning):
         loss = fastap.smooth_ap_loss(scores, torch.tensor([[0] * 5, [1] * 5]), dim=-1)
