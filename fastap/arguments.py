@@ -13,7 +13,7 @@ from torch import Generator, Tensor, device, dtype, float64
 from torch.masked import MaskedTensor
 
 from fastap.targets import FLOATING, INTEGER, NUMBERS, PLAIN, REAL, are_weights, can_look, have_values, right_weights
-from fastap.types import MEASURES, METHODS, REDUCTIONS, SHARDED, UPDATES, Dim, Measure, Method, Update
+from fastap.types import MEASURES, METHODS, REDUCTIONS, SHARDED, UPDATES, AnyMeasure, Dim, Measure, Method, Update
 
 # Below lie the subnormal numbers, whose inverse is infinite.
 _SMALLEST = sys.float_info.min
@@ -410,12 +410,14 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     return value
 
 
-def check_measure(measure: Measure | str, k: int | None = None) -> Measure:
+def check_measure(measure: AnyMeasure, k: int | None = None) -> Measure:
     """A measure by its name, or with its parameter; and the rank up to which positives count."""
     given: Any = measure
     if isinstance(measure, Measure):
+        if k is not None and measure.k is not None and k != measure.k:
+            raise ValueError(f"k must be that of measure, {measure.k}, or None, got {k!r}")
         given, k = measure[:2], measure.k if k is None else k
-    elif not isinstance(measure, tuple):
+    elif not isinstance(measure, (tuple, list)):  # a list is what JSON and YAML have
         given = measure, _PARAMETERS.get(measure, 1.0) if isinstance(measure, str) else 1.0
     if len(given) != 2:
         raise ValueError(f"measure must be a name, or a name and a number, got {measure!r}")
@@ -432,9 +434,13 @@ def check_measure(measure: Measure | str, k: int | None = None) -> Measure:
         raise ValueError(f"k must be given for measure {name!r}: the rank up to which positives count")
     if k is not None and name in ("auc", "partial_auc", "bedroc"):
         raise ValueError(f"k must be None for measure {name!r}, got {k!r}")
-    return Measure(name, parameter, None if k is None else check_count("k", k))
+    k = None if k is None else check_count("k", k)
+    if k is not None and k > _MOST_ITEMS:
+        raise ValueError(f"k must be at most {_MOST_ITEMS}, got {k}")
+    return Measure(name, parameter, k)
 
 
+_MOST_ITEMS = 2**31 - 1  # of a ranking
 # What measures are given that come without their number: BEDROC what its authors have.
 _PARAMETERS: dict[Any, Any] = {"bedroc": 20.0, "partial_auc": None}
 

@@ -36,10 +36,10 @@ from fastap.reduce import mean_precision
 from fastap.targets import can_look, without_ignored_class
 from fastap.types import (
     ONE_SIDED,
+    AnyMeasure,
     Arguments,
     AugmentedRanking,
     Dim,
-    Measure,
     Method,
     Objective,
     Reduction,
@@ -181,7 +181,7 @@ def direct_ranking_loss(
     scores: Tensor,
     targets: Tensor,
     *,
-    measure: Measure | str,
+    measure: AnyMeasure,
     k: int | None = None,
     epsilon: float = 1.0,
     update: Update = "positive",
@@ -214,8 +214,8 @@ def direct_ranking_loss(
         "bedroc":          (E - E_worst) / (E_best - E_worst), E = sum_i exp(-alpha r_i / n)
 
     With ``k`` sums are over the positives with ``r_i <= k``, of NDCG's divisor over ``i <= k``. Every measure is at
-    least 0 and at most 1, so the loss lies in [0, 1] and brackets ``1 - measure``. It is exact, as that of AP is: no
-    measure is smoothed.
+    least 0 and at most 1, so the loss lies in [0, 1], and where no scores are equal it brackets ``1 - measure``. It is
+    exact, as that of AP is: no measure is smoothed.
 
     Args:
         measure: one of these names, or of two of them name and number: ``("partial_auc", beta)``, the area under the
@@ -484,7 +484,7 @@ def ranking_measure(
     scores: Tensor,
     targets: Tensor,
     *,
-    measure: Measure | str,
+    measure: AnyMeasure,
     k: int | None = None,
     dim: Dim = None,
     groups: Tensor | None = None,
@@ -498,8 +498,8 @@ def ranking_measure(
     - ``"ap"``: as one threshold, :func:`average_precision`, scikit-learn's ``average_precision_score``; with ``k`` that
       share of a threshold's items counts that has room;
     - ``"ndcg"``, ``"precision"``, ``"recall"``: the mean over all orders of equal items, scikit-learn's ``ndcg_score``;
-    - ``"reciprocal_rank"``: as one threshold: the rank of the first positive counts all items that score as much, so
-      that of one positive it is AP. Others have the middle rank (PyKEEN, PyG) or whatever order a sort leaves;
+    - ``"reciprocal_rank"``: the negatives that score as much as the first positive stand above it, so that of one
+      positive it is AP. Others have the middle rank (PyKEEN, PyG) or whatever order a sort leaves;
     - ``"auc"``, ``"partial_auc"``: a pair of equal scores is half right, and the ROC curve a straight line from
       threshold to threshold, scikit-learn's ``roc_auc_score`` and ``roc_curve``;
     - ``"bedroc"``: the mean over all orders of equal items; its authors and RDKit rank items that are all different.
@@ -546,7 +546,7 @@ def loss_augmented_ranking(
     *,
     epsilon: float = 1.0,
     update: Literal["positive", "negative"] = "positive",
-    measure: Measure | str = "ap",
+    measure: AnyMeasure = "ap",
     k: int | None = None,
     dim: Dim = None,
     groups: Tensor | None = None,

@@ -218,6 +218,6 @@ class _Constant(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         raise RuntimeError(
-            f"{ctx.name} has no gradient; the loss that trains is fastap.direct_ap_loss(scores, targets), near 1 - AP; "
-            "where a mere number is wanted, give its .detach()"
+            f"{ctx.name} has no gradient; the loss that trains is fastap.direct_ap_loss(scores, targets), near 1 - AP, "
+            "or fastap.direct_ranking_loss with another measure; where a mere number is wanted, give its .detach()"
         )

@@ -32,7 +32,7 @@ from fastap.arguments import (
 )
 from fastap.backends import check_backend
 from fastap.multiclass import multiclass_ap_loss
-from fastap.types import Dim, Measure, Method, Reduction, Sharded, Update
+from fastap.types import AnyMeasure, Dim, Method, Objective, Reduction, Sharded, Update
 
 _NOISE = ("noise", "samples", "generator")
 
@@ -182,7 +182,7 @@ class DirectRankingLoss(DirectAPLoss):
     def __init__(
         self,
         *,
-        measure: Measure | str,
+        measure: AnyMeasure,
         k: int | None = None,
         epsilon: float = 0.3,
         update: Update = "symmetric",
@@ -211,7 +211,8 @@ class DirectRankingLoss(DirectAPLoss):
             sharded=sharded,
             method=method,
         )
-        check_measure(measure, k)
+        checked = check_measure(measure, k)
+        check_backend(backend, None, Objective("direct", measure=checked).without_kernels)
         self.measure = measure
         self.k = k
 

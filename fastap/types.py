@@ -110,6 +110,7 @@ class Measure(NamedTuple):
     k: int | None = None
 
 
+AnyMeasure = Measure | str | tuple[str, float]
 AP = Measure("ap")
 MEASURES = ("ap", "ndcg", "precision", "recall", "reciprocal_rank", "auc", "partial_auc", "bedroc")
 

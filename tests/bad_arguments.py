@@ -91,7 +91,7 @@ BAD: dict[str, list[Any]] = {
         ("partial_auc", 1.1),
         *(("bedroc", each) for each in NO_SCALES),
     ],
-    "k": [*NO_INTS, 0, -1],
+    "k": [*NO_INTS, 0, -1, 2**31, 2**70],
     "method": [*NO_WORDS, None, "DP", np.array(["dp"])],
     "reduction": [*NO_WORDS, None, "average"],
     "average": [*NO_WORDS, "mean"],

@@ -180,6 +180,16 @@ def test_measures_that_are_none(measure: object, message: str) -> None:
         fastap.DirectRankingLoss(measure=measure)
 
 
+def test_a_list_is_as_good_as_a_tuple_and_k_is_said_once() -> None:
+    ranking = torch.randn(9), torch.arange(9) < 3
+    one, other = (fastap.direct_ranking_loss(*ranking, measure=kind(["bedroc", 3.0])) for kind in (tuple, list))
+    assert one == other
+    with pytest.raises(ValueError, match="k must be that of measure, 5, or None, got 2"):
+        fastap.direct_ranking_loss(*ranking, measure=Measure("precision", 1.0, 5), k=2)
+    with pytest.raises(ValueError, match="no kernels for measure 'ndcg'"):
+        fastap.DirectRankingLoss(measure="ndcg", backend="triton")
+
+
 @pytest.mark.parametrize(
     ("measure", "k", "error", "message"),
     [

@@ -51,7 +51,7 @@ def test_scikit_learn(seed: int, tied: bool) -> None:
     for k in (1, 3, 7):
         given = value(scores, targets, Measure("ndcg", 1.0, k))
         assert given == pytest.approx(ndcg_score([targets], [scores], k=k), abs=1e-14)
-    first = (scores >= scores[targets == 1].max()).sum()
+    first = 1 + (scores[targets == 0] >= scores[targets == 1].max()).sum()
     assert value(scores, targets, Measure("reciprocal_rank")) == 1 / first
 
 
@@ -83,6 +83,30 @@ def test_the_example_of_the_documents() -> None:
         ndcg_score([[1, 0, 0, 0, 1]], [equal])
     )
     assert value(equal, np.array([0, 0, 1, 0, 0]), Measure("reciprocal_rank")) == 0.2
+    assert value(np.array([1.0, 1, 0, 0]), np.array([1, 1, 0, 0]), Measure("reciprocal_rank", 1.0, 1)) == 1
+
+
+@pytest.mark.parametrize("alpha", [1e-300, 1e-17, 1e-12, 1e-3, 700.0, 1e4, 1e300])
+def test_bedroc_of_any_number(alpha: float) -> None:
+    """It tends to the area under the curve, and to whether the first item is positive."""
+    scores, targets = problem(7, tied=False)
+    for first in (0, 1):
+        targets[scores.argmax()] = first
+        given = value(scores, targets, Measure("bedroc", alpha))
+        if alpha < 1e-10:
+            assert given == pytest.approx(value(scores, targets, Measure("auc")), abs=1e-11)
+        elif alpha > 1e5:
+            assert given == first
+        assert 0 <= given <= 1
+        right = reference.measure_of_order(Measure("bedroc", alpha), targets[np.argsort(-scores)])
+        assert given == pytest.approx(right, abs=1e-12)
+        for update in ("positive", "negative"):
+            options = {"measure": ("bedroc", alpha), "update": update, "epsilon": 0.3}
+            losses = [
+                fastap.direct_ranking_loss(torch.tensor(scores), torch.tensor(targets), backend=backend, **options)
+                for backend in ("auto", "reference")
+            ]
+            torch.testing.assert_close(*losses, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("measure", ALL, ids=str)
@@ -139,6 +163,8 @@ def test_what_has_no_value(measure: Measure) -> None:
 def test_between_the_losses(measure: Measure) -> None:
     generator = torch.Generator().manual_seed(0)
     scores, targets = torch.randn(20, 50, generator=generator), torch.rand(20, 50, generator=generator) < 0.3
+    if measure.name != "ap":  # of which equal scores are one threshold, which may be better than any order
+        scores[10:] = scores[10:].round()
     metric = fastap.ranking_measure(scores, targets, measure=measure, dim=-1)
     above, below = (
         fastap.direct_ranking_loss(

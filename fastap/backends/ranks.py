@@ -35,16 +35,16 @@ def value_of(batch: Batch, measure: Measure) -> Tensor:
         best = levels.of_rankings(gain * (levels.rank <= levels.by_item(positives)))
         result = levels.of_rankings(levels.mean(gain) * levels.positive) / best
     elif measure.name == "bedroc":
-        items = positives + negatives
-        rate = measure.parameter / items
-        early = torch.exp(-levels.by_item(rate) * levels.rank)
+        # Of the first rank's, less that: digits are kept whatever the rate.
+        early = torch.expm1(-levels.by_item(measure.parameter / (positives + negatives)) * (levels.rank - 1))
         total = levels.of_rankings(levels.mean(early) * levels.positive)
-        # Both ends are geometric series of the rate.
-        best = torch.expm1(-rate * positives) / torch.expm1(-rate) * torch.exp(-rate)
-        worst = best * torch.exp(-rate * negatives)
+        best = levels.of_rankings(early * (levels.rank <= levels.by_item(positives)))
+        last = levels.by_item(negatives) < levels.rank
+        worst = levels.of_rankings(early * last * (levels.positive + levels.negative))
         result = ((total - worst) / (best - worst)).masked_fill(negatives == 0, torch.nan)
     elif measure.name == "reciprocal_rank":
-        rank = levels.least(torch.where(levels.positive > 0, levels.last, torch.inf))
+        # Of equal items positives go last, as in no order is the first one worse.
+        rank = levels.least(torch.where(levels.positive > 0, levels.last - levels.positives + 1, torch.inf))
         result = torch.where(rank <= k, 1 / rank, 0.0)
     else:
         most = negatives * measure.parameter

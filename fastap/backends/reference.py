@@ -99,8 +99,12 @@ def task_loss(measure: Measure | Rows, n_positive: int, n_negative: int) -> Task
     elif measure.name == "recall":
         gain = lambda i, a: np.ones(np.shape(a))  # noqa: E731
     elif measure.name == "bedroc":
-        worst = float(np.exp(-value / n * np.arange(n_negative + 1, n + 1)).sum())
-        gain, best = lambda i, a: np.exp(-value / n * (i + a)), float(np.exp(-value / n * every).sum()) - worst
+        # Of the first rank's, less that: 0 and below.
+        worst = float(np.expm1(-value / n * np.arange(n_negative, n)).sum())
+        gain, best = (
+            lambda i, a: np.expm1(-value / n * (i + a - 1)),
+            float(np.expm1(-value / n * (every - 1)).sum()) - worst,
+        )
         constant = -worst / best
     elif measure.name == "reciprocal_rank":
         gain, best = lambda i, a: (i == 1) / (1.0 + a), 1.0
@@ -113,8 +117,8 @@ def task_loss(measure: Measure | Rows, n_positive: int, n_negative: int) -> Task
         gained: Floats = np.where(i + a <= k, gain(i, a), 0.0)
         return gained
 
-    highest = constant + sum(float(within(i, np.array(0))) for i in range(1, n_positive + 1)) / best
-    return TaskLoss(lambda i, a: (within(i, np.zeros_like(a)) - within(i, a)) / best, 1.0 - highest)
+    best_of_all = constant + sum(float(within(i, np.array(0))) for i in range(1, n_positive + 1)) / best
+    return TaskLoss(lambda i, a: (within(i, np.zeros_like(a)) - within(i, a)) / best, 1.0 - best_of_all)
 
 
 def measure_of_order(measure: Measure, targets_in_order: npt.ArrayLike) -> float:

@@ -287,7 +287,7 @@ static int refine(Search *search)
     }
 }
 
-/* The optimum of rows first..last of the negative update, given a candidate; `paid` is overwritten. */
+/* The optimum of rows first..last, given a candidate; `paid` is overwritten. */
 int coarse_to_fine(const Terms *terms, int32_t first, int32_t last, int32_t *a, double *paid)
 {
     const size_t rows = (size_t)last - first + 1, a_row = sizeof(int64_t) + 4 * sizeof(int32_t);

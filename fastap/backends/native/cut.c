@@ -59,9 +59,10 @@ int start(Search *search)
     const int64_t room = search->most / 2 / search->rows - 2; /* less the candidate's column and what it cuts off */
     const int pieces = room < 1 ? 1 : room < AT_FIRST ? (int)room : AT_FIRST;
     const int has_room = search->most / search->rows > 2;
+    const int32_t most = last_of(search->terms, search->first + search->rows - 1);
     int32_t cut[AT_FIRST];
     for (int k = 1; k < pieces; k++)
-        cut[k] = (int32_t)(i * pow(1.0 + last_of(search->terms, search->first + search->rows - 1) / i, k / (double)pieces) - i);
+        cut[k] = (int32_t)(i * pow(1.0 + most / i, k / (double)pieces) - i);
     if (!(search->intervals = malloc((size_t)search->rows * (pieces + 2 * has_room) * sizeof *search->intervals)))
         return FAILED;
     int64_t count = 0;

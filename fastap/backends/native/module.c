@@ -37,8 +37,8 @@ static int is_count(Py_ssize_t given, Py_ssize_t wanted)
 
 static PyObject *result(int status) { return status == NO_MEMORY ? PyErr_NoMemory() : PyLong_FromLong(status); }
 
-/* solve(batch..., first, second, full, epsilon, gain, task_weight, ceiling, measure, parameter, k, loss, loss_wide, gradient, takes_part, ranks,
- *       value, seconds) -> status; addresses may be 0 */
+/* solve(batch..., first, second, full, epsilon, gain, task_weight, ceiling, measure, parameter, k, loss, loss_wide,
+ *       gradient, takes_part, ranks, value, seconds) -> status; addresses may be 0 */
 static PyObject *solve(PyObject *self, PyObject *const *next, Py_ssize_t count)
 {
     (void)self;

@@ -147,7 +147,8 @@ Choice argmax(const Terms *terms, double score, double i, int32_t last, int32_t 
 {
     Interval stack[DEPTH];
     int depth = 0;
-    const int32_t before = before_jump(terms, i, last), stops[] = {hint < before ? hint : before, before, before + 1, hint, last};
+    const int32_t before = before_jump(terms, i, last);
+    const int32_t stops[] = {hint < before ? hint : before, before, before + 1, hint, last};
     End left = end_at(terms, score, i, 0);
     Choice best = {0, value_of(left)};
     for (int each = 0; each < 5; each++) {
@@ -203,7 +204,7 @@ static void search_part(void *work, int part, int parts)
     }
 }
 
-/* The best a of every row alone, in [lo, N] for the positive update and in [0, hi] for the negative. */
+/* The best a of every row alone: in [lo, N] where its terms are concave, else in [0, last_of]. */
 void search_rows(const Terms *terms, int32_t *a)
 {
     Search search = {terms, a};

@@ -28,14 +28,18 @@ static void merge(const Ranking *ranking, Item *items)
     const Sorted p = ranking->positives, n = ranking->negatives;
     for (int32_t row = 0, place = 0; row < p.count || place < n.count; items++) {
         const int is_row = place == n.count || (row < p.count && score_at(p, row) >= score_at(n, place));
-        *items = is_row ? (Item){score_at(p, row), item_at(p, row), 1} : (Item){score_at(n, place), item_at(n, place), 0};
+        if (is_row)
+            *items = (Item){score_at(p, row), item_at(p, row), 1};
+        else
+            *items = (Item){score_at(n, place), item_at(n, place), 0};
         row += is_row;
         place += !is_row;
     }
 }
 
 /* What the items before each one add up to, what stands there being worth `weight`, from either end. */
-static void sum_both_ways(const Item *items, int64_t count, double temperature, const Sums *weight, Sums *above, Sums *below)
+static void sum_both_ways(const Item *items, int64_t count, double temperature, const Sums *weight, Sums *above,
+                          Sums *below)
 {
     above[0] = below[count - 1] = (Sums){0.0, 0.0};
     for (int64_t k = 1; k < count; k++) {
@@ -97,7 +101,8 @@ int write_smooth(const Batch *batch, const Objective *objective, const Output *o
         loss = solve_smooth(ranking, objective->epsilon, items, slope);
     }
     if (output->gradient) {
-        void *gradient = (char *)output->gradient + (batch->wide ? sizeof(double) : sizeof(float)) * (size_t)ranking->start;
+        const size_t size = batch->wide ? sizeof(double) : sizeof(float);
+        void *gradient = (char *)output->gradient + size * (size_t)ranking->start;
         fill_constant(batch, ranking, items ? 0.0 : loss, gradient);
         for (int64_t k = 0; items && k < count; k++)
             put_gradient(gradient, batch->wide, items[k].item, slope[k]);

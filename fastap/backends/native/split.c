@@ -199,7 +199,8 @@ void count_negatives(Ranking *ranking)
     share(ranking, (int64_t)ranking->positives.count * STEPS_A_ROW, count_part, ranking);
 }
 
-/* The discount of every rank of NDCG or BEDROC, if it is not there from the ranking before. */
+/* The discount of every rank of NDCG or BEDROC, if it is not there from the ranking before; of BEDROC less that of the
+ * first rank and over it, so that differences keep their digits whatever its number. */
 static int find_discounts(Ranking *ranking, const Objective *objective)
 {
     const int is_early = objective->measure == BEDROC;
@@ -216,7 +217,7 @@ static int find_discounts(Ranking *ranking, const Objective *objective)
         return NO_MEMORY;
     ranking->discount[0] = 1.0; /* of no item */
     for (int64_t rank = 1; rank <= items; rank++)
-        ranking->discount[rank] = is_early ? exp(-objective->parameter * rank / items) : 1.0 / log2(1.0 + rank);
+        ranking->discount[rank] = is_early ? expm1(-objective->parameter * (rank - 1.0) / items) : 1.0 / log2(1.0 + rank);
     ranking->of_discount = items + 1;
     ranking->discounted = items;
     return SOLVED;
@@ -240,7 +241,8 @@ static void scale(Terms *terms, double k)
     } else {
         terms->best = 0.0;
         for (int32_t row = 1; row <= counted; row++)
-            terms->best += terms->discount[row] - (terms->measure == BEDROC ? terms->discount[terms->negatives.count + row] : 0.0);
+            terms->best += terms->discount[row]
+                           - (terms->measure == BEDROC ? terms->discount[terms->negatives.count + row] : 0.0);
     }
 }
 

@@ -4,8 +4,9 @@
  *     d_i(a) = g_i(a) - g_i(a - 1) = (n_a - p_i) + task (c_i(a) - c_i(a - 1))
  *
  * c_i(a) is what the measure takes off for `a` negatives above row i, of AP a / (i + a): 0 at 0, rising by at most 1 a
- * place, ever slower; but to the most there is at once where i + a passes the cutoff, if there is one. Row i, counted from 1, is the i-th positive and chooses a, the number of negatives above it. Sums are double. What
- * returns an int returns 0, or -1 where memory ran out.
+ * place, ever slower; but to the most there is at once where i + a passes the cutoff, if there is one. Row i, counted
+ * from 1, is the i-th positive and chooses a, the number of negatives above it. Sums are double. What returns an int
+ * returns 0, or -1 where memory ran out.
  */
 #ifndef FASTAP_TERMS_H
 #define FASTAP_TERMS_H
