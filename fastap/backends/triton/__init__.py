@@ -115,7 +115,7 @@ def _solve(call: Call, given: Given) -> Any:
 
 def _keep(key: tuple[Any, ...], plan: Plan) -> Plan:
     if len(PLANS) >= _MOST_PLANS:
-        PLANS.pop(next(iter(PLANS)), None)
+        PLANS.pop(next(iter([*PLANS])), None)  # a list at once: other threads plan, too
     PLANS[key] = plan
     return plan
 

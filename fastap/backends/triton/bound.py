@@ -93,7 +93,7 @@ def bound(kernel: Any, kinds: Iterable[object], constants: dict[str, Any]) -> Bo
     found = _BOUND.get(key)
     if found is None:
         if len(_BOUND) >= _MOST:
-            _BOUND.pop(next(iter(_BOUND)))
+            _BOUND.pop(next(iter([*_BOUND])), None)
         found = _BOUND[key] = Bound(kernel, constants)
     return found
 
