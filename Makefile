@@ -28,7 +28,7 @@ test: .venv/test.stamp  ## run the tests, every promise once
 test-all: .venv/test.stamp  ## run all tests there are, but for most of those on the emulated GPU
 	$(VENV) -m pytest $(SIDE_BY_SIDE) -m "not whole"
 
-test-emulated: .venv/test.stamp  ## run every loss, type, size and path on emulated sm_80, sm_90 and sm_100; takes long
+test-emulated: .venv/test.stamp  ## run every loss, type, size and path on emulated sm_80, sm_90 and sm_100; some 40 minutes of one core
 	$(VENV) -m pytest $(SIDE_BY_SIDE) tests/test_emulator.py tests/test_device_checks.py
 
 # Both ends of the supported range: give the oldest and the newest Python as PYTHON, too. Before a release.
