@@ -86,6 +86,20 @@ def test_the_example_of_the_documents() -> None:
     assert value(np.array([1.0, 1, 0, 0]), np.array([1, 1, 0, 0]), Measure("reciprocal_rank", 1.0, 1)) == 1
 
 
+@pytest.mark.parametrize("alpha", [0.5, 20.0, 160.9])
+@pytest.mark.parametrize("seed", range(5))
+def test_bedroc_by_its_authors_formula(seed: int, alpha: float) -> None:
+    """Truchon, Bayly, J. Chem. Inf. Model. 2007: BEDROC from RIE."""
+    scores, targets = problem(300 + seed, tied=False)
+    items, share = len(targets), targets.mean()
+    ranks = 1 + np.flatnonzero(targets[np.argsort(-scores)])
+    by_chance = (1 - np.exp(-alpha)) / (np.exp(alpha / items) - 1) / items
+    rie = np.exp(-alpha * ranks / items).mean() / by_chance
+    factor = share * np.sinh(alpha / 2) / (np.cosh(alpha / 2) - np.cosh(alpha / 2 - alpha * share))
+    expected = rie * factor + 1 / (1 - np.exp(alpha * (1 - share)))
+    assert value(scores, targets, Measure("bedroc", alpha)) == pytest.approx(expected, abs=1e-10)
+
+
 @pytest.mark.parametrize("alpha", [1e-300, 1e-17, 1e-12, 1e-3, 700.0, 1e4, 1e300])
 def test_bedroc_of_any_number(alpha: float) -> None:
     """It tends to the area under the curve, and to whether the first item is positive."""
