@@ -19,6 +19,11 @@ from fastap.types import MEASURES, METHODS, REDUCTIONS, SHARDED, UPDATES, AnyMea
 _SMALLEST = sys.float_info.min
 
 
+_MOST_ITEMS = 2**31 - 1  # of a ranking
+# What measures are given that come without their number: BEDROC what its authors have.
+_PARAMETERS: dict[Any, Any] = {"bedroc": 20.0, "partial_auc": None}
+
+
 def check_tensor(
     name: str,
     given: object,
@@ -438,11 +443,6 @@ def check_measure(measure: AnyMeasure, k: int | None = None) -> Measure:
     if k is not None and k > _MOST_ITEMS:
         raise ValueError(f"k must be at most {_MOST_ITEMS}, got {k}")
     return Measure(name, parameter, k)
-
-
-_MOST_ITEMS = 2**31 - 1  # of a ranking
-# What measures are given that come without their number: BEDROC what its authors have.
-_PARAMETERS: dict[Any, Any] = {"bedroc": 20.0, "partial_auc": None}
 
 
 def check_update(update: str) -> Update:

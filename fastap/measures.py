@@ -117,17 +117,7 @@ measured = torch.library.custom_op("fastap::ranking_measure", value, mutates_arg
 
 
 @measured.register_fake
-def _(
-    scores: Tensor,
-    targets: Tensor,
-    groups: Tensor | None,
-    offsets: Tensor | None,
-    dim: int,
-    ignore_index: int | None,
-    name: str,
-    parameter: float,
-    k: int,
-) -> Tensor:
+def _(scores: Tensor, targets: Tensor, groups: Tensor | None, offsets: Tensor | None, dim: int, *_: Any) -> Tensor:
     shape = fake_rankings_shape(scores, groups, offsets, dim)
     return scores.new_empty(shape, dtype=backends.widest_float(scores.device))
 

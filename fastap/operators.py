@@ -21,7 +21,7 @@ from fastap.distributed import loss as exchange
 from fastap.ragged import Ragged
 from fastap.reduce import reduce
 from fastap.targets import have_values
-from fastap.types import AP, Arguments, Batch, Losses, own, weight_dtype
+from fastap.types import AP, Arguments, Batch, Losses, Measure, Objective, own, weight_dtype
 from fastap.warning import warn_of_nothing
 
 P = ParamSpec("P")
@@ -32,19 +32,17 @@ def on_the_cpu_elsewhere(run: Callable[P, T]) -> Callable[P, T]:
     """The function, of copies on the CPU where no backend serves the device, and its results back there."""
 
     names = [*inspect.signature(run).parameters]
-    names = [*Arguments._fields] if names == ["call"] else names
-    of_backend, of_measure, of_loss = (
-        names.index(each) if each in names else None for each in ("backend", "measure", "loss")
-    )
 
     @functools.wraps(run)
     def wrapped(*inputs: Any) -> Any:
         call: Any = inputs[0] if isinstance(inputs[0], Arguments) else inputs
         where = call[0].device
-        backend = "auto" if of_backend is None else call[of_backend]
-        has_kernels = of_measure is None or call[of_measure : of_measure + 3] == (*AP[:2], 0)
-        has_kernels &= of_loss is None or call[of_loss] != "smooth"
-        if not backends.goes_through_the_cpu(backend, where, has_kernels):
+        given = {} if call is not inputs else dict(zip(names, inputs, strict=False))
+        backend = given.get("backend", "auto") if call is inputs else call.backend
+        without_kernels = None
+        if where.type != "cpu":
+            without_kernels = (_objective_of(given) if call is inputs else call.objective).without_kernels
+        if not backends.goes_through_the_cpu(backend, where, without_kernels):
             return anything(*inputs)
         moved: Any = [each.cpu() if isinstance(each, Tensor) else each for each in call]
         results = anything(*moved) if call is inputs else anything(Arguments(*moved))
@@ -55,6 +53,12 @@ def on_the_cpu_elsewhere(run: Callable[P, T]) -> Callable[P, T]:
     anything: Any = run
     result: Any = wrapped
     return cast(Callable[P, T], result)
+
+
+def _objective_of(given: dict[str, Any]) -> Objective:
+    """What the arguments of a metric or a ranking ask for: AP where they name no measure."""
+    measure = Measure(given["measure"], given["parameter"], given["k"] or None) if "measure" in given else AP
+    return Objective("direct", measure=measure)
 
 
 def _back(values: Tensor, where: torch.device) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, device
 import fastap
 from fastap import backends, warning
 from fastap.backends import about, native, reference
+from fastap.types import Measure, Objective
 from tests.losses import LOSSES, Loss, random_batch, value_and_gradient
 
 CPU, CUDA, MPS = device("cpu"), device("cuda"), device("mps")
@@ -54,6 +55,17 @@ def test_and_so_does_the_gradient(loss: Loss, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(backends, "goes_through_the_cpu", lambda *_: True)
     for ours, theirs in zip(value_and_gradient(loss, scores, targets), right, strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_what_has_no_kernels_goes_through_the_cpu() -> None:
+    with mock.patch.object(backends, "HAS_TRITON", True):
+        assert not backends.goes_through_the_cpu("auto", CUDA, Objective("direct").without_kernels)
+        for objective, what in (
+            (Objective("smooth"), "SmoothAP"),
+            (Objective("direct", measure=Measure("auc")), "auc"),
+        ):
+            with pytest.warns(fastap.FastapWarning, match=f"scores on cuda are copied.*no kernels for .*{what}"):
+                assert backends.goes_through_the_cpu("auto", CUDA, objective.without_kernels)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 from torch import Tensor
 
-from bench import host, profile
+from bench import host, measures, profile
 from bench.cases import Case
 from fastap.backends import native
 
@@ -67,3 +67,12 @@ def test_the_host_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     ((shape, update, launches, allocations, inner, whole),) = host.rows()
     assert (shape, update, launches, allocations) == ("1 x 1,000,000", "positive", "10", "8")
     assert all("(" in each for each in (inner, whole))
+
+
+def test_measures_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measures, "ROUNDS", 1)
+    monkeypatch.setattr(measures, "CASES", ((10, 100, {"measure": "ndcg", "k": 3}), (10, 10, {"measure": "auc"})))
+    (first, second) = measures.rows()
+    assert first[:3] == ["10 + 100", "ndcg", "3"]
+    assert second[:3] == ["10 + 10", "auc", ""]
+    assert all("(" in cell for cell in (*first[3:], *second[3:]))

@@ -63,19 +63,17 @@ def get(name: str, where: device) -> Backend:
     return cast(Backend, reference)
 
 
-def goes_through_the_cpu(name: str, where: device, has_kernels: bool = True) -> bool:
+def goes_through_the_cpu(name: str, where: device, without_kernels: str | None = None) -> bool:
     """Whether tensors of that device are copied to the CPU, ranked there, and the results copied back.
 
-    ``has_kernels`` says whether Triton's are for such a call.
+    ``without_kernels`` says what of the call Triton has no kernels for, if there is anything.
     """
-    if where.type == "cpu" or (_takes_triton(name, where) and has_kernels):
+    if where.type == "cpu" or (_takes_triton(name, where) and without_kernels is None):
         return False
     if name == "auto":
         why = f"there are no kernels for {where.type}"
         if where.type == "cuda":
-            why = (
-                "there are no kernels for that loss or measure" if HAS_TRITON else "the package triton is not installed"
-            )
+            why = f"there are no kernels for {without_kernels}" if HAS_TRITON else "the package triton is not installed"
         warn_once(f"scores on {where.type} are copied to the CPU, ranked there, and the results copied back, for {why}")
     return True
 

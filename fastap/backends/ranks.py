@@ -6,6 +6,8 @@ Equal scores are a *level*. What an item of a level counts follows whoever defin
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -87,12 +89,29 @@ class _Levels:
             0, self._level, torch.ones_like(self._level)
         )
         self.is_first = begins.to(torch.float64)
-        first = torch.where(begins, place, 0).cummax(0).values
-        self.last = self.rank + (first + self._lengths[self._level] - 1 - place)
-        self.positives, self.negatives = (self._summed(each) for each in (self.positive, self.negative))
-        self.positives_before, self.negatives_before = (
-            self._before(each, first) for each in (self.positive, self.negative)
-        )
+        self._first, self._place = torch.where(begins, place, 0).cummax(0).values, place
+
+    # Each where a measure asks for it.
+    @cached_property
+    def last(self) -> Tensor:
+        """The last rank of the item's level."""
+        return self.rank + (self._first + self._lengths[self._level] - 1 - self._place)
+
+    @cached_property
+    def positives(self) -> Tensor:
+        return self._summed(self.positive)
+
+    @cached_property
+    def negatives(self) -> Tensor:
+        return self._summed(self.negative)
+
+    @cached_property
+    def positives_before(self) -> Tensor:
+        return self._before(self.positive)
+
+    @cached_property
+    def negatives_before(self) -> Tensor:
+        return self._before(self.negative)
 
     def of_rankings(self, values: Tensor) -> Tensor:
         """The sum of each ranking."""
@@ -113,6 +132,6 @@ class _Levels:
     def _summed(self, values: Tensor) -> Tensor:
         return torch.segment_reduce(values, "sum", lengths=self._lengths, initial=0.0)[self._level]
 
-    def _before(self, values: Tensor, first: Tensor) -> Tensor:
+    def _before(self, values: Tensor) -> Tensor:
         through = torch.cat([values.new_zeros(1), values.cumsum(0)])  # whole numbers
-        return through[first] - through[self.offsets[self._number]]
+        return through[self._first] - through[self.offsets[self._number]]

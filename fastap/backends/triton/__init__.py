@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastap.backends.triton import prove
+from fastap.backends.triton.bound import keep
 from fastap.backends.triton.inputs import METRIC, Given, Inputs, Results, Task, architecture, inputs_of, on_device
 from fastap.backends.triton.launch import Launch, RaggedLaunch, ShortLaunch, TiledLaunch, launch_for, ragged_launch
 from fastap.backends.triton.plan import Plan, place_of
@@ -106,18 +107,11 @@ def _solve(call: Call, given: Given) -> Any:
     # A plan keeps its launch, so that no other has the same id; to hash one takes 3 us.
     key = call.name, call.inputs, id(call.launch), call.options
     with on_device(call.inputs.device):
-        plan = PLANS.get(key) or _keep(key, _plan(call))
+        plan = PLANS.get(key) or keep(PLANS, key, _plan(call), _MOST_PLANS)
         results = plan.run(given)
     if call.name == "losses":
         return Losses(*results)
     return AugmentedRanking(*results) if call.name == "ranking" else results[0]
-
-
-def _keep(key: tuple[Any, ...], plan: Plan) -> Plan:
-    if len(PLANS) >= _MOST_PLANS:
-        PLANS.pop(next(iter([*PLANS])), None)  # a list at once: other threads plan, too
-    PLANS[key] = plan
-    return plan
 
 
 def _plan(call: Call) -> Plan:
@@ -175,4 +169,4 @@ def _plan_of_reduction(losses: Losses, dtype: torch.dtype, mean: bool, most: int
             MEAN=mean, BLOCK_R=_REDUCED_AT_A_TIME, BLOCK_N=_REDUCED_AT_A_TIME,
         )  # fmt: skip
         plan.end(total)
-    return _keep(key, plan)
+    return keep(PLANS, key, plan, _MOST_PLANS)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from triton import knobs
 from triton.compiler import CompiledKernel
 from triton.runtime import driver
 
+T = TypeVar("T")
 # Compiled kernels, by device and hash, that are known to be right: see :mod:`fastap.backends.triton.prove`.
 PROVEN: set[tuple[int, str]] = set()
 _BY_VALUE = torch.version.hip is not None
@@ -92,10 +93,17 @@ def bound(kernel: Any, kinds: Iterable[object], constants: dict[str, Any]) -> Bo
     key = id(kernel), driver.active.get_current_device(), *kinds, *constants.items()
     found = _BOUND.get(key)
     if found is None:
-        if len(_BOUND) >= _MOST:
-            _BOUND.pop(next(iter([*_BOUND])), None)
-        found = _BOUND[key] = Bound(kernel, constants)
+        found = keep(_BOUND, key, Bound(kernel, constants), _MOST)
     return found
+
+
+def keep(held: dict[Any, T], key: Any, value: T, most: int) -> T:
+    """That value, put into a dictionary of at most so many, of which the oldest go."""
+    while len(held) >= most:
+        oldest, *_ = [*held]  # a list at once: other threads put and take, too
+        held.pop(oldest, None)
+    held[key] = value
+    return value
 
 
 def kind_of_number(number: int, is_specialised: bool) -> object:

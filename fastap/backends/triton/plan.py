@@ -175,7 +175,8 @@ class Plan:
             places = () if isinstance(step, _Allocation) else step.places
             used = {place.memory for place in places if isinstance(place, Place)} - kept
             kept |= used
-            self._dropped.insert(0, sorted(number for number in used if number > self._given))
+            self._dropped.append(sorted(number for number in used if number > self._given))
+        self._dropped.reverse()
 
     def run(self, given: Sequence[Tensor | None]) -> list[Any]:
         """The results, of memories that are like those that this was planned for, on the current device."""
